@@ -1,0 +1,25 @@
+"""The faults a user can cause or meet, by name. The command line prints their text and exits with 2, without a traceback."""
+
+
+class CdkdError(Exception):
+    """Anything that one readable message explains."""
+
+
+class BadParams(CdkdError):
+    """params.yaml says something that cannot be meant; the message lists every fault at once."""
+
+
+class BadData(CdkdError):
+    """An image, a label, an archive or a prepared file is not what it should be."""
+
+
+class BadCheckpoint(CdkdError):
+    """A checkpoint, a teacher or a stored run cannot be trusted."""
+
+
+class BadRecord(CdkdError):
+    """A record is damaged or does not belong where it lies."""
+
+
+class Diverged(CdkdError):
+    """A run's loss or gradient stopped being finite."""

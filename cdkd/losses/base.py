@@ -1,0 +1,47 @@
+"""What every loss is, and how one is made from its name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdkd.losses import signature
+from cdkd.models.features import Features
+
+
+class Loss(nn.Module):
+    """Turns what student and teacher left behind into one number to minimise.
+
+    A subclass is built from one batch of each side's `Features` (for their shapes) and its options, keyword-only:
+
+        def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None
+
+    Option types are Python's and pydantic's (`PositiveFloat`, `NonNegativeInt`, `Literal[...]`), imported under
+    `TYPE_CHECKING` only; defaults are plain values. Learned parts (connectors) are submodules and are trained with
+    the student. The teacher's features never carry a gradient.
+    """
+
+    def __init__(self, student: Features, teacher: Features) -> None:
+        super().__init__()
+
+    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+        """student, teacher: one batch's features; labels: [B] int64. Returns a scalar."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+
+def build(name: str, student: Features, teacher: Features | None, options: dict[str, Any]) -> Loss:
+    """The loss `name`, made for networks whose features have these shapes."""
+    if name not in signature.names():
+        raise KeyError(f"no loss {name!r}; there are {', '.join(signature.names())}")
+    module = importlib.import_module(f"cdkd.losses.{name}")
+    (kind,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss)
+    loss: Loss = kind(student, teacher, **options)
+    return loss
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Losses are computed in float32 whatever the networks run in; float64 stays float64."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

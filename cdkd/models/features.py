@@ -1,0 +1,20 @@
+"""What a network leaves behind for the losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Features(NamedTuple):
+    """One forward pass of a network on a batch.
+
+    maps: stage outputs, shallow to deep, each [B, C_i, H_i, W_i]; the stem's output is not among them
+    pooled: [B, D], the classifier's input
+    logits: [B, K]
+    """
+
+    maps: tuple[Tensor, ...]
+    pooled: Tensor
+    logits: Tensor

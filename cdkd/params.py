@@ -1,0 +1,320 @@
+"""params.yaml: its schema, checked whole, and resolved into values that everything else takes as given.
+
+Needs neither torch nor any other heavy friend: `cdkd` reads params.yaml in milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+
+from cdkd.errors import BadParams
+from cdkd.faults import Faults, read, show, suggest
+from cdkd.losses import signature
+from cdkd.models import names
+from cdkd.objective import Method, Term, Weight
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+RESERVED = ("teacher",)  # the teacher's runs lie beside the methods'
+
+Epochs = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
+Triple = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1, max_length=3)]
+SOURCES = ("digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Normalisation(Section):
+    """Per channel, on the scale of 0 to 1."""
+
+    mean: Triple
+    std: Triple
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
+    paths: Annotated[tuple[str, ...], Strict(False)] = ()  # folder: directories or zips, relative to params.yaml
+    size: PositiveInt | None = None  # shorter side and square crop; without it all images must be of one size
+    train_images: PositiveInt | None = None  # keep so many training images: a stratified, seeded draw
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the training images that a search is judged on
+    seed: NonNegativeInt = 0
+    normalisation: Literal["measured"] | Normalisation = "measured"
+
+
+class Augmentation(Section):
+    """What happens to a training batch: crop (after padding) or resized_crop, then flip."""
+
+    pad: NonNegativeInt = 0
+    padding: Literal["zeros", "reflect"] = "zeros"
+    flip: bool = False
+    resized_crop: PositiveInt | None = None  # side of a random resized crop; evaluation takes the centre
+
+
+class Training(Section):
+    """A recipe: SGD with momentum and a step schedule. Epochs count from 0: a milestone m is in force in epoch m."""
+
+    recipe: str = "unnamed"
+    epochs: PositiveInt
+    batch: PositiveInt = 64
+    learning_rate: PositiveFloat = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    nesterov: bool = False
+    milestones: Epochs = ()
+    decay: PositiveFloat = 0.1
+    warmup: NonNegativeInt = 0  # epochs of linear warm-up: learning_rate * (epoch + 1) / (warmup + 1)
+    augmentation: Augmentation = Augmentation()
+
+    def learning_rate_at(self, epoch: int) -> float:
+        rise = min(1.0, (epoch + 1) / (self.warmup + 1))
+        return self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+
+
+class Teacher(Section):
+    network: str
+    seed: NonNegativeInt = 0
+    batchnorm: Literal["eval", "train"] = "eval"  # "train": the released code of CD, a named deviation
+    weights: str | None = None  # a .safetensors file to use instead of training one
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of that file
+    training: Training
+
+
+class Student(Section):
+    network: str
+
+
+class Published(Section):
+    """Which rows of published.csv stand beside ours."""
+
+    dataset: str
+    teacher: str
+    student: str
+    source: str = ""  # beginning of the source to prefer, e.g. "HobbitLong/RepDistiller"
+    methods: Mapping[str, str] = MappingProxyType({})  # our name -> published.csv's
+
+
+class Report(Section):
+    ablation: Annotated[tuple[str, ...], Strict(False)] = ()
+    comparison: Annotated[tuple[str, ...], Strict(False)] = ()
+    published: Published | None = None
+
+
+class Params(BaseModel):
+    """One experiment, resolved: every number of every run."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    experiment: str
+    data: Data
+    teacher: Teacher
+    student: Student
+    training: Training
+    seeds: tuple[int, ...]
+    methods: dict[str, Any]  # name -> Method, in the order of the tables' rows
+    report: Report
+    root: Path  # the folder of params.yaml, which every relative path starts from
+
+    def method(self, name: str) -> Method:
+        if name not in self.methods:
+            raise BadParams(f"no method {name!r} in params.yaml; expected one of {', '.join(self.methods)}{suggest(name, self.methods)}")
+        found: Method = self.methods[name]
+        return found
+
+
+def load(path: Path) -> Params:
+    """Read, check and resolve one experiment; raises `BadParams` with all faults at once."""
+    raw, lines = read(path)
+    faults = Faults(path, lines)
+    params = _resolve(raw, faults, path.resolve().parent)
+    faults.raise_if_any()
+    assert params is not None  # no fault, so every section was built
+    return params
+
+
+TOP = ("experiment", "data", "teacher", "student", "training", "seeds", "methods", "report")
+
+
+def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
+    for key in raw:
+        if key not in TOP:
+            faults.add((key,), f"unknown section{suggest(str(key), TOP)}; expected one of {', '.join(TOP)}")
+    for key in TOP[:-1]:
+        if key not in raw:
+            faults.add((key,), "missing")
+    experiment = _name(raw.get("experiment", "x"), ("experiment",), faults)
+    training_raw = raw.get("training")
+    training = faults.section(Training, training_raw, ("training",)) if "training" in raw else None
+    data = faults.section(Data, raw["data"], ("data",)) if "data" in raw else None
+    student = faults.section(Student, raw["student"], ("student",)) if "student" in raw else None
+    teacher = _teacher(raw["teacher"], training, faults) if "teacher" in raw else None
+    report = faults.section(Report, raw.get("report", {}), ("report",))
+    seeds = _seeds(raw.get("seeds", [0]), faults)
+    methods = _methods(raw["methods"], training, faults) if "methods" in raw else {}
+
+    for place, section in ((("training",), training), (("teacher", "training"), teacher.training if teacher else None)):
+        if section is not None:
+            _milestones(section.milestones, section.epochs, (*place, "milestones"), faults)
+            if section.nesterov and section.momentum == 0:
+                faults.add((*place, "nesterov"), "true with momentum 0; expected a momentum above 0")
+            if section.batch < 2:
+                faults.add((*place, "batch"), f"{section.batch}; expected at least 2 (BatchNorm needs company)")
+    for place, section in ((("teacher", "network"), teacher), (("student", "network"), student)):
+        if section is not None and section.network not in names.NETWORKS:
+            hint = suggest(section.network, names.NETWORKS)
+            faults.add(place, f"unknown network {show(section.network)}{hint}; expected one of {', '.join(names.NETWORKS)}")
+    if data is not None:
+        if data.source == "folder" and not data.paths:
+            faults.add(("data", "paths"), "nothing; expected the directories or zip archives that source folder reads")
+        if data.source != "folder" and data.paths:
+            faults.add(("data", "paths"), f"{list(data.paths)}; only source folder reads paths")
+        norm = data.normalisation
+        if isinstance(norm, Normalisation) and len(norm.mean) != len(norm.std):
+            faults.add(("data", "normalisation"), f"{len(norm.mean)} means and {len(norm.std)} standard deviations; expected as many of each")
+    if report is not None and isinstance(raw.get("methods"), dict):
+        for table in ("ablation", "comparison"):
+            for index, row in enumerate(getattr(report, table)):
+                if row not in raw["methods"]:
+                    faults.add(("report", table, index), f"no method {show(row)}{suggest(row, raw['methods'])}")
+    if faults.found:
+        return None
+    return Params(
+        experiment=experiment, data=data, teacher=teacher, student=student, training=training, seeds=seeds, methods=methods, report=report, root=root
+    )
+
+
+def _name(value: Any, place: tuple[Any, ...], faults: Faults) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value) or value in RESERVED:
+        faults.add(place, f"{show(value)} is no name; expected lower-case letters, digits, '_', '.', '-', at most 64, and not {RESERVED[0]!r}")
+    return str(value)
+
+
+def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher | None:
+    """The teacher's recipe is the students' but for what `teacher.training` says."""
+    if not isinstance(value, dict):
+        faults.add(("teacher",), f"{show(value)}; expected a section with network, seed, training")
+        return None
+    own = value.get("training", {})
+    if not isinstance(own, dict):
+        faults.add(("teacher", "training"), f"{show(own)}; expected the part of the recipe that differs from training")
+        return None
+    if training is None:  # its own faults are listed already; check what can be checked of the teacher's
+        base: dict[str, Any] = {"epochs": own.get("epochs", 1 << 30)}
+    else:
+        base = training.model_dump()
+    merged = base | own
+    if isinstance(own.get("augmentation"), dict) and training is not None:
+        merged["augmentation"] = training.augmentation.model_dump() | own["augmentation"]
+    teacher: Teacher | None = faults.section(Teacher, value | {"training": merged}, ("teacher",))
+    if teacher is not None and (teacher.weights is None) != (teacher.sha256 is None):
+        faults.add(("teacher",), "weights and sha256 go together: the file, and the digest it must have")
+    if teacher is not None and teacher.weights is not None and not teacher.weights.endswith(".safetensors"):
+        faults.add(("teacher", "weights"), f"{show(teacher.weights)}; expected a .safetensors file (nothing from outside is unpickled)")
+    return teacher
+
+
+def _seeds(value: Any, faults: Faults) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        faults.add(("seeds",), f"{show(value)}; expected a list of whole numbers, such as [0, 1, 2]")
+        return ()
+    for index, seed in enumerate(value):
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+            faults.add(("seeds", index), f"{show(seed)}; expected a whole number from 0 to 2**32 - 1")
+        elif seed in value[:index]:
+            faults.add(("seeds", index), f"{seed} again; a seed counts once")
+    return tuple(value)
+
+
+def _milestones(milestones: tuple[int, ...], epochs: int, place: tuple[Any, ...], faults: Faults) -> None:
+    if list(milestones) != sorted(set(milestones)):
+        faults.add(place, f"{list(milestones)}; expected rising epochs, each once")
+    if late := [m for m in milestones if m >= epochs]:
+        faults.add(place, f"{late} beyond the last epoch; training has epochs 0 to {epochs - 1}")
+
+
+TYPES = vars(typing) | {name: getattr(pydantic, name) for name in pydantic.__all__ if not name.startswith("_") and name[0].isupper()}
+
+
+class Schedule(Section):
+    """The part of a term that every loss has: its weight over time."""
+
+    weight: NonNegativeFloat
+    start: NonNegativeInt = 0
+    stop: PositiveInt | None = None
+    milestones: Epochs = ()
+    decay: PositiveFloat = 1.0
+
+
+def term_model(loss: str) -> type[BaseModel]:
+    """The schema of one term: the weight's fields and the loss's own options."""
+    fields: dict[str, Any] = {}
+    for option, (annotation, default) in signature.options(loss).items():
+        if option in Schedule.model_fields:
+            raise BadParams(f"loss {loss}: its option {option!r} has the name of a weight's field; choose another")
+        fields[option] = (eval(annotation, {"__builtins__": __builtins__}, TYPES), default)  # the project's own source, not input
+    return pydantic.create_model(f"{loss} term", __base__=Schedule, **fields)
+
+
+def _methods(value: Any, training: Training | None, faults: Faults) -> dict[str, Method]:
+    if not isinstance(value, dict) or not value:
+        faults.add(("methods",), f"{show(value)}; expected named methods, such as kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9}}}}")
+        return {}
+    return {str(name): _method(name, terms, training, faults) for name, terms in value.items()}
+
+
+def _method(name: Any, terms: Any, training: Training | None, faults: Faults) -> Method:
+    place = ("methods", name)
+    _name(name, place, faults)
+    if not isinstance(terms, dict) or not terms:
+        faults.add(place, f"{show(terms)}; expected losses with their weights, such as {{ce: {{weight: 1}}}}")
+        return {}
+    method: dict[str, Term] = {}
+    losses = signature.names()
+    for loss, term in terms.items():
+        if loss not in losses:
+            faults.add((*place, loss), f"no such loss{suggest(str(loss), losses)}; expected one of {', '.join(losses)}")
+            continue
+        built = faults.section(term_model(loss), term, (*place, loss))
+        if built is not None:
+            method[loss] = _term(built, (*place, loss), training, faults)
+    if training is not None and len(method) == len(terms):
+        silent = [e for e in range(training.epochs) if not any(term.weight.at(e) > 0 for term in method.values())]
+        if silent:
+            faults.add(place, f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there")
+    return method
+
+
+def _term(built: Any, place: tuple[Any, ...], training: Training | None, faults: Faults) -> Term:
+    weight = Weight(built.weight, built.start, built.stop, built.milestones, built.decay)
+    if weight.stop is not None and weight.stop <= weight.start:
+        faults.add((*place, "stop"), f"{weight.stop}; expected more than start, {weight.start}")
+    if training is not None:
+        _milestones(weight.milestones, training.epochs, (*place, "milestones"), faults)
+        for field in ("start", "stop"):
+            epoch = getattr(weight, field)
+            if epoch is not None and epoch > training.epochs - (field == "start"):
+                faults.add((*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {training.epochs - 1}")
+    return Term(weight, {key: value for key, value in built.model_dump().items() if key not in Schedule.model_fields})
+
+
+def _ranges(epochs: list[int]) -> str:
+    """[0, 1, 2, 7] as "0-2, 7"."""
+    parts: list[list[int]] = []
+    for epoch in epochs:
+        if parts and epoch == parts[-1][-1] + 1:
+            parts[-1].append(epoch)
+        else:
+            parts.append([epoch])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
