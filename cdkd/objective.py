@@ -1,38 +1,43 @@
-"""What a student minimises: a weighted, scheduled sum of losses."""
+"""What a student minimises: a weighted, scheduled sum of losses against a frozen teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import torch
+from torch import Tensor, nn
+
+from cdkd.data.randomness import stream_seed
+from cdkd.losses.base import build
+from cdkd.models.features import Features
+from cdkd.schedule import Method, Term, Weight
+
+__all__ = ["Method", "Objective", "Term", "Weight"]
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A weight over time: 0 outside [start, stop), else value * decay ** (number of milestones passed).
+class Objective(nn.Module):
+    """The sum of a method's losses, each times its weight in the epoch.
 
-    Epochs count from 0; a milestone m is passed in epoch m and after. EDT is made of these: the decay of the
-    distillation weight is `milestones` and `decay`, the epochs of channel distillation alone are the `start` of the
-    other losses, and a two-stage FitNets is a `stop`.
+    Built from one batch of each side's features, for their shapes. A loss's connectors are initialised from the seed
+    and the loss's name alone, so that neither the student nor another loss feels that they are there. Losses are
+    summed in alphabetical order, so that the order of params.yaml decides nothing.
     """
 
-    value: float
-    start: int = 0
-    stop: int | None = None
-    milestones: tuple[int, ...] = ()
-    decay: float = 1.0
+    def __init__(self, method: Method, student: Features, teacher: Features | None, seed: int) -> None:
+        super().__init__()
+        self.weights = {name: method[name].weight for name in sorted(method)}
+        self.losses = nn.ModuleDict()
+        for name in self.weights:
+            with torch.random.fork_rng():
+                torch.manual_seed(stream_seed(f"connectors of {name}", seed))
+                self.losses[name] = build(name, student, teacher, dict(method[name].options))
 
-    def at(self, epoch: int) -> float:
-        if epoch < self.start or (self.stop is not None and epoch >= self.stop):
-            return 0.0
-        return self.value * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
-
-
-class Term(NamedTuple):
-    """One loss of a method: its weight over time and its options."""
-
-    weight: Weight
-    options: Mapping[str, Any]
-
-
-Method = Mapping[str, Term]  # loss name -> Term
+    def forward(self, student: Features, teacher: Features | None, labels: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total to minimise and each loss before its weight. A loss whose weight is 0 is not computed."""
+        total = student.logits.new_zeros((), dtype=torch.float32)
+        parts: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            weight = self.weights[name].at(epoch)
+            if weight > 0:
+                value = loss(student, teacher, labels)
+                parts[name] = value.detach()
+                total = total + weight * value
+        return total, parts

@@ -19,7 +19,7 @@ from cdkd.errors import BadParams
 from cdkd.faults import Faults, read, show, suggest
 from cdkd.losses import signature
 from cdkd.models import names
-from cdkd.objective import Method, Term, Weight
+from cdkd.schedule import Method, Term, Weight
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 RESERVED = ("teacher",)  # the teacher's runs lie beside the methods'

@@ -45,3 +45,10 @@ def build(name: str, student: Features, teacher: Features | None, options: dict[
 def at_least_float32(x: Tensor) -> Tensor:
     """Losses are computed in float32 whatever the networks run in; float64 stays float64."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def l2_normalise(x: Tensor, dim: int) -> Tensor:
+    """x / max(‖x‖₂, 1e-12) along a dimension; the gradient is zero, not 1e12 times too large, where ‖x‖₂ is below the bound."""
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    above = norm > 1e-12
+    return torch.where(above, x / torch.where(above, norm, 1.0), x.detach() / 1e-12)

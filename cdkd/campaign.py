@@ -1,0 +1,169 @@
+"""From plans to finished runs in the store: builds a cohort, trains it, records what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+
+from cdkd import checkpoint
+from cdkd.data.batches import Batches, Split, evaluation
+from cdkd.data.prepared import Meta, load, read_meta
+from cdkd.errors import BadCheckpoint
+from cdkd.models.measure import multiply_adds, parameters
+from cdkd.params import Params
+from cdkd.plan import TEACHER, RunPlan
+from cdkd.progress import Progress
+from cdkd.record import Record, git_state, host
+from cdkd.report.figures import run_curves
+from cdkd.store import Store
+from cdkd.tracking import Tracker
+from cdkd.train import Run, Teacher, evaluate, network, train
+
+CHECKPOINT_SECONDS = 30.0
+
+
+def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_folder: Path, teacher_weights: Path | None) -> None:
+    """Train these plans side by side (one seed, one recipe) and put each into the store as it is finished."""
+    device = choose_device()
+    meta = read_meta(data_folder)
+    first = plans[0]
+    training, seed = first.training, first.seed
+    batches = Batches(training_split(data_folder, meta, device), training.augmentation, training.batch)
+    test = Split(*load(data_folder, "test"), meta.mean, meta.std, device)
+    sample = next(evaluation(test, training.augmentation, batch=2))
+    teacher = None
+    if (config := first.config["teacher"]) is not None and teacher_weights is not None:
+        model = network(config["network"], first.config["data"], 0, device)
+        load_weights(model, teacher_weights, config["weights_sha256"])
+        teacher = Teacher(model, config["batchnorm"])
+
+    runs = [
+        Run(
+            plan.fingerprint,
+            plan.terms,
+            training,
+            network(plan.config["network"], plan.config["data"], seed, device),
+            seed,
+            sample,
+            teacher,
+            store.checkpoint(plan.fingerprint),
+        )
+        for plan in plans
+    ]
+    by_key = {plan.fingerprint: plan for plan in plans}
+    circumstances = {"environment": environment(device), "git": git_state(params.root), "cohort": [plan.method for plan in plans]}
+    started, clock = datetime.now(UTC), time.monotonic()
+    trained = 0  # epochs trained by this process, over all runs
+    todo = sum(training.epochs - run.epoch for run in runs)
+    what = f"{first.experiment}: " + (TEACHER if first.method == TEACHER else f"seed {seed}, {len(runs)} student{'s' if len(runs) > 1 else ''}")
+
+
+    def rate() -> float:
+        """Images a second that students were trained on, all students together."""
+        return trained * len(batches.split) / (time.monotonic() - clock)
+
+    with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(Tracker(params.root, first.experiment, seed, [(plan, circumstances) for plan in plans]))
+        progress = stack.enter_context(Progress(what))
+
+        def keep(run: Run) -> None:
+            times = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 3), "images_per_second": round(rate(), 1)}
+            record = finished_record(by_key[run.key], run, meta, circumstances | times)
+            store.put(record, run.weights() if record.status == "finished" else None)
+            checkpoint.clear(run.folder)
+            tracker.finish(record, {"curves.png": run_curves(record)})
+
+        def closed(run: Run, row: dict[str, Any] | None) -> None:
+            nonlocal trained
+            trained += 1
+            if row is not None:
+                tracker.epoch(run.key, row | {"images_per_second": rate()})
+            progress.count(trained, todo, f", epoch {run.epoch}/{training.epochs}, {rate():,.0f} images/s")
+            if run.done:
+                keep(run)
+
+        for run in runs:
+            if run.done:  # killed after its last epoch and before its record was kept
+                keep(run)
+        train(runs, teacher, batches, test, seed, checkpoint_seconds=CHECKPOINT_SECONDS, closed=closed)
+
+
+def adopt_teacher(params: Params, store: Store, plan: RunPlan, data_folder: Path) -> None:
+    """A teacher from a file: loaded strictly, measured on the test split, and kept as a run without a history."""
+    device = choose_device()
+    meta = read_meta(data_folder)
+    test = Split(*load(data_folder, "test"), meta.mean, meta.std, device)
+    model = network(plan.config["network"], plan.config["data"], plan.seed, device)
+    assert params.teacher.weights is not None
+    load_weights(model, params.root / params.teacher.weights, plan.config["weights_sha256"])
+    row = {"epoch": None} | evaluate(model, test, params.teacher.training)
+    weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
+    result = _result(weights, model, meta, row, row)
+    circumstances = {"environment": environment(device), "git": git_state(params.root), "cohort": [plan.method], "file": params.teacher.weights}
+    store.put(Record(plan.fingerprint, plan.experiment, plan.method, plan.seed, "finished", dict(plan.config), [], result, circumstances), weights)
+
+
+def finished_record(plan: RunPlan, run: Run, meta: Meta, circumstances: dict[str, Any]) -> Record:
+    common = (plan.fingerprint, plan.experiment, plan.method, plan.seed)
+    if run.diverged is not None:
+        return Record(*common, "diverged", dict(plan.config), run.history, {}, circumstances, reason=str(run.diverged))
+    best = min(run.history, key=lambda row: row["test_top1_error"])
+    result = _result(run.weights(), run.model, meta, run.history[-1], best)
+    return Record(*common, "finished", dict(plan.config), run.history, result, circumstances)
+
+
+def _result(weights: bytes, model: torch.nn.Module, meta: Meta, last: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    measured = {"parameters": parameters(model), "multiply_adds": multiply_adds(model, meta.image)}
+    return {"weights_sha256": hashlib.sha256(weights).hexdigest(), **measured, "last": last, "best": best}
+
+
+def training_split(folder: Path, meta: Meta, device: torch.device) -> Split:
+    """The whole training set: what a search would hold out is trained on too."""
+    parts = [load(folder, split) for split in ("train", "validation")]
+    images, labels = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    return Split(images, labels, meta.mean, meta.std, device)
+
+
+def load_weights(model: torch.nn.Module, path: Path, sha256: str) -> None:
+    """Fill a network from a safetensors file whose digest is known; every name and shape must fit, every value be finite."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror})") from None
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise BadCheckpoint(f"{path}: sha256 {found[:12]}...; expected {sha256[:12]}...: another file, or a damaged one")
+    try:
+        state = from_safetensors(content)
+    except Exception as error:  # safetensors raises its own kinds for each way a file can be broken
+        raise BadCheckpoint(f"{path}: not a safetensors file ({error})") from None
+    own = model.state_dict()
+    faults = [f"missing {name}" for name in own if name not in state] + [f"unexpected {name}" for name in state if name not in own]
+    shapes = [(name, tuple(state[name].shape), tuple(value.shape)) for name, value in own.items() if name in state]
+    faults += [f"{name} is {found}, expected {wanted}" for name, found, wanted in shapes if found != wanted]
+    faults += [f"{name} is not finite" for name, value in state.items() if not torch.isfinite(value).all()]
+    if faults:
+        more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
+        raise BadCheckpoint(f"{path}: not the weights of this network: {'; '.join(faults[:6])}{more}")
+    model.load_state_dict(state)
+
+
+def choose_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What may change the last bits of a result without being part of it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    return {"device": name, "threads": torch.get_num_threads(), **versions, **host()}

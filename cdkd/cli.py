@@ -1,0 +1,156 @@
+"""The commands: parse, call, print; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from cdkd.errors import CdkdError
+
+if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
+    from cdkd.params import Params
+    from cdkd.record import Record
+
+# Nothing leaves the machine, whichever tool is asked; set before any of them is imported.
+SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1", "ITERATIVE_DO_NOT_TRACK": "1"}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    os.environ.update(SILENCE)
+    arguments = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _terminated)
+    _die_with_parent()
+    try:
+        arguments.run(arguments)
+    except CdkdError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def root() -> Path:
+    """The project's folder: DVC's when DVC runs us, else the nearest one upwards that holds params.yaml."""
+    if "DVC_ROOT" in os.environ:
+        return Path(os.environ["DVC_ROOT"])
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cdkd", description="Knowledge distillation whose results come out again. `dvc repro` runs the whole pipeline.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    command("check", _check, "check params.yaml and say what it means")
+    use = command("use", _use, "make an experiment of experiments/ the active params.yaml")
+    use.add_argument("name", nargs="?", help="without it: list the experiments")
+    use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
+    command("prepare", _prepare, "read the data source and write the splits")
+    command("teacher", _teacher, "train the teacher, or restore it")
+    distill = command("distill", _distill, "train or restore all seeds of a method (and its pending companions)")
+    distill.add_argument("method", help="a method of params.yaml")
+    command("report", _report, "render tables and figures from the records")
+    command("track", _track, "complete the MLflow view from the records")
+    ui = command("ui", _ui, "open MLflow on 127.0.0.1, the view completed from the records")
+    ui.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def _params() -> Params:
+    from cdkd.params import load
+
+    return load(root() / "params.yaml")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    params = _params()
+    pair = f"{params.teacher.network} -> {params.student.network}"
+    runs = len(params.methods) * len(params.seeds)
+    print(f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds = {runs} runs of {params.training.epochs} epochs; no fault")
+
+
+def _use(arguments: argparse.Namespace) -> None:
+    from cdkd.experiments import names, use
+
+    if arguments.name is None:
+        print("\n".join(names(root())))
+    else:
+        print(use(root(), arguments.name, force=arguments.force))
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    stages.prepare(_params())
+
+
+def _teacher(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    _tell([stages.teacher(_params())])
+
+
+def _distill(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    _tell(stages.distill(_params(), arguments.method))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    print("\n".join(stages.report(_params())))
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    print(stages.track(_params()))
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    stages.ui(_params(), arguments.port)
+
+
+def _tell(records: Sequence[Record]) -> None:
+    for record in records:
+        if record.status == "finished":
+            last = record.result["last"]
+            print(f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %, top-5 {last['test_top5_error']:.2f} % (last epoch, test)")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _die_with_parent() -> None:
+    """Killing `dvc repro` must not leave a trainer running: ask the kernel for SIGTERM when the parent is gone (Linux)."""
+    if "DVC_ROOT" in os.environ and sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

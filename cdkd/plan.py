@@ -1,0 +1,112 @@
+"""What is to be trained: each run's decisive configuration and the fingerprint that names it. Needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cdkd.data.prepared import Meta
+from cdkd.files import digest
+from cdkd.losses import signature
+from cdkd.params import Params, Training
+from cdkd.record import Record
+from cdkd.schedule import Method, Term, Weight
+
+PACKAGE = Path(__file__).parent
+TEACHER = "teacher"
+
+# What every run's result depends on; a loss's own file is added where a method uses it.
+DECISIVE = ("data/batches.py", "data/randomness.py", "models/*.py", "losses/base.py", "objective.py", "schedule.py", "train.py")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run before it is trained: one method (or the teacher's own training) with one seed.
+
+    `config` holds every value that decides the result, and nothing else; the fingerprint is its digest. Cadence of
+    logs and checkpoints, device, worker count and names stay out.
+    """
+
+    experiment: str
+    method: str
+    seed: int
+    config: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(self.config)
+
+    @property
+    def training(self) -> Training:
+        return Training.model_validate({"recipe": ""} | dict(self.config["training"]))
+
+    @property
+    def terms(self) -> Method:
+        return {
+            loss: Term(Weight(**{**term["weight"], "milestones": tuple(term["weight"]["milestones"])}), term["options"])
+            for loss, term in self.config["method"].items()
+        }
+
+
+def teacher_plan(params: Params, data: Meta) -> RunPlan:
+    """The teacher's training is a run like any other: one network that minimises cross-entropy, with no teacher."""
+    teacher = params.teacher
+    config = _config(data, teacher.network, teacher.seed, teacher.training, {"ce": Term(Weight(1.0), {})})
+    if teacher.weights is not None:
+        config |= {"training": None, "weights_sha256": teacher.sha256}
+    return RunPlan(params.experiment, TEACHER, teacher.seed, config | {"teacher": None})
+
+
+def student_plan(params: Params, data: Meta, teacher: Record, method: str, seed: int) -> RunPlan:
+    config = _config(data, params.student.network, seed, params.training, params.method(method))
+    of = {"network": params.teacher.network, "weights_sha256": teacher.result["weights_sha256"], "batchnorm": params.teacher.batchnorm}
+    return RunPlan(params.experiment, method, seed, config | {"teacher": of})
+
+
+def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Iterator[RunPlan]:
+    """Every method of one seed: what may be trained as one cohort."""
+    for method in params.methods:
+        yield student_plan(params, data, teacher, method, seed)
+
+
+def _config(data: Meta, network: str, seed: int, training: Training, method: Method) -> dict[str, Any]:
+    return {
+        "data": {"digest": data.digest, "classes": len(data.classes), "image": list(data.image)},
+        "network": network,
+        "seed": seed,
+        "training": training.model_dump(mode="json", exclude={"recipe"}),
+        "method": {loss: {"weight": asdict(method[loss].weight), "options": dict(method[loss].options)} for loss in sorted(method)},
+        "code": code_digest(tuple(sorted(method))),
+    }
+
+
+@cache
+def code_digest(losses: tuple[str, ...]) -> str:
+    """Digest of the code that decides a result. Comments, docstrings and layout do not count, nor other losses' files."""
+    files = [path for pattern in DECISIVE for path in sorted(PACKAGE.glob(pattern))]
+    files += [signature.FOLDER / f"{loss}.py" for loss in losses]
+    return digest({path.relative_to(PACKAGE).as_posix(): meaning(path.read_text(encoding="utf-8")) for path in files})
+
+
+def meaning(source: str) -> str:
+    """Digest of what Python code does, as its syntax tree without docstrings: the same on every Python from 3.11 on."""
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, ast.AST):
+            # empty fields are left out: newer Pythons add fields, which older code leaves empty
+            fields = {name: plain(value) for name, value in ast.iter_fields(node) if name != "type_comment"}
+            return {"": type(node).__name__} | {name: value for name, value in fields.items() if value not in (None, [])}
+        if isinstance(node, list):
+            return [plain(item) for item in node if not _is_docstring(item)]
+        return repr(node) if isinstance(node, bytes | complex | float) or node is Ellipsis else node
+
+    return hashlib.sha256(digest(plain(ast.parse(source))).encode()).hexdigest()
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

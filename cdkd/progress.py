@@ -1,0 +1,45 @@
+"""One line that says how far long work has come and how long it will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+
+class Progress:
+    """Rewrites its line on a terminal; elsewhere (a log, DVC) prints one every ten seconds.
+
+    The remaining time is what the work done so far predicts; nothing is said before two percent are done.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what, self.terminal = what, sys.stderr.isatty()
+        self.started = self.spoken = time.monotonic()
+        self.open = False
+
+    def count(self, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.spoken < (0.2 if self.terminal else 10.0) and done < total:
+            return
+        if done >= total and not self.open and now - self.started < 2.0:
+            return  # too quick to be worth a line
+        self.spoken, self.open = now, True
+        share = done / total if total else 1.0
+        left = f", about {clock((now - self.started) * (1 - share) / share)} left" if 0.02 <= share < 1 else ""
+        text = f"{self.what}: {share:4.0%}{note}, {clock(now - self.started)} gone{left}"
+        print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.open and self.terminal:
+            print(file=sys.stderr)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,122 @@
+"""What a reader must know beside the numbers: which form of each method was run, and what is wrong or mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cdkd.params import Params, Training
+from cdkd.report.collect import TEACHER, Found
+from cdkd.report.summary import Row
+from cdkd.schedule import Method, Term
+
+UNVERIFIED = "Unverified: today's fingerprint of the run is not known here (no prepared data, or no teacher trained for these params); excluded from the means"
+STALE = "Stale: trained for other params, data, teacher or code than today's; excluded from the means"
+TRAIN_MODE = (
+    "The teacher ran in train mode: BatchNorm with the statistics of the batch, and running statistics that drift, as in the released code of CD; "
+    "a deviation from the usual frozen teacher in eval mode"
+)
+RKD = "The loss rkd is Relational KD (Park et al., 2019); the row “RKD” in the tables of CD is Residual KD + AT (arXiv 2002.09168), another method, copied from there"
+
+
+def faults(runs: Iterable[Found]) -> str:
+    """What keeps seeds out of a row's numbers, for its cell: "missing seed 2; seed 1 diverged in epoch 3 (kd)"."""
+    grouped: dict[str, list[int]] = {}
+    for run in runs:
+        if run.state == "diverged":
+            grouped.setdefault(f"seed {run.seed} diverged {run.brief}", [])
+        elif run.state != "ok":
+            grouped.setdefault(run.state, []).append(run.seed)
+    return "; ".join(f"{state} {_seeds(seeds)}" if seeds else state for state, seeds in grouped.items())
+
+
+def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
+    """The footnotes of a table, one sentence each."""
+    shown = list(rows)
+    runs = [run for row in shown for run in row.runs]
+    notes = [f"{run.method} seed {run.seed} {run.state}: {run.detail}" for run in runs if run.detail]
+    states = {run.state for run in runs}
+    notes += [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
+    counted = [run for run in runs if run.ok]
+    notes += _environments(counted)
+    dirty = [run for run in counted if _git(run).get("dirty")]
+    outside = [run for run in counted if _git(run).get("commit") is None]
+    notes += [f"Trained from a git tree with uncommitted changes: {_names(dirty, counted)}"] if dirty else []
+    notes += [f"Trained outside a git repository, so no commit names the code: {_names(outside, counted)}"] if outside else []
+    notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
+    notes += [RKD] if any("rkd" in params.methods.get(row.name, {}) for row in shown) else []
+    return notes
+
+
+def legend(params: Params, rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Every method of a table written out in full."""
+    return [(row.name, written_out(params.methods[row.name])) for row in rows if row.name in params.methods]
+
+
+def written_out(method: Method) -> str:
+    """The sum that a method minimises: "1 ce (from epoch 60) + 6 cd ×0.9 at 59, 159"; epochs count from 0."""
+    return " + ".join(_term(loss, term) for loss, term in method.items())
+
+
+def recipe(training: Training) -> str:
+    crop = training.augmentation
+    parts = [f"{training.epochs} epochs", f"batch {training.batch}", f"SGD {training.learning_rate:g}"]
+    parts += [f"×{training.decay:g} at {', '.join(map(str, training.milestones))}"] if training.milestones else []
+    parts += [f"warm-up {training.warmup}"] if training.warmup else []
+    parts += [f"momentum {training.momentum:g}{' (Nesterov)' if training.nesterov else ''}", f"weight decay {training.weight_decay:g}"]
+    parts += [f"pad {crop.pad} ({crop.padding})"] if crop.pad else []
+    parts += [f"resized crop {crop.resized_crop}"] if crop.resized_crop else []
+    parts += ["flip"] if crop.flip else []
+    return ", ".join(parts)
+
+
+def _term(loss: str, term: Term) -> str:
+    weight = term.weight
+    brackets = [f"{option} {_value(value)}" for option, value in term.options.items()]
+    brackets += [f"from epoch {weight.start}"] if weight.start else []
+    brackets += [f"before epoch {weight.stop}"] if weight.stop is not None else []
+    decay = f" ×{weight.decay:g} at {', '.join(map(str, weight.milestones))}" if weight.milestones and weight.decay != 1 else ""
+    return f"{weight.value:g} {loss}{decay}" + (f" ({', '.join(brackets)})" if brackets else "")
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _git(run: Found) -> Mapping[str, Any]:
+    git = run.record.circumstances.get("git") if run.record else None
+    return git if isinstance(git, dict) else {}
+
+
+def _environments(runs: list[Found]) -> list[str]:
+    """Where the runs' environments differ, and which runs hold the rarer values."""
+    flat = [_flat((run.record.circumstances if run.record else {}).get("environment")) for run in runs]
+    differences = []
+    for key in sorted({key for environment in flat for key in environment}):
+        holders: dict[str, list[Found]] = {}
+        for run, environment in zip(runs, flat, strict=True):
+            holders.setdefault(environment.get(key, "not recorded"), []).append(run)
+        if len(holders) > 1:
+            by_count = sorted(holders.items(), key=lambda item: (-len(item[1]), item[0]))
+            rarer = [f"{value} ({_names(those, runs)})" for value, those in by_count[1:]]
+            differences.append(f"{key} {by_count[0][0]}, but {', '.join(rarer)}")
+    return [f"The environments of these runs differ: {'; '.join(differences)}"] if differences else []
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(node, dict):
+        return {key: value for name in node for key, value in _flat(node[name], f"{prefix} {name}".strip()).items()}
+    return {prefix: str(node)} if prefix else {}
+
+
+def _names(runs: list[Found], among: list[Found]) -> str:
+    if len(runs) == len(among):
+        return "all runs"
+    by_method: dict[str, list[int]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run.seed)
+    return "; ".join(method if method == TEACHER else f"{method} {_seeds(seeds)}" for method, seeds in by_method.items())
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,58 @@
+"""Published results, as collected in published.csv, and which of them stand beside our rows."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from cdkd.params import Published
+
+TABLE = Path(__file__).with_name("published.csv")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published result. Errors in percent; the protocol in the words of published.csv."""
+
+    top1_error: float
+    top1_std: float | None
+    top5_error: float | None
+    protocol: str  # "last epoch", "authors run, single run, best epoch", ...
+    source: str  # the repository or paper, in short
+
+
+@cache
+def table() -> tuple[dict[str, str], ...]:
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def find(published: Published | None, method: str) -> Reference | None:
+    """The published result for one of our methods, or for "teacher": the preferred source's, else the first listed.
+
+    A method without an entry in `published.methods` is looked up under its own name.
+    """
+    if published is None:
+        return None
+    theirs = published.methods.get(method, method)
+    pair = (published.dataset, published.teacher, published.student, theirs)
+    rows = [row for row in table() if (row["dataset"], row["teacher"], row["student"], row["method"]) == pair]
+    rows.sort(key=lambda row: not row["source"].startswith(published.source))  # stable: otherwise the file's order
+    main = next((row for row in rows if row["metric"] in ("top1_acc", "top1_err")), None)
+    if main is None:
+        return None
+    beside = {row["metric"]: float(row["value"]) for row in reversed(rows) if row["source"] == main["source"]}
+    place, _, protocol = main["source"].partition("; ")
+    return Reference(
+        top1_error=_error(main["metric"], float(main["value"])),
+        top1_std=beside.get(f"{main['metric']}_std"),
+        top5_error=next((_error(metric, beside[metric]) for metric in ("top5_acc", "top5_err") if metric in beside), None),
+        protocol=protocol or "protocol not stated",
+        source=place.partition("@")[0],
+    )
+
+
+def _error(metric: str, value: float) -> float:
+    return round(100 - value, 6) if metric.endswith("_acc") else value

@@ -1,0 +1,168 @@
+"""The pipeline's stages: prepare, teacher, distill, report. Each is what one item of dvc.yaml runs.
+
+Torch and its friends are imported where something is to be computed: a stage that only restores finished runs needs
+none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdkd.data.prepared import Meta, read_meta
+from cdkd.errors import BadData, CdkdError
+from cdkd.params import Params
+from cdkd.plan import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
+from cdkd.progress import Progress
+from cdkd.record import Record
+from cdkd.store import Store
+
+
+def data_folder(params: Params) -> Path:
+    return params.root / "data" / params.experiment
+
+
+def runs_folder(params: Params) -> Path:
+    return params.root / "runs" / params.experiment
+
+
+def report_folder(params: Params) -> Path:
+    return params.root / "reports" / params.experiment
+
+
+def prepare(params: Params) -> Meta:
+    """Read the source, cut the splits, write them with their digests."""
+    from cdkd.data.prepare import prepare as write
+
+    with Progress("reading images") as progress:
+        meta = write(data_folder(params), params.root, **params.data.model_dump(), progress=progress.count)
+    counts = ", ".join(f"{count} {split}" for split, count in meta.counts.items())
+    print(f"{params.experiment}: {counts}; {len(meta.classes)} classes; {'x'.join(map(str, meta.image))}; digest {meta.digest[:12]}")
+    if meta.overlap:
+        print(f"{params.experiment}: {meta.overlap} test images are also training images, byte for byte")
+    return meta
+
+
+def teacher(params: Params) -> Record:
+    """Train the teacher, or take the weights that params name; or restore it."""
+    plan = teacher_plan(params, read_meta(data_folder(params)))
+    store = Store(params.root)
+    train_pending(params, store, [[plan]])
+    record = _finished(store, plan)
+    _replace(runs_folder(params) / TEACHER, store, [record])
+    return record
+
+
+def distill(params: Params, method: str) -> list[Record]:
+    """All seeds of a method. What is in the store is copied out; else every pending method of the experiment is trained."""
+    params.method(method)  # an unknown name is refused before anything else
+    data = read_meta(data_folder(params))
+    teacher_record = trained_teacher(params, data)
+    store = Store(params.root)
+    wanted = [student_plan(params, data, teacher_record, method, seed) for seed in params.seeds]
+    pending = [plan.seed for plan in wanted if store.get(plan.fingerprint) is None]
+    train_pending(params, store, [list(student_plans(params, data, teacher_record, seed)) for seed in pending], teacher_record)
+    records = [_finished(store, plan) for plan in wanted]
+    _replace(runs_folder(params) / method, store, records)
+    return records
+
+
+def report(params: Params) -> list[str]:
+    """Tables and figures from the records; returns the tables as lines for a terminal."""
+    from cdkd.report.render import render
+
+    return render(params, expected(params), runs_folder(params), report_folder(params))
+
+
+def expected(params: Params) -> dict[tuple[str, int], str]:
+    """Today's fingerprint of every (method, seed); empty where there is no data or no teacher yet."""
+    try:
+        data = read_meta(data_folder(params))
+        plan = teacher_plan(params, data)
+        record = trained_teacher(params, data)
+    except CdkdError:
+        return {}
+    plans = [plan, *(plan for seed in params.seeds for plan in student_plans(params, data, record, seed))]
+    return {(plan.method, plan.seed): plan.fingerprint for plan in plans}
+
+
+def trained_teacher(params: Params, data: Meta) -> Record:
+    plan = teacher_plan(params, data)
+    record = Store(params.root).get(plan.fingerprint)
+    if record is None:
+        record = _recorded(runs_folder(params) / TEACHER, plan)
+    if record is None or record.status != "finished":
+        raise BadData(f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it")
+    return record
+
+
+def _recorded(folder: Path, plan: RunPlan) -> Record | None:
+    """A run from the workspace (pulled, say, and not trained here), put into the store as well."""
+    from cdkd.record import read
+
+    path = folder / f"seed-{plan.seed}.json"
+    if not path.exists():
+        return None
+    record = read(path)
+    if record.fingerprint != plan.fingerprint:
+        return None
+    weights = path.with_suffix(".safetensors")
+    Store(plan_root := folder.parents[2]).put(record, weights.read_bytes() if weights.exists() else None)
+    return Store(plan_root).get(plan.fingerprint)
+
+
+def _finished(store: Store, plan: RunPlan) -> Record:
+    record = store.get(plan.fingerprint)
+    if record is None:
+        raise CdkdError(f"{plan.method} seed {plan.seed}: not in the store after training; another process removed it")
+    if record.status != "finished":
+        print(f"{plan.method} seed {plan.seed}: {record.status}: {record.reason}", flush=True)
+    return record
+
+
+def _replace(folder: Path, store: Store, records: list[Record]) -> None:
+    """The folder holds these runs and no others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for record in records:
+        store.copy_out(record, folder)
+
+
+def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], teacher: Record | None = None) -> None:
+    """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last."""
+    waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
+    while waiting:
+        for cohort in list(waiting):
+            with _cohort_lock(store, cohort, wait=False) as held:
+                if held:
+                    _train(params, store, _pending(store, cohort), teacher)
+                    waiting.remove(cohort)
+        if waiting:
+            with _cohort_lock(store, waiting[0], wait=True):
+                _train(params, store, _pending(store, waiting.pop(0)), teacher)
+
+
+def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
+    return [plan for plan in cohort if store.get(plan.fingerprint) is None]
+
+
+@contextlib.contextmanager
+def _cohort_lock(store: Store, cohort: list[RunPlan], *, wait: bool) -> Iterator[bool]:
+    plan = cohort[0]
+    what = TEACHER if plan.method == TEACHER else "students"
+    with store.lock(f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, say=lambda text: print(text, flush=True)) as held:
+        yield held
+
+
+def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record | None) -> None:
+    if not plans:
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy neighbour must not stop both threads; read when torch is imported
+    from cdkd.campaign import adopt_teacher, train_cohort
+
+    if plans[0].config["training"] is None:
+        adopt_teacher(params, store, plans[0], data_folder(params))
+    else:
+        train_cohort(params, store, plans, data_folder(params), store.weights(teacher.fingerprint) if teacher else None)

@@ -1,0 +1,98 @@
+"""The run store: fingerprint -> finished run. The seam between everything that trains and everything that reads.
+
+A run lies in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, put there whole. Whoever trains
+holds a lock for the cohort, so that two processes on one store train nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cdkd.errors import BadCheckpoint, BadRecord
+from cdkd.files import sha256, write_atomically
+from cdkd.record import Record, read
+
+RECORD, WEIGHTS = "record.json", "weights.safetensors"
+
+
+class Store:
+    def __init__(self, root: Path) -> None:
+        """root: the project's folder, the one that holds params.yaml."""
+        self.folder = root / ".cdkd" / "store"
+        self.checkpoints = root / ".cdkd" / "checkpoints"
+        self.locks = root / ".cdkd" / "locks"
+
+    def get(self, fingerprint: str) -> Record | None:
+        """The finished run, or None. A damaged one is set aside (and said), so that it is trained again."""
+        place = self.folder / fingerprint
+        if not place.exists():
+            return None
+        try:
+            record = read(place / RECORD)
+            if record.fingerprint != fingerprint:
+                raise BadRecord(f"{place}: holds the record of {record.fingerprint}")
+            weights = self.weights(fingerprint)
+            if record.status == "finished" and (not weights.is_file() or sha256(weights) != record.result["weights_sha256"]):
+                raise BadCheckpoint(f"{weights}: missing or damaged: its digest is not the record's")
+        except (BadRecord, BadCheckpoint) as fault:
+            aside = Path(tempfile.mkdtemp(prefix=f"damaged-{fingerprint[:12]}-", dir=self.folder))
+            os.replace(place, aside / "run")
+            print(f"{fault}; set aside as {aside.name}, the run is trained again", flush=True)
+            return None
+        return record
+
+    def put(self, record: Record, weights: bytes | None) -> None:
+        """Keep a finished run. The same fingerprint put twice keeps the first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / record.fingerprint
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
+        try:
+            if weights is not None:
+                write_atomically(staging / WEIGHTS, weights)
+            write_atomically(staging / RECORD, record.text())
+            if not place.exists():
+                os.replace(staging, place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def copy_out(self, record: Record, folder: Path) -> None:
+        """The run as `<folder>/seed-<n>.json` and `.safetensors`."""
+        name = f"seed-{record.seed}"
+        weights = self.weights(record.fingerprint)
+        if weights.exists():
+            write_atomically(folder / f"{name}.safetensors", weights.read_bytes())
+        write_atomically(folder / f"{name}.json", record.text())
+
+    def weights(self, fingerprint: str) -> Path:
+        return self.folder / fingerprint / WEIGHTS
+
+    def checkpoint(self, fingerprint: str) -> Path:
+        return self.checkpoints / fingerprint
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, wait: bool, say: Callable[[str], None] = print) -> Iterator[bool]:
+        """Hold the lock `name`; yields False at once if another process holds it and `wait` is false.
+
+        The lock is the kernel's (flock): it goes with its process, however that dies; a file left behind means nothing.
+        """
+        self.locks.mkdir(parents=True, exist_ok=True)
+        with (self.locks / name).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                file.seek(0)
+                say(f"waiting for process {file.read().strip() or 'unknown'}, which is training {name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield True
