@@ -40,7 +40,7 @@ def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_fo
     first = plans[0]
     training, seed = first.training, first.seed
     batches = Batches(training_split(data_folder, meta, device), training.augmentation, training.batch)
-    test = Split(*load(data_folder, "test"), meta.mean, meta.std, device)
+    test = test_split(data_folder, meta, device)
     sample = next(evaluation(test, training.augmentation, batch=2))
     teacher = None
     if (config := first.config["teacher"]) is not None and teacher_weights is not None:
@@ -103,7 +103,7 @@ def adopt_teacher(params: Params, store: Store, plan: RunPlan, data_folder: Path
     """A teacher from a file: loaded strictly, measured on the test split, and kept as a run without a history."""
     device = choose_device()
     meta = read_meta(data_folder)
-    test = Split(*load(data_folder, "test"), meta.mean, meta.std, device)
+    test = test_split(data_folder, meta, device)
     model = network(plan.config["network"], plan.config["data"], plan.seed, device)
     assert params.teacher.weights is not None
     load_weights(model, params.root / params.teacher.weights, plan.config["weights_sha256"])
@@ -132,6 +132,11 @@ def training_split(folder: Path, meta: Meta, device: torch.device) -> Split:
     """The whole training set: what a search would hold out is trained on too."""
     parts = [load(folder, split) for split in ("train", "validation")]
     images, labels = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    return Split(images, labels, meta.mean, meta.std, device)
+
+
+def test_split(folder: Path, meta: Meta, device: torch.device) -> Split:
+    images, labels = load(folder, "test")
     return Split(images, labels, meta.mean, meta.std, device)
 
 

@@ -52,7 +52,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
             raise BadParams(f"{path}: {place_text(place)}: tag {tag}; expected plain values")
         if isinstance(node, dict):
             for key in node:
-                lines[*place, key] = node.lc.key(key)[0] + 1 if key in node.lc.data else 0
+                at = node.lc  # type: ignore[attr-defined] # ruamel's note of where it read each key
+                lines[*place, key] = at.key(key)[0] + 1 if key in at.data else 0
             return {_scalar(key): plain(value, (*place, key)) for key, value in node.items()}
         if isinstance(node, list):
             return [plain(value, (*place, index)) for index, value in enumerate(node)]

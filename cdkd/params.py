@@ -138,7 +138,8 @@ def load(path: Path) -> Params:
     faults = Faults(path, lines)
     params = _resolve(raw, faults, path.resolve().parent)
     faults.raise_if_any()
-    assert params is not None  # no fault, so every section was built
+    if params is None:
+        raise BadParams(f"{path}: a section could not be read")
     return params
 
 
@@ -160,7 +161,7 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     teacher = _teacher(raw["teacher"], training, faults) if "teacher" in raw else None
     report = faults.section(Report, raw.get("report", {}), ("report",))
     seeds = _seeds(raw.get("seeds", [0]), faults)
-    methods = _methods(raw["methods"], training, faults) if "methods" in raw else {}
+    methods = _methods(raw["methods"], _epochs(training_raw), faults) if "methods" in raw else {}
 
     for place, section in ((("training",), training), (("teacher", "training"), teacher.training if teacher else None)):
         if section is not None:
@@ -186,7 +187,7 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
             for index, row in enumerate(getattr(report, table)):
                 if row not in raw["methods"]:
                     faults.add(("report", table, index), f"no method {show(row)}{suggest(row, raw['methods'])}")
-    if faults.found:
+    if faults.found or data is None or teacher is None or student is None or training is None:
         return None
     return Params(
         experiment=experiment, data=data, teacher=teacher, student=student, training=training, seeds=seeds, methods=methods, report=report, root=root
@@ -221,6 +222,12 @@ def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher |
     if teacher is not None and teacher.weights is not None and not teacher.weights.endswith(".safetensors"):
         faults.add(("teacher", "weights"), f"{show(teacher.weights)}; expected a .safetensors file (nothing from outside is unpickled)")
     return teacher
+
+
+def _epochs(training: Any) -> int | None:
+    """The length that schedules are checked against, even where the rest of the recipe is faulty."""
+    epochs = training.get("epochs") if isinstance(training, dict) else None
+    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) and epochs > 0 else None
 
 
 def _seeds(value: Any, faults: Faults) -> tuple[int, ...]:
@@ -265,14 +272,14 @@ def term_model(loss: str) -> type[BaseModel]:
     return pydantic.create_model(f"{loss} term", __base__=Schedule, **fields)
 
 
-def _methods(value: Any, training: Training | None, faults: Faults) -> dict[str, Method]:
+def _methods(value: Any, epochs: int | None, faults: Faults) -> dict[str, Method]:
     if not isinstance(value, dict) or not value:
         faults.add(("methods",), f"{show(value)}; expected named methods, such as kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9}}}}")
         return {}
-    return {str(name): _method(name, terms, training, faults) for name, terms in value.items()}
+    return {str(name): _method(name, terms, epochs, faults) for name, terms in value.items()}
 
 
-def _method(name: Any, terms: Any, training: Training | None, faults: Faults) -> Method:
+def _method(name: Any, terms: Any, epochs: int | None, faults: Faults) -> Method:
     place = ("methods", name)
     _name(name, place, faults)
     if not isinstance(terms, dict) or not terms:
@@ -286,24 +293,24 @@ def _method(name: Any, terms: Any, training: Training | None, faults: Faults) ->
             continue
         built = faults.section(term_model(loss), term, (*place, loss))
         if built is not None:
-            method[loss] = _term(built, (*place, loss), training, faults)
-    if training is not None and len(method) == len(terms):
-        silent = [e for e in range(training.epochs) if not any(term.weight.at(e) > 0 for term in method.values())]
+            method[loss] = _term(built, (*place, loss), epochs, faults)
+    if epochs is not None and len(method) == len(terms):
+        silent = [e for e in range(epochs) if not any(term.weight.at(e) > 0 for term in method.values())]
         if silent:
             faults.add(place, f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there")
     return method
 
 
-def _term(built: Any, place: tuple[Any, ...], training: Training | None, faults: Faults) -> Term:
+def _term(built: Any, place: tuple[Any, ...], epochs: int | None, faults: Faults) -> Term:
     weight = Weight(built.weight, built.start, built.stop, built.milestones, built.decay)
     if weight.stop is not None and weight.stop <= weight.start:
         faults.add((*place, "stop"), f"{weight.stop}; expected more than start, {weight.start}")
-    if training is not None:
-        _milestones(weight.milestones, training.epochs, (*place, "milestones"), faults)
+    if epochs is not None:
+        _milestones(weight.milestones, epochs, (*place, "milestones"), faults)
         for field in ("start", "stop"):
             epoch = getattr(weight, field)
-            if epoch is not None and epoch > training.epochs - (field == "start"):
-                faults.add((*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {training.epochs - 1}")
+            if epoch is not None and epoch > epochs - (field == "start"):
+                faults.add((*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {epochs - 1}")
     return Term(weight, {key: value for key, value in built.model_dump().items() if key not in Schedule.model_fields})
 
 

@@ -77,7 +77,7 @@ class Split:
 
 def order(images: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
     """The indices of each step of an epoch: every image once; a last batch of one joins the one before (BatchNorm)."""
-    steps = list(torch.randperm(images, generator=stream("order", seed, epoch)).split(batch))
+    steps = list(torch.split(torch.randperm(images, generator=stream("order", seed, epoch)), batch))
     if len(steps) > 1 and len(steps[-1]) == 1:
         steps[-2:] = [torch.cat(steps[-2:])]
     return steps
@@ -118,10 +118,11 @@ class Batches:
 
     def _resized(self, chosen: Tensor, side: int, generator: torch.Generator) -> Tensor:
         """A random part of each image (8 to 100 % of its area, 3:4 to 4:3), resized to side x side: float32 [B, C, H, W]."""
-        boxes = random_boxes(len(chosen), *self.split.images.shape[1:3], generator)
+        height, width = self.split.images.shape[1:3]
+        boxes = random_boxes(len(chosen), height, width, generator)
         parts = []
-        for index, (top, left, height, width) in zip(chosen, boxes, strict=True):
-            part = self.split.normalised(self.split.images[index, top : top + height, left : left + width][None])
+        for index, (top, left, tall, wide) in zip(chosen, boxes, strict=True):
+            part = self.split.normalised(self.split.images[index, top : top + tall, left : left + wide][None])
             parts.append(functional.interpolate(part, (side, side), mode="bilinear", antialias=True))
         images = torch.cat(parts)
         flipped = torch.where(self._flips(len(chosen), generator)[:, None, None, None], images.flip(3), images)
@@ -150,6 +151,6 @@ def evaluation(split: Split, augmentation: Augmentation, batch: int = 500) -> It
     if side is not None:
         tall, wide = min(side, height), min(side, width)
         top, left = (height - tall) // 2, (width - wide) // 2
-    for indices in torch.arange(len(split), device=split.device).split(batch):
+    for indices in torch.split(torch.arange(len(split), device=split.device), batch):
         images = split.images[indices, top : top + tall, left : left + wide]
         yield Batch(split.normalised(images), split.labels[indices], indices)

@@ -24,7 +24,7 @@ class Loss(nn.Module):
     the student. The teacher's features never carry a gradient.
     """
 
-    def __init__(self, student: Features, teacher: Features) -> None:
+    def __init__(self, student: Features, teacher: Features | None) -> None:
         super().__init__()
 
     def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:

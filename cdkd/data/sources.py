@@ -1,0 +1,64 @@
+"""The data sets by name: bundled, downloaded, or the user's own image folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cdkd.data.arrays import Arrays, Count, Images, Labels, Source
+from cdkd.data.decode import fitted
+from cdkd.data.draw import draw
+from cdkd.errors import BadData
+
+DIGITS_TEST = 797  # of 1,797; the draw of the test split is the same for ever, whatever data.seed is
+
+
+def open_source(name: str, root: Path, paths: Sequence[str], size: int | None, progress: Count | None) -> Source:
+    """A source with its labels known and its images still to be read; downloads what has to be downloaded."""
+    if name == "folder":
+        from cdkd.data import folder
+
+        return folder.open_folder(root, paths, size)
+    if name == "digits":
+        return _in_memory(_digits(), size)
+    from cdkd.data import downloads
+
+    if name in downloads.READERS:
+        return _in_memory(downloads.read(name, root / ".cdkd" / "downloads", progress), size)
+    raise BadData(f"data.source: no source {name!r}; expected one of digits, {', '.join(downloads.READERS)}, folder")
+
+
+def _in_memory(arrays: Arrays, size: int | None) -> Source:
+    for split, images, labels in (("train", arrays.train_images, arrays.train), ("test", arrays.test_images, arrays.test)):
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+            raise BadData(f"{split} split: {len(labels)} labels for {images.dtype} images of shape {list(images.shape)}; expected uint8 [N, H, W, C]")
+
+    def read(kept: Labels, _: Count | None) -> tuple[Images, Images]:
+        return _resized(arrays.train_images[kept], size), _resized(arrays.test_images, size)
+
+    return Source(arrays.classes, arrays.train, arrays.test, read)
+
+
+def _resized(images: Images, size: int | None) -> Images:
+    if size is None or images.shape[1:3] == (size, size):
+        return np.ascontiguousarray(images)
+    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for index, image in enumerate(images):
+        small = np.asarray(fitted(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), size))
+        out[index] = small[:, :, None] if small.ndim == 2 else small
+    return out
+
+
+def _digits() -> Arrays:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; 0 to 16 becomes 0 to 255."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
+    labels = bunch.target.astype(np.int64)
+    test = draw(labels, DIGITS_TEST, "digits test split", 0)
+    train = np.setdiff1d(np.arange(len(labels)), test)
+    return Arrays(tuple(map(str, range(10))), images[train], labels[train], images[test], labels[test])
