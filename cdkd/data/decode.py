@@ -40,9 +40,7 @@ def fitted(image: Image.Image, size: int) -> Image.Image:
 
 
 def opened(content: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
     width, height = image.size
     if not 0 < width * height <= PIXELS:
         raise ValueError(f"{width}x{height} pixels; expected at least 1 and at most {PIXELS}")
@@ -70,7 +68,8 @@ def decoded(names: Sequence[str], read: Callable[[int], bytes], size: int | None
         try:
             image = opened(read(index))
             if size is None:
-                common.append(image.size) if not common else None
+                if not common:
+                    common.append(image.size)
                 if image.size != common[0]:
                     odd.set()
             return image.size, None if odd.is_set() else pixels(image, size)
@@ -81,7 +80,8 @@ def decoded(names: Sequence[str], read: Callable[[int], bytes], size: int | None
         return [one(index) for index in range(start, min(start + CHUNK, len(names)))]
 
     outcomes: list[Outcome] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower, and an error
         for part in _windowed(pool, chunk, range(0, len(names), CHUNK)):
             if not outcomes:
                 _refuse_if_too_many(part, len(names))
@@ -104,8 +104,8 @@ def _windowed(pool: ThreadPoolExecutor, work: Callable[[int], list[Outcome]], st
 def _refuse_if_too_many(first: list[Outcome], total: int) -> None:
     sizes = [outcome[1].nbytes for outcome in first if not isinstance(outcome, str) and outcome[1] is not None]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if sizes and max(sizes) * total > memory:
-        need = max(sizes) * total
+    need = 2 * total * max(sizes, default=0)  # twice: once as read, once as splits
+    if need > memory:
         raise BadData(f"{total} images need {need / 1e9:.0f} GB of memory, this machine has {memory / 1e9:.0f} GB; lower data.size or data.train_images")
 
 

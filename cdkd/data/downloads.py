@@ -50,8 +50,8 @@ def read(source: str, folder: Path, progress: Count | None) -> Arrays:
     files = [fetched(source, remote, folder, progress) for remote in REMOTES[source]]
     try:
         return READERS[source](files)
-    except BadData:
-        raise
+    except BadData as error:
+        raise BadData(f"{source}: {', '.join(map(str, files))}: {error}") from error
     except Exception as error:  # what a parser raises on a file that is not what it should be has no common name
         raise BadData(f"{source}: {', '.join(map(str, files))} cannot be parsed ({type(error).__name__}: {error})") from error
 
@@ -68,23 +68,22 @@ def fetched(source: str, remote: Remote, folder: Path, progress: Count | None) -
 
 def _download(source: str, remote: Remote, path: Path, progress: Count | None) -> None:
     by_hand = f"get {path.name} (sha256 {remote.sha256}) elsewhere, put it into {path.parent}, and run `cdkd prepare` again"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(remote.url, timeout=30) as response:
-            total = int(response.headers.get("Content-Length") or 0)
-            while block := response.read(1 << 20):
-                file.write(block)
-                if progress is not None and total:
-                    progress(file.tell(), total)
-        if (found := sha256(Path(temporary))) != remote.sha256:
-            raise BadData(f"{source}: what {remote.url} sent has sha256 {found}; {by_hand}")
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+            temporary = Path(folder) / path.name
+            with temporary.open("wb") as file, urllib.request.urlopen(remote.url, timeout=30) as response:
+                total = int(response.headers.get("Content-Length") or 0)
+                while block := response.read(1 << 20):
+                    file.write(block)
+                    if progress is not None and total:
+                        progress(file.tell(), total)
+            if (found := sha256(temporary)) != remote.sha256:
+                raise BadData(f"{source}: what {remote.url} sent has sha256 {found}; {by_hand}")
+            os.replace(temporary, path)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise BadData(f"{source}: {remote.url} cannot be downloaded ({reason}); {by_hand}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 class Unpickler(pickle.Unpickler):
@@ -115,7 +114,7 @@ def cifar(archive: Path, folder: str, train: tuple[str, ...], test: str, names: 
             if member.name in wanted and member.isreg() and (file := tar.extractfile(member)) is not None:
                 parts[wanted[member.name]] = unpickled(file.read())
     if missing := [name for name, short in wanted.items() if short not in parts]:
-        raise BadData(f"{archive}: no member {missing[0]}")
+        raise BadData(f"no member {missing[0]}")
 
     def images(*chosen: str) -> Images:
         return np.concatenate([np.asarray(parts[part]["data"]) for part in chosen]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

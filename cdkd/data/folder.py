@@ -92,7 +92,7 @@ def _members(container: Path) -> Iterator[Member]:
     """The images, each once, and the class folders; what is no image is passed over."""
     seen = set()
     for name, is_folder in _tree(container) if container.is_dir() else _zip(container):
-        parts = name.replace("\\", "/").rstrip("/").split("/")
+        parts = name.replace("\\", "/").rstrip("/").removeprefix("./").split("/")
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue
         if is_folder:
@@ -109,12 +109,17 @@ def _members(container: Path) -> Iterator[Member]:
 
 def _tree(folder: Path) -> Iterator[tuple[str, bool]]:
     """Names relative to the folder. Links are followed (the folder is the user's own), but not for ever."""
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unlistable):
         base = Path(place).relative_to(folder)
+        folders.sort()  # the system's order is nobody's
         if len(base.parts) > 4:
             folders.clear()
         yield from (((base / name).as_posix(), True) for name in folders)
-        yield from (((base / name).as_posix(), False) for name in files)
+        yield from (((base / name).as_posix(), False) for name in sorted(files))
+
+
+def _unlistable(error: OSError) -> None:
+    raise BadData(f"{error.filename}: cannot be listed ({error.strerror}); expected a readable directory") from error
 
 
 def _zip(archive: Path) -> Iterator[tuple[str, bool]]:

@@ -107,8 +107,10 @@ def _normalisation(images: Images, wanted: Normalisation) -> tuple[tuple[float, 
 
 def _measured(values: Images) -> tuple[float, float]:
     """Mean and standard deviation of all pixels together, from whole-number sums: exact, whatever the machine."""
-    counts = sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(values, math.ceil(values.size / 2**24)))
-    count, total, squares = (sum(int(n) * level**power for level, n in enumerate(counts)) for power in (0, 1, 2))  # type: ignore[arg-type]
+    counts = np.zeros(256, np.int64)
+    for part in np.array_split(values, math.ceil(values.size / 2**24)):
+        counts += np.bincount(part.ravel(), minlength=256)
+    count, total, squares = (int(counts @ np.arange(256) ** power) for power in (0, 1, 2))
     variance = (count * squares - total * total) / (count * count)
     return round(total / count / 255, 4), round(math.sqrt(variance) / 255, 4)
 
@@ -121,11 +123,21 @@ def _overlap(train: Images, test: Images) -> int:
     return sum(digest in known for digest in digests(test))
 
 
+def _content(images: Images, labels: Labels) -> str:
+    """sha256 of the pixels and the labels, however a file holds them."""
+    content = hashlib.sha256(np.ascontiguousarray(images).data)
+    content.update(np.ascontiguousarray(labels, "<i8").data)
+    return content.hexdigest()
+
+
 def _write(target: Path, source: str, classes: tuple[str, ...], splits: Splits, mean: tuple[float, ...], std: tuple[float, ...], overlap: int) -> Meta:
-    """Everything that can fail happens in a temporary folder; data.json comes last, and names the digests of the files it belongs to."""
+    """Everything that can fail happens in a temporary folder; then four renames, data.json last.
+
+    Whoever is killed between these leaves files that data.json's digests do not fit: `load` says so, and another prepare mends it.
+    """
     height, width, channels = splits["train"][0].shape[1:]
     image = (height, width, channels)
-    content = {split: hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest() for split, (images, labels) in splits.items()}
+    content = {split: _content(*arrays) for split, arrays in splits.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
         for stale in target.glob(".prepare-*"):  # of a prepare that was killed

@@ -39,7 +39,7 @@ def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[F
     expected: today's fingerprint of each (method, seed); a run that it lacks cannot be verified and does not count
     runs: the folder that holds `<method>/seed-<n>.json`
     """
-    wanted = {TEACHER: (params.teacher.seed,)} | {method: params.seeds for method in params.methods}
+    wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(params.methods, params.seeds)
     return {method: _without_duplicates(runs / method, tuple(_look(runs, method, seed, expected) for seed in seeds)) for method, seeds in wanted.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from cdkd.params import Params
 from cdkd.record import Record
@@ -36,8 +36,8 @@ def draw(params: Params, rows: Mapping[str, Row]) -> Pictures:
 def run_curves(record: Record) -> bytes:
     """One run's errors and losses over its epochs, as PNG."""
     with style():
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
-        errors, losses = figure.subplots(1, 2)
+        figure = Figure(figsize=(9, 3.2))
+        errors, losses = figure.subplots(1, 2, gridspec_kw={"left": 0.06, "right": 0.985, "top": 0.91, "bottom": 0.15, "wspace": 0.16})
         epochs = [row["epoch"] for row in record.history]
         for key, label, at in (
             ("train_top1_error", "top-1, training", 0),
@@ -53,9 +53,15 @@ def run_curves(record: Record) -> bytes:
         _epochs(errors, len(epochs))
         _epochs(losses, len(epochs))
         errors.set(title=f"{record.experiment}: {record.method}, seed {record.seed}", ylabel="error (%)")
-        losses.set(title="losses before their weights" + ("" if record.status == "finished" else f" ({record.status})"), ylabel="loss", yscale="log")
+        losses.set(title="losses before their weights" + ("" if record.status == "finished" else f" ({record.status})"), ylabel="loss")
+        values = [value for line in losses.lines for value in line.get_ydata() if value > 0]
+        if values and max(values) > 10 * min(values):
+            losses.set_yscale("log")
+            losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            losses.yaxis.set_major_formatter("{x:g}")
+            losses.yaxis.set_minor_formatter(NullFormatter())
         for axes in (errors, losses):
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper right")
         return png(figure, dpi=90)
 
 
@@ -73,12 +79,12 @@ def _curves(rows: Mapping[str, Row]) -> Figure | None:
     for axes, first in zip(panels, [0, *last], strict=True):
         for position, name in enumerate(methods):
             points = lines[name][first:]
-            if points:
-                x, (low, mean, high) = range(first, first + len(points)), zip(*points, strict=True)
-                axes.fill_between(x, low, high, color=look(position).colour, alpha=0.13, linewidth=0)
-                label = f"{name}{'' if rows[name].top1.n == len(rows[name].runs) else f' (n = {rows[name].top1.n})'}"
-                axes.plot(x, mean, color=look(position).colour, linestyle=look(position).dashes, label=label)
-        if teacher is not None:
+            x, (low, mean, high) = range(first, first + len(points)), zip(*points, strict=True) if points else ((), (), ())
+            axes.fill_between(x, low, high, color=look(position).colour, alpha=0.13, linewidth=0)
+            label = f"{name}{'' if rows[name].top1.n == len(rows[name].runs) else f' (n = {rows[name].top1.n})'}"
+            axes.plot(x, mean, color=look(position).colour, linestyle=look(position).dashes, label=label)
+        low_end, high_end = axes.get_ylim()
+        if teacher is not None and (not first or low_end <= teacher <= high_end):  # it must not flatten the closer look
             axes.axhline(teacher, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="teacher, last epoch")
         _epochs(axes, epochs, first)
         axes.set(title=f"epochs {first} to {epochs - 1}" if first else "all epochs", ylabel=PERCENT if not first else "")
@@ -97,9 +103,9 @@ def _errors(rows: Mapping[str, Row]) -> Figure | None:
     for place, name in enumerate(methods):
         row, mine = rows[name], look(place)
         for index, run in enumerate(row.runs):
-            if run.ok:
+            if run.ok and (error := number(run.ok, "last", "test_top1_error")) is not None:
                 height = place + 0.3 * (index / max(1, len(row.runs) - 1) - 0.5)  # so that equal errors do not hide each other
-                axes.plot(number(run.ok, "last", "test_top1_error"), height, mine.marker, color=mine.colour, markersize=5, alpha=0.75, markeredgewidth=0)
+                axes.plot(error, height, mine.marker, color=mine.colour, markersize=5, alpha=0.75, markeredgewidth=0)
         if row.top1.mean is not None:
             axes.plot([row.top1.mean] * 2, [place - 0.32, place + 0.32], color=mine.colour, linewidth=1.6, solid_capstyle="butt")
         text = "; ".join(filter(None, (f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else "", faults(row.runs))))
@@ -107,7 +113,7 @@ def _errors(rows: Mapping[str, Row]) -> Figure | None:
     teacher = rows[TEACHER].top1.mean
     if teacher is not None:
         axes.axvline(teacher, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-        axes.annotate("teacher", (teacher, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color=GREY)
+        axes.annotate(f"teacher {teacher:.2f}", (teacher, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color=GREY)
     axes.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5), xlabel=f"{PERCENT} at the last epoch; stroke: mean")
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.06)
@@ -135,14 +141,14 @@ def _schedules(params: Params) -> Figure | None:
         if start:
             axes.annotate(name, (0, 1.04), xycoords="axes fraction", fontweight="bold", va="bottom")
         if name != "all methods":
-            axes.tick_params(labelbottom=False)
+            axes.tick_params(axis="x", labelbottom=False, length=0)
     axes.set_xlabel("epoch")
     return figure
 
 
 def _strip(axes: Axes, label: str, values: Sequence[float], colour: str) -> None:
     """A step function of the epoch from 0 to its maximum, each level that has room labelled with its value."""
-    top = max(values)
+    top = max(values) or 1.0  # a weight may be 0 throughout
     axes.stairs(values, range(len(values) + 1), baseline=0, fill=True, color=colour, alpha=0.18, linewidth=0)
     axes.stairs(values, range(len(values) + 1), baseline=None, color=colour, linewidth=1.4)
     starts = [epoch for epoch in range(len(values)) if epoch == 0 or values[epoch] != values[epoch - 1]]
@@ -152,7 +158,7 @@ def _strip(axes: Axes, label: str, values: Sequence[float], colour: str) -> None
     axes.set(ylim=(0, 1.5 * top), xlim=(0, len(values)), yticks=[])
     axes.grid(False)
     axes.set_ylabel(label, rotation=0, ha="right", va="center")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _weights(method: Method, epochs: range) -> dict[str, list[float]]:
@@ -179,4 +185,4 @@ def _or_gap(value: Any) -> float:
 def _epochs(axes: Axes, count: int, first: int = 0) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(first - 0.02 * (count - first), max(count - 1, 1) + 0.02 * (count - first))
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))

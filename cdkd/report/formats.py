@@ -11,13 +11,14 @@ from cdkd.report.summary import BASELINES, Row, Summary
 from cdkd.report.tables import NONE, Table, shown, title
 
 NO_RECORDS = "No records yet: `dvc repro` trains the runs that params.yaml names, and `cdkd report` shows them."
+TEXT = ("Method", "Published protocol")  # columns of words, set to the left
 
 
-def markdown(table: Table, nothing: str = NO_RECORDS) -> str:
+def markdown(table: Table) -> str:
     header = table.header()
-    lines = [_line(header), _line(["---", *["---:"] * (len(header) - 1)]).replace("\\", "")]
+    lines = [_line(header), f"|{'|'.join('---' if column.startswith(TEXT) else '---:' for column in header)}|"]
     if table.empty:
-        return "\n".join([*lines, "", nothing, ""])
+        return "\n".join([*lines, "", NO_RECORDS, ""])
     return "\n".join([*lines, *(_line(table.cells(row)) for row in table.rows), ""])
 
 
@@ -34,7 +35,7 @@ def markdown_notes(table: Table) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(map(md, cells))} |" if cells[0] != "---" else f"|{'|'.join(cells)}|"
+    return f"| {' | '.join(map(md, cells))} |"
 
 
 def md(text: str) -> str:
@@ -65,12 +66,13 @@ def latex(table: Table, caption: str) -> str:
     """A table environment, which needs the packages booktabs and graphicx."""
     header = table.header()
     width = len(header)
+    columns = "".join("l" if column.startswith(TEXT) else "r" for column in header)
     rows = [f"{' & '.join(map(tex, table.cells(row)))} \\\\" for row in table.rows]
     if table.empty:
         rows = [f"\\multicolumn{{{width}}}{{l}}{{{tex(NO_RECORDS.replace('`', ''))}}} \\\\"]
     notes = [f"{note}." for note in table.notes] + [f"{name}: {text}." for name, text in table.legend]
     lines = ["% \\usepackage{booktabs,graphicx}", "\\begin{table}", "\\centering", f"\\caption{{{tex(f'{caption} {table.caption}')}}}"]
-    lines += ["\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}", "\\toprule", f"{' & '.join(map(tex, header))} \\\\", "\\midrule"]
+    lines += ["\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{{columns}}}", "\\toprule", f"{' & '.join(map(tex, header))} \\\\", "\\midrule"]
     lines += [*rows, "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip\\footnotesize\\raggedright"]
     return "\n".join([*lines, *(f"{tex(note)}\\par" for note in notes), "\\end{table}", ""])
 

@@ -16,7 +16,10 @@ TRAIN_MODE = (
     "The teacher ran in train mode: BatchNorm with the statistics of the batch, and running statistics that drift, as in the released code of CD; "
     "a deviation from the usual frozen teacher in eval mode"
 )
-RKD = "The loss rkd is Relational KD (Park et al., 2019); the row “RKD” in the tables of CD is Residual KD + AT (arXiv 2002.09168), another method, copied from there"
+RKD = (
+    "The loss rkd is Relational KD (Park et al., 2019); the row “RKD” in the tables of CD is Residual KD + AT (arXiv 2002.09168), "
+    "another method, copied from there"
+)
 
 
 def faults(runs: Iterable[Found]) -> str:

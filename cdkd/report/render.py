@@ -10,7 +10,7 @@ from cdkd.files import write_atomically
 from cdkd.params import Params
 from cdkd.report.collect import TEACHER, Expected, collect
 from cdkd.report.figures import draw
-from cdkd.report.formats import NO_RECORDS, comma_separated, console, latex, markdown, markdown_notes, md
+from cdkd.report.formats import comma_separated, console, latex, markdown, markdown_notes, md
 from cdkd.report.notes import faults, legend, recipe, table_notes
 from cdkd.report.summary import Row, rows
 from cdkd.report.tables import Table, shown
@@ -34,11 +34,11 @@ def render(params: Params, expected: Expected, runs: Path, target: Path) -> list
     tables = [_table(params, name, all_rows) for name in TABLES]
     files: dict[str, str | bytes] = {}
     for table in tables:
-        files[f"{table.name}.md"] = markdown(table, NO_RECORDS) + "\n" + markdown_notes(table)
+        files[f"{table.name}.md"] = markdown(table) + "\n" + markdown_notes(table)
         files[f"{table.name}.csv"] = comma_separated(table)
         files[f"{table.name}.tex"] = latex(table, f"{table.name.capitalize()}: {_title(params)}.")
-    empty = all(table.empty for table in tables)
-    pictures = {} if empty else draw(params, all_rows)
+    nothing = all(run.state == "missing" for row in all_rows.values() for run in row.runs)
+    pictures = {} if nothing else draw(params, all_rows)
     files |= pictures
     files["metrics.json"] = json.dumps(_metrics(all_rows), indent=1, allow_nan=False) + "\n"
     files["report.md"] = _overview(params, all_rows, tables, [name for name in PICTURES if f"{name}.svg" in pictures])
@@ -68,7 +68,8 @@ def _heading(table: Table, tables: list[Table]) -> str:
 
 def _title(params: Params) -> str:
     part = f" ({params.data.train_images} training images)" if params.data.train_images else ""
-    return f"{params.data.source}{part}, {params.teacher.network} → {params.student.network}, recipe {params.training.recipe}"
+    name = "" if params.experiment == params.data.source else f"{params.experiment}: "
+    return f"{name}{params.data.source}{part}, {params.teacher.network} → {params.student.network}, recipe {params.training.recipe}"
 
 
 def _metrics(all_rows: Mapping[str, Row]) -> dict[str, dict[str, float | int | None]]:
@@ -77,12 +78,12 @@ def _metrics(all_rows: Mapping[str, Row]) -> dict[str, dict[str, float | int | N
 
 def _overview(params: Params, all_rows: Mapping[str, Row], tables: list[Table], pictures: list[str]) -> str:
     both = Table("all", tuple(all_rows.values()), tuple(table_notes(params, all_rows.values())), tuple(legend(params, all_rows.values())))
-    parts = [f"# {md(f'{params.experiment}: {_title(params)}')}", _teacher(params, all_rows[TEACHER])]
+    parts = [f"# {md(_title(params))}", _teacher(params, all_rows[TEACHER])]
     parts.append(md(f"Students: {params.student.network}, {recipe(params.training)}; seeds {', '.join(map(str, params.seeds))}.") + "\n")
     for table in _distinct(tables):
-        parts += [f"## {_heading(table, tables)}", markdown(table, NO_RECORDS)]
-    parts += ["## Notes", markdown_notes(both)]
+        parts += [f"## {_heading(table, tables)}", markdown(table)]
     parts += ["## Pictures\n\n" + "\n\n".join(f"{text}.\n\n![{text}]({name}.svg)" for name, text in PICTURES.items() if name in pictures)] if pictures else []
+    parts += ["## Notes", markdown_notes(both)]
     parts += ["## How to reproduce", _how(params, both)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 

@@ -43,8 +43,18 @@ class Table:
         return tuple(base for base in BASELINES if any(base in row.minus for row in self.rows))
 
     def header(self) -> list[str]:
-        columns = ["Method", "Top-1 error, last epoch", "Top-5 error, last epoch", "Top-1 error, best epoch", *(f"Δ {base}" for base in self.bases)]
-        return [*columns, "Parameters", "Multiply-adds", "Images/s", *(("Published top-1 error", "Published protocol and source") if self._published else ())]
+        columns = [
+            "Method",
+            *(f"{error} (%)" for error in ("Top-1 error, last epoch", "Top-5 error, last epoch", "Top-1 error, best epoch")),
+            *(f"Δ {base}" for base in self.bases),
+        ]
+        return [
+            *columns,
+            "Parameters",
+            "Multiply-adds",
+            "Images/s",
+            *(("Published top-1 error (%)", "Published protocol and source") if self._published else ()),
+        ]
 
     def cells(self, row: Row) -> list[str]:
         n = row.top1.n

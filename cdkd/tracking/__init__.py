@@ -1,0 +1,11 @@
+"""The MLflow view of runs: live while they train (`Tracker`), and rebuilt from records (`rebuild`).
+
+The records are the truth and MLflow a mirror that may fail, be deleted or lag: nothing here is ever read back into a
+result. MLflow is imported in this folder only, and only once something is to be written.
+"""
+
+from cdkd.tracking.live import Tracker
+from cdkd.tracking.rebuild import describe, experiment_id, rebuild
+from cdkd.tracking.view import uri
+
+__all__ = ["Tracker", "describe", "experiment_id", "rebuild", "uri"]

@@ -1,0 +1,139 @@
+"""What MLflow is told about a run: names, tags, params, metrics and files. Needs no MLflow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from cdkd.record import Record
+
+FINGERPRINT, GROUP, STATUS, PARENT = "cdkd.fingerprint", "cdkd.group", "cdkd.status", "mlflow.parentRunId"
+LONGEST_PARAM = 6000  # MLflow's own bound
+MOST_METRICS = 1000  # of one log_batch
+
+Row = Mapping[str, Any]
+Rows = list[tuple[Row, int]]  # a row of the history and its time in milliseconds
+
+
+class Named(Protocol):
+    """What a run has before it is trained (a plan) and after (a record)."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def experiment(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+
+def name(run: Named) -> str:
+    return f"{run.method} · seed {run.seed}"
+
+
+def group(seed: int) -> str:
+    return f"seed {seed}"
+
+
+def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
+    """By these runs are found, grouped (method, seed) and traced to their inputs."""
+    git, environment = circumstances.get("git") or {}, circumstances.get("environment") or {}
+    found = {
+        FINGERPRINT: run.fingerprint,
+        "method": run.method,
+        "seed": run.seed,
+        "data.digest": (run.config.get("data") or {}).get("digest"),
+        "teacher.digest": (run.config.get("teacher") or {}).get("weights_sha256"),
+        "git.commit": git.get("commit"),
+        "git.dirty": git.get("dirty"),
+        "cdkd.cohort": ", ".join(circumstances.get("cohort") or ()) or None,
+        "dvc.stage": circumstances.get("stage"),
+        "device": environment.get("device"),
+        "mlflow.source.name": "cdkd",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git.get("commit"),
+    }
+    found |= {f"env.{key}": value for key, value in environment.items() if key != "device"}
+    return {key: (str(value).lower() if isinstance(value, bool) else str(value)) for key, value in found.items() if value is not None}
+
+
+def stage() -> dict[str, str]:
+    """The DVC stage this process runs in, as a circumstance."""
+    return {"stage": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}
+
+
+def params(run: Named) -> tuple[dict[str, str], dict[str, str]]:
+    """The configuration as dotted params, and as files what is too long for one."""
+    flat = {clean(key): value if isinstance(value, str) else json.dumps(value) for key, value in _leaves(run.config)}
+    files = {f"params/{key.replace('/', '_')}.json": value for key, value in flat.items() if len(value) > LONGEST_PARAM}
+    return {key: value if len(value) <= LONGEST_PARAM else f"in the artifact params/{key.replace('/', '_')}.json" for key, value in flat.items()}, files
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif node is not None:
+        yield path, node
+
+
+def metrics(row: Row) -> dict[str, float]:
+    """A row of the history as metrics. What is not finite is left out: MLflow would store inf as 1.8e308."""
+    flat = {key: value for key, value in row.items() if key not in ("epoch", "weights", "losses")}
+    flat |= {f"{prefix}.{loss}": value for prefix, part in (("loss", "losses"), ("weight", "weights")) for loss, value in row.get(part, {}).items()}
+    return {clean(key): float(value) for key, value in flat.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def clean(key: str) -> str:
+    """The key, of characters that MLflow allows everywhere."""
+    return re.sub(r"[^\w\-. /:]", "_", key)[:250]
+
+
+def final_metrics(record: Record) -> dict[str, float]:
+    """Numbers of the whole run. The last epoch's errors need no name of their own: they are the curves' last points."""
+    result, circumstances = record.result, record.circumstances
+    best = {f"best.{key}": result["best"][key] for key in ("epoch", "test_top1_error", "test_top5_error", "test_loss") if key in result.get("best", {})}
+    whole = {key: result[key] for key in ("parameters", "multiply_adds") if key in result}
+    pace = {key: circumstances[key] for key in ("seconds", "images_per_second") if key in circumstances}
+    alone = {} if record.history else result.get("last", {})  # weights from a file: measured once, never trained
+    return metrics(alone | best | whole | pace)
+
+
+def files(record: Record, extras: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {"record.json": record.text().encode(), "history.csv": _table(record).encode(), **extras}
+
+
+def _table(record: Record) -> str:
+    rows = [{"epoch": row["epoch"]} | metrics(row) for row in record.history]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def times(record: Record) -> tuple[int | None, int | None]:
+    """Start and end in milliseconds, where they are known."""
+    started = record.circumstances.get("started")
+    if started is None:
+        return None, None
+    start = round(1000 * datetime.fromisoformat(started).timestamp())
+    return start, start + round(1000 * record.circumstances.get("seconds", 0))
+
+
+def timed(record: Record, now: int) -> Rows:
+    """The history with times: a record keeps none, so its epochs are spread evenly between start and end."""
+    start, end = times(record)
+    if start is None or end is None:
+        return [(row, now) for row in record.history]
+    return [(row, start + (end - start) * (count + 1) // len(record.history)) for count, row in enumerate(record.history)]

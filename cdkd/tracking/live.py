@@ -1,0 +1,134 @@
+"""The live view of one cohort. The training only fills a queue; one thread carries it to MLflow."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cdkd.plan import TEACHER
+from cdkd.record import Record
+from cdkd.tracking import form
+from cdkd.tracking.view import View
+
+LOCKED_PATIENCE = 0.5  # seconds for a database that another program holds; then it is tried again at the next flush
+
+
+class Tracker:
+    """Live view of the runs that train side by side with one seed.
+
+    `epoch` and `finish` return at once. What cannot be written is said once, kept and tried again at the next flush,
+    and dropped at the end: `rebuild` completes the view from the records. An epoch is logged once, however often a run
+    is killed and resumed.
+    """
+
+    def __init__(
+        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[form.Named, Mapping[str, Any]]], every: float = 5.0, patience: float = 15.0
+    ) -> None:
+        """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take."""
+        self.root, self.experiment, self.seed, self.every, self.patience = root, experiment, seed, every, patience
+        self.runs = {run.fingerprint: (run, {**circumstances, **form.stage()}) for run, circumstances in runs}
+        self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        self._rows: dict[str, form.Rows] = {}
+        self._records: list[tuple[Record, Mapping[str, bytes]]] = []
+        self._finished: set[str] = set()
+        self._view: View | None = None
+        self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
+        self._closing: str | None = None
+        self._warned = False
+        self._owner = os.getpid()
+        self._thread = threading.Thread(target=self._work, name="cdkd-tracking", daemon=True)
+        self._thread.start()
+
+    def epoch(self, fingerprint: str, row: Mapping[str, Any]) -> None:
+        """Queue a row of the history (it may carry images_per_second besides)."""
+        self._put(("row", (fingerprint, dict(row), round(1000 * time.time()))))
+
+    def finish(self, record: Record, extras: Mapping[str, bytes] | None = None) -> None:
+        """Queue the end of a run: what of its history is missing, its files, its status. extras: further files by name."""
+        self._put(("record", (record, dict(extras or {}))))
+
+    def close(self, status: str = "KILLED") -> None:
+        """Write what is queued and end the runs that are not finished with this status; returns within `patience`."""
+        if self._closing is not None or os.getpid() != self._owner:
+            return
+        self._closing = status
+        self._events.put(None)
+        self._thread.join(self.patience)
+        if self._thread.is_alive():
+            self._warn(f"no answer for {self.patience:g} s")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def _put(self, event: tuple[str, Any]) -> None:
+        if self._closing is None and os.getpid() == self._owner:  # a forked child has no thread
+            self._events.put(event)
+
+    def _work(self) -> None:
+        due = time.monotonic()  # at once: the runs are to be seen from their beginning
+        while True:
+            last = not self._take(due)
+            try:
+                self._flush(last)
+            except Exception as error:  # whatever MLflow or its store raises: training goes on
+                self._warn(next(iter(str(error).splitlines()), "")[:160] or type(error).__name__)
+            if last:
+                return
+            due = time.monotonic() + self.every
+
+    def _take(self, due: float) -> bool:
+        """Sort events until it is time to flush; False at the end."""
+        while True:
+            try:
+                event = self._events.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                return True
+            if event is None:
+                return False
+            kind, content = event
+            if kind == "row":
+                fingerprint, row, when = content
+                self._rows.setdefault(fingerprint, []).append((row, when))
+            else:
+                self._records.append(content)
+
+    def _flush(self, last: bool) -> None:
+        """Everything that waits; what fails waits on, and what was written before it is not written again."""
+        view = self._view = self._view or View(self.root, self.experiment, LOCKED_PATIENCE)
+        with view.locked():
+            for fingerprint, (run, circumstances) in self.runs.items():
+                if fingerprint not in self._keys:
+                    self._keys[fingerprint] = view.open(run, circumstances)
+            while self._rows:
+                fingerprint = next(iter(self._rows))
+                view.log(self._keys[fingerprint], self._rows[fingerprint])
+                del self._rows[fingerprint]
+            while self._records:
+                record, extras = self._records[0]
+                view.finish(self._keys[record.fingerprint], record, extras)
+                self._finished.add(record.fingerprint)
+                del self._records[0]
+            if last:
+                self._end(view)
+
+    def _end(self, view: View) -> None:
+        for fingerprint in self.runs.keys() - self._finished:
+            view.client.set_terminated(self._keys[fingerprint], "FAILED" if self._closing == "FAILED" else "KILLED")
+        for parent in view.search(cdkd__group=form.group(self.seed)) if any(run.method != TEACHER for run, _ in self.runs.values()) else ():
+            view.settle(parent, view.search(mlflow__parentRunId=parent.info.run_id))
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            clear = "\r\033[K" if sys.stderr.isatty() else ""  # a progress line may stand there
+            print(f"{clear}MLflow cannot be written ({text}); the training goes on, `cdkd track` completes the view later", file=sys.stderr, flush=True)
