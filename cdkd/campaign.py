@@ -68,7 +68,6 @@ def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_fo
     todo = sum(training.epochs - run.epoch for run in runs)
     what = f"{first.experiment}: " + (TEACHER if first.method == TEACHER else f"seed {seed}, {len(runs)} student{'s' if len(runs) > 1 else ''}")
 
-
     def rate() -> float:
         """Images a second that students were trained on, all students together."""
         return trained * len(batches.split) / (time.monotonic() - clock)

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     distill = command("distill", _distill, "train or restore all seeds of a method (and its pending companions)")
     distill.add_argument("method", help="a method of params.yaml")
     command("report", _report, "render tables and figures from the records")
+    command("show", _show, "print the tables that the last report made")
     command("track", _track, "complete the MLflow view from the records")
     ui = command("ui", _ui, "open MLflow on 127.0.0.1, the view completed from the records")
     ui.add_argument("--port", type=int, default=5000)
@@ -116,6 +117,12 @@ def _report(arguments: argparse.Namespace) -> None:
     from cdkd import stages
 
     print("\n".join(stages.report(_params())))
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    print(stages.tables(_params()), end="")
 
 
 def _track(arguments: argparse.Namespace) -> None:

@@ -189,9 +189,7 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
                     faults.add(("report", table, index), f"no method {show(row)}{suggest(row, raw['methods'])}")
     if faults.found or data is None or teacher is None or student is None or training is None:
         return None
-    return Params(
-        experiment=experiment, data=data, teacher=teacher, student=student, training=training, seeds=seeds, methods=methods, report=report, root=root
-    )
+    return Params(experiment=experiment, data=data, teacher=teacher, student=student, training=training, seeds=seeds, methods=methods, report=report, root=root)
 
 
 def _name(value: Any, place: tuple[Any, ...], faults: Faults) -> str:
@@ -323,5 +321,3 @@ def _ranges(epochs: list[int]) -> str:
         else:
             parts.append([epoch])
     return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
-

@@ -77,6 +77,14 @@ def report(params: Params) -> list[str]:
     return render(params, expected(params), runs_folder(params), report_folder(params))
 
 
+def tables(params: Params) -> str:
+    """The tables as the last report printed them."""
+    path = report_folder(params) / "tables.txt"
+    if not path.exists():
+        raise BadData(f"{path}: missing; `cdkd report` makes it")
+    return path.read_text(encoding="utf-8")
+
+
 def expected(params: Params) -> dict[tuple[str, int], str]:
     """Today's fingerprint of every (method, seed); empty where there is no data or no teacher yet."""
     try:
@@ -166,3 +174,39 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
         adopt_teacher(params, store, plans[0], data_folder(params))
     else:
         train_cohort(params, store, plans, data_folder(params), store.weights(teacher.fingerprint) if teacher else None)
+
+
+def track(params: Params) -> str:
+    """The MLflow view of everything that this workspace and its store hold, completed from the records."""
+    from cdkd.report.figures import run_curves
+    from cdkd.tracking import describe, rebuild
+
+    records = list(_records(params))
+    created, completed = rebuild(params.root, records, lambda record: {"curves.png": run_curves(record)} if record.history else {})
+    text = report_folder(params) / "report.md"
+    if text.exists():
+        describe(params.root, params.experiment, text.read_text(encoding="utf-8"))
+    return f"MLflow: {len(records)} runs; {created} were missing and {completed} incomplete"
+
+
+def ui(params: Params, port: int) -> None:
+    from cdkd.ui import serve
+
+    print(track(params), flush=True)
+    serve(params.root, params.experiment, port)
+
+
+def _records(params: Params) -> Iterator[Record]:
+    """Every sound record once: of the workspace (any experiment) and of the store."""
+    from cdkd.record import read
+
+    seen: set[str] = set()
+    for path in [*sorted((params.root / "runs").glob("*/*/seed-*.json")), *sorted(Store(params.root).folder.glob("[0-9a-f]*/record.json"))]:
+        try:
+            record = read(path)
+        except CdkdError as fault:
+            print(f"{fault}; left out", flush=True)
+            continue
+        if record.fingerprint not in seen:
+            seen.add(record.fingerprint)
+            yield record

@@ -53,9 +53,7 @@ class Teacher:
 class Run:
     """One student in training: what it is, what it has become, and its history."""
 
-    def __init__(
-        self, key: str, method: Method, training: Training, model: nn.Module, seed: int, sample: Batch, teacher: Teacher | None, folder: Path
-    ) -> None:
+    def __init__(self, key: str, method: Method, training: Training, model: nn.Module, seed: int, sample: Batch, teacher: Teacher | None, folder: Path) -> None:
         """key: the run's fingerprint; sample: a batch, for the shapes of features; folder: where its checkpoints lie."""
         self.key, self.training, self.model, self.folder = key, training, model, folder
         model.eval()  # the sample must not touch BatchNorm's statistics

@@ -89,7 +89,7 @@ def test_resized_crop() -> None:
 def test_random_boxes_cover_what_they_should() -> None:
     boxes = random_boxes(2000, 40, 60, stream("augmentation", 0))
     areas = [h * w / 2400 for _, _, h, w in boxes]
-    assert all(0 <= top and top + h <= 40 and 0 <= left and left + w <= 60 for top, left, h, w in boxes)
+    assert all(top >= 0 and top + h <= 40 and left >= 0 and left + w <= 60 for top, left, h, w in boxes)
     assert 0.07 < min(areas) < 0.12
     assert max(areas) > 0.8
     assert all(0.7 < w / h < 1.42 for _, _, h, w in boxes if (h, w) != (40, 60))

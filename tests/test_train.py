@@ -47,9 +47,7 @@ def cohort(names: list[str], seed: int, folder: Path, epochs: int = 3) -> list[R
     teacher = Teacher(network("resnet14", DATA, 99, CPU))
     sample = next(evaluation(TEST, TRAINING.augmentation, batch=2))
     training = TRAINING.model_copy(update={"epochs": epochs})
-    runs = [
-        Run(name, METHODS[name], training, network("resnet8", DATA, seed, CPU), seed, sample, teacher, folder / f"{name}-{seed}") for name in names
-    ]
+    runs = [Run(name, METHODS[name], training, network("resnet8", DATA, seed, CPU), seed, sample, teacher, folder / f"{name}-{seed}") for name in names]
     train(runs, teacher, Batches(TRAIN, training.augmentation, training.batch), TEST, seed, checkpoint_seconds=0)
     return runs
 

@@ -42,13 +42,15 @@ def render(params: Params, expected: Expected, runs: Path, target: Path) -> list
     files |= pictures
     files["metrics.json"] = json.dumps(_metrics(all_rows), indent=1, allow_nan=False) + "\n"
     files["report.md"] = _overview(params, all_rows, tables, [name for name in PICTURES if f"{name}.svg" in pictures])
+    lines = [line for table in _distinct(tables) for line in (f"{_heading(table, tables)}: {_title(params)}", *console(table), "")]
+    files["tables.txt"] = "\n".join(lines) + "\n"
     for name, content in files.items():
         write_atomically(target / name, content)
     for name in PICTURES:  # an earlier report's, which today's records do not allow
         for suffix in ("svg", "png"):
             if f"{name}.{suffix}" not in files:
                 (target / f"{name}.{suffix}").unlink(missing_ok=True)
-    return [line for table in _distinct(tables) for line in (f"{_heading(table, tables)}: {_title(params)}", *console(table), "")]
+    return lines
 
 
 def _table(params: Params, name: str, all_rows: Mapping[str, Row]) -> Table:

@@ -42,7 +42,7 @@ class Tracker:
         self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
         self._closing: str | None = None
         self._warned = False
-        self._owner = os.getpid()
+        self._owner, self._started = os.getpid(), round(1000 * time.time())
         self._thread = threading.Thread(target=self._work, name="cdkd-tracking", daemon=True)
         self._thread.start()
 
@@ -108,7 +108,7 @@ class Tracker:
         with view.locked():
             for fingerprint, (run, circumstances) in self.runs.items():
                 if fingerprint not in self._keys:
-                    self._keys[fingerprint] = view.open(run, circumstances)
+                    self._keys[fingerprint] = view.open(run, circumstances, self._started)
             while self._rows:
                 fingerprint = next(iter(self._rows))
                 view.log(self._keys[fingerprint], self._rows[fingerprint])

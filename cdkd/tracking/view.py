@@ -187,8 +187,8 @@ class View:
         """Everything of a finished run that is not there yet; its end comes last, so that an incomplete run shows as one."""
         now = round(1000 * time.time())
         self.log(key, form.timed(record, now))
-        _, end = form.times(record)
-        have = self.client.get_run(key).data.metrics
+        run = self.client.get_run(key)
+        have, end = run.data.metrics, max(form.times(record)[1] or now, run.info.start_time)  # a short run may end before its view was begun
         step = record.history[-1]["epoch"] if record.history else 0
         final = {name: value for name, value in form.final_metrics(record).items() if name not in have}
         tags = {form.STATUS: record.status} | ({"cdkd.reason": record.reason[:4000]} if record.reason else {})
@@ -198,9 +198,7 @@ class View:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.client.log_artifacts(key, place)
-        self.client.log_batch(
-            key, [self._metric(name, value, end or now, step) for name, value in final.items()], tags=[self._tag(*tag) for tag in tags.items()]
-        )
+        self.client.log_batch(key, [self._metric(name, value, end, step) for name, value in final.items()], tags=[self._tag(*tag) for tag in tags.items()])
         self.client.set_terminated(key, "FINISHED" if record.status == "finished" else "FAILED", end)
 
 
