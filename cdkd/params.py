@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -260,6 +261,7 @@ class Schedule(Section):
     decay: PositiveFloat = 1.0
 
 
+@cache
 def term_model(loss: str) -> type[BaseModel]:
     """The schema of one term: the weight's fields and the loss's own options."""
     fields: dict[str, Any] = {}

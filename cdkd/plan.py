@@ -12,7 +12,7 @@ from typing import Any
 
 from cdkd.data.prepared import Meta
 from cdkd.files import digest
-from cdkd.losses import signature
+from cdkd.models import names
 from cdkd.params import Params, Training
 from cdkd.record import Record
 from cdkd.schedule import Method, Term, Weight
@@ -20,8 +20,8 @@ from cdkd.schedule import Method, Term, Weight
 PACKAGE = Path(__file__).parent
 TEACHER = "teacher"
 
-# What every run's result depends on; a loss's own file is added where a method uses it.
-DECISIVE = ("data/batches.py", "data/randomness.py", "models/*.py", "losses/base.py", "objective.py", "schedule.py", "train.py")
+# What every run's result depends on; the files of its networks and losses come to it, and no others.
+DECISIVE = ("data/batches.py", "data/randomness.py", "models/features.py", "losses/base.py", "objective.py", "schedule.py", "train.py")
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,15 @@ def _config(data: Meta, network: str, seed: int, training: Training, method: Met
         "seed": seed,
         "training": training.model_dump(mode="json", exclude={"recipe"}),
         "method": {loss: {"weight": asdict(method[loss].weight), "options": dict(method[loss].options)} for loss in sorted(method)},
-        "code": code_digest(tuple(sorted(method))),
+        "code": code_digest(network, tuple(sorted(method))),
     }
 
 
 @cache
-def code_digest(losses: tuple[str, ...]) -> str:
-    """Digest of the code that decides a result. Comments, docstrings and layout do not count, nor other losses' files."""
-    files = [path for pattern in DECISIVE for path in sorted(PACKAGE.glob(pattern))]
-    files += [signature.FOLDER / f"{loss}.py" for loss in losses]
-    return digest({path.relative_to(PACKAGE).as_posix(): meaning(path.read_text(encoding="utf-8")) for path in files})
+def code_digest(network: str, losses: tuple[str, ...]) -> str:
+    """Digest of the code that decides a result. Comments, docstrings and layout do not count, nor other networks and losses."""
+    files = [*DECISIVE, f"models/{names.family(network)}.py", *(f"losses/{loss}.py" for loss in losses)]
+    return digest({file: meaning((PACKAGE / file).read_text(encoding="utf-8")) for file in files})
 
 
 def meaning(source: str) -> str:

@@ -18,7 +18,7 @@ from cdkd import tracking
 from cdkd.errors import CdkdError
 
 HOST = "127.0.0.1"
-STARTING = 60.0  # seconds that the server may take; it takes four when nothing else runs
+STARTING = 180.0  # seconds that the server may take: four where nothing else runs, forty on a busy machine
 # Without job execution: 2 processes and 0.5 GB instead of 15 and 3 GB.
 LEAN = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
@@ -55,7 +55,7 @@ def serve(root: Path, experiment: str, port: int = 5000, say: Callable[[str], No
 
 
 def link(server: str, experiment: str) -> str:
-    """The page of the experiment's runs. Without its last part MLflow opens an empty page for language models."""
+    """The table of the experiment's runs. Without the last part MLflow may open an empty page for language models."""
     return f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 

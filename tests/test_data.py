@@ -31,8 +31,7 @@ from cdkd.data.prepare import prepare
 from cdkd.data.prepared import SPLITS, Meta, load, read_meta
 from cdkd.errors import BadData
 
-SHARED = next((p / "shared" / "data" for p in Path(__file__).resolve().parents if (p / "shared" / "data").is_dir()), Path("/nowhere"))
-SHARED = Path(os.environ.get("CDKD_TEST_DATA", SHARED))
+SHARED = Path(os.environ.get("CDKD_TEST_DATA", "/nowhere"))  # a folder with cifar100/ and tiny-imagenet/, image folders in zips
 
 GOLDEN = "b0bcd5b78600f55095e0e37c4d78bcf946bfc6c52eacb006d479cbfe00bde29c"  # digits, validation 0.1, seed 0
 PLAIN: dict[str, Any] = {"source": "digits", "paths": (), "size": None, "train_images": None, "validation": 0.1, "seed": 0, "normalisation": "measured"}

@@ -7,7 +7,7 @@ different networks in different papers and `resnet50` alone says nothing about t
 
 from __future__ import annotations
 
-CIFAR_RESNETS = tuple(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)) + ("resnet8x4", "resnet32x4")
+CIFAR_RESNETS = (*(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)), "resnet8x4", "resnet32x4")
 WIDE_RESNETS = ("wrn-16-1", "wrn-16-2", "wrn-40-1", "wrn-40-2")
 VGGS = ("vgg8", "vgg11", "vgg13", "vgg16", "vgg19")
 TORCHVISION_RESNETS = tuple(f"resnet{depth}-{stem}" for depth in (18, 34, 50, 101, 152) for stem in ("cifar", "imagenet"))
@@ -18,3 +18,8 @@ NETWORKS: tuple[str, ...] = CIFAR_RESNETS + WIDE_RESNETS + VGGS + TORCHVISION_RE
 def stages(network: str) -> int:
     """Number of feature maps that the network's `Features` carry."""
     return 3 if network in CIFAR_RESNETS + WIDE_RESNETS else 4
+
+
+def family(network: str) -> str:
+    """The file of this folder that holds the network."""
+    return "vgg" if network in VGGS else "torchvision_resnet" if network in TORCHVISION_RESNETS else "cifar"

@@ -66,13 +66,13 @@ def run_curves(record: Record) -> bytes:
 
 
 def _curves(rows: Mapping[str, Row]) -> Figure | None:
-    """Mean test error over the epochs, with the range over seeds; the last quarter again, on its own scale."""
+    """Mean test error over the epochs, with the range over seeds; the last quarter (at least four) again, on its own scale."""
     methods = [name for name in rows if name != TEACHER]
     lines = {name: _over_seeds(rows[name]) for name in methods}
     epochs = max((len(points) for points in lines.values()), default=0)
     if epochs < 2:
         return None
-    last = [] if epochs < 8 else [epochs - epochs // 4]
+    last = [] if epochs < 8 else [epochs - max(4, epochs // 4)]
     figure = Figure(figsize=(11 if last else 7.5, 4.3), layout="constrained")
     panels = figure.subplots(1, 1 + len(last), squeeze=False)[0]
     teacher = rows[TEACHER].top1.mean

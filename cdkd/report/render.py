@@ -103,5 +103,5 @@ def _how(params: Params, table: Table) -> str:
     commits = sorted({str(git["commit"])[:12] for record in records if isinstance(git := record.circumstances.get("git"), dict) and git.get("commit")})
     checkout = [f"git checkout {commits[0]}"] if len(commits) == 1 else []
     several = f"The records come from the commits {', '.join(commits)}; a run counts where its fingerprint is today's.\n\n" if len(commits) > 1 else ""
-    lines = ["```sh", *checkout, "pip install -r requirements.lock -e .", f"cdkd use {params.experiment}   # makes it params.yaml", "dvc repro", "```"]
+    lines = ["```sh", *checkout, "make env && . .venv/bin/activate", f"cdkd use {params.experiment}   # makes it params.yaml", "dvc repro", "```"]
     return several + "\n".join(lines)

@@ -5,7 +5,7 @@ result. MLflow is imported in this folder only, and only once something is to be
 """
 
 from cdkd.tracking.live import Tracker
-from cdkd.tracking.rebuild import describe, experiment_id, rebuild
+from cdkd.tracking.records import describe, experiment_id, rebuild
 from cdkd.tracking.view import uri
 
 __all__ = ["Tracker", "describe", "experiment_id", "rebuild", "uri"]

@@ -29,7 +29,7 @@ class Tracker:
     """
 
     def __init__(
-        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[form.Named, Mapping[str, Any]]], every: float = 5.0, patience: float = 15.0
+        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[form.Named, Mapping[str, Any]]], every: float = 5.0, patience: float = 30.0
     ) -> None:
         """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take."""
         self.root, self.experiment, self.seed, self.every, self.patience = root, experiment, seed, every, patience
@@ -55,14 +55,18 @@ class Tracker:
         self._put(("record", (record, dict(extras or {}))))
 
     def close(self, status: str = "KILLED") -> None:
-        """Write what is queued and end the runs that are not finished with this status; returns within `patience`."""
+        """Write what is queued and end the runs that are not finished with this status; returns within `patience`.
+
+        Whoever kills a program grants it little time: KILLED waits five seconds at most.
+        """
         if self._closing is not None or os.getpid() != self._owner:
             return
         self._closing = status
         self._events.put(None)
-        self._thread.join(self.patience)
+        patience = min(self.patience, 5.0) if status == "KILLED" else self.patience
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._warn(f"no answer for {self.patience:g} s")
+            self._warn(f"no answer for {patience:g} s")
 
     def __enter__(self) -> Self:
         return self

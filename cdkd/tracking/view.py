@@ -84,11 +84,10 @@ class View:
         self.root, self.patience, self.uri = root, patience, uri(root)
         self.database = database(self.uri)
         with self.locked():  # two processes that create the tables at once would break each other
+            if self.database is not None and not self.database.exists():
+                _create(self.uri, self.database)
             self.client: Any = MlflowClient(tracking_uri=self.uri)
             self.experiment = self._experiment(experiment)
-            if self.database is not None:
-                with contextlib.closing(sqlite3.connect(self.database)) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")  # persists in the file; writers no longer block readers
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -200,6 +199,21 @@ class View:
             self.client.log_artifacts(key, place)
         self.client.log_batch(key, [self._metric(name, value, end, step) for name, value in final.items()], tags=[self._tag(*tag) for tag in tags.items()])
         self.client.set_terminated(key, "FINISHED" if record.status == "finished" else "FAILED", end)
+
+
+def _create(address: str, path: Path) -> None:
+    """The tables, which take MLflow seconds: whole or absent, for a half-made database would never be accepted again."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.engine import make_url
+
+    new = path.with_name(f"{path.name}.new")
+    for left in path.parent.glob(f"{new.name}*"):
+        left.unlink()
+    store = SqlAlchemyStore(make_url(address).set(database=str(new)).render_as_string(hide_password=False), (path.parent / "artifacts").as_uri())
+    store.engine.dispose()
+    with contextlib.closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # persists in the file; writers no longer block readers
+    os.replace(new, path)
 
 
 def complete(run: Any) -> bool:

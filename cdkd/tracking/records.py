@@ -13,6 +13,7 @@ from cdkd.tracking import form
 from cdkd.tracking.view import View, complete, uri
 
 PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, not a training
+LONGEST_NOTE = 20_000  # characters of an experiment's tag
 
 
 def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], dict[str, bytes]] | None = None) -> tuple[int, int]:
@@ -48,7 +49,9 @@ def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], di
 
 
 def describe(root: Path, experiment: str, markdown: str) -> None:
-    """The text at the top of the experiment's page."""
+    """The text at the top of the experiment's page. What is longer than MLflow keeps ends after a whole paragraph."""
+    if len(markdown) > LONGEST_NOTE:
+        markdown = markdown[: LONGEST_NOTE - 100].rpartition("\n\n")[0] + f"\n\nCut here; whole in `reports/{experiment}`."
     with readable(root):
         view = View(root, experiment, PATIENCE)
         with view.locked():

@@ -1,0 +1,307 @@
+"""The real pipeline: `dvc repro` in a clone, a shortened `digits`; what runs again, what is restored, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+PARAMS = """\
+experiment: digits
+data: {source: digits, train_images: 300}
+teacher: {network: resnet14, training: {epochs: 6, milestones: [4]}}
+student: {network: resnet8}
+training: {recipe: short, epochs: 3, batch: 32, learning_rate: 0.05, milestones: [2], augmentation: {pad: 1}}
+seeds: [0, 1]
+methods:
+  student: {ce: {weight: 1}}
+  kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}}
+  cd_gkd_edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
+"""
+
+
+class Clone:
+    """A checkout of its own, with its own package, as `git clone` gives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in listed.splitlines():
+            if (ROOT / name).is_file() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone"]):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+        self.params(PARAMS)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder), "DVC_NO_ANALYTICS": "1"}
+
+    def params(self, text: str) -> None:
+        (self.folder / "params.yaml").write_text(text)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def run(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+        text = done.stdout + done.stderr
+        assert done.returncode == code, text
+        return text
+
+    def stored(self) -> dict[str, int]:
+        """Every run of the store and when it was put there."""
+        return {path.parent.name: path.stat().st_mtime_ns for path in (self.folder / ".cdkd" / "store").glob("*/record.json")}
+
+    def record(self, method: str, seed: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "runs" / "digits" / method / f"seed-{seed}.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = Clone(tmp_path_factory.mktemp("finished") / "a clone")
+    clone.folder.mkdir(exist_ok=True)
+    clone.output = clone.run("dvc", "repro")  # type: ignore[attr-defined]
+    return clone
+
+
+@pytest.fixture
+def clone(finished: Clone, tmp_path: Path) -> Clone:
+    """A copy of the finished pipeline, to do things to."""
+    copy = Clone.__new__(Clone)
+    copy.folder = tmp_path / "a clone"
+    shutil.copytree(finished.folder, copy.folder, symlinks=True)
+    return copy
+
+
+def test_the_table_it_made(finished: Clone) -> None:
+    rows = list(csv.DictReader((finished.folder / "reports" / "digits" / "ablation.csv").open()))
+    assert [row["method"] for row in rows] == ["teacher", "student", "kd", "cd_gkd_edt"]
+    for row in rows[1:]:
+        errors = [finished.record(row["method"], seed)["result"]["last"]["test_top1_error"] for seed in (0, 1)]
+        assert float(next(v for k, v in row.items() if k.startswith("top1") and "std" not in k)) == pytest.approx(sum(errors) / 2)
+        assert 0 < sum(errors) / 2 < 88  # chance is 90
+        assert row["n"] == "2"
+    for picture in ("curves.svg", "errors.png", "schedules.svg"):
+        assert (finished.folder / "reports" / "digits" / picture).stat().st_size > 5000
+    table = finished.run("cdkd", "show")
+    assert all(method in table for method in ("teacher (resnet14)", "student", "kd", "cd_gkd_edt"))
+    assert table.strip() in finished.output.replace("\n\n\n", "\n\n")  # type: ignore[attr-defined]
+
+
+def test_one_cohort_a_seed_trained_everything(finished: Clone) -> None:
+    assert finished.record("kd")["circumstances"]["cohort"] == ["student", "kd", "cd_gkd_edt"]
+    assert len(finished.stored()) == 1 + 3 * 2
+
+
+def test_mlflow_holds_every_run_and_curve(finished: Clone) -> None:
+    database = finished.folder / ".cdkd" / "mlflow" / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        names = [name for (name,) in connection.execute("select name from runs where status = 'FINISHED'")]
+        points = connection.execute(
+            "select count(*) from metrics m join tags t on m.run_uuid = t.run_uuid where m.key = 'test_top1_error' and t.key = 'cdkd.fingerprint'"
+        ).fetchone()[0]
+    assert len(names) == 1 + 2 * (1 + 3)  # the teacher; a parent and three methods for each seed
+    assert points >= 6 + 2 * 3 * 3
+    assert finished.run("cdkd", "track").strip().endswith("0 were missing and 0 incomplete")
+
+
+def test_the_view_is_rebuilt_where_it_is_missing(clone: Clone) -> None:
+    shutil.rmtree(clone.folder / ".cdkd" / "mlflow")
+    assert "7 were missing" in clone.run("cdkd", "track")
+    assert "0 were missing and 0 incomplete" in clone.run("cdkd", "track")
+
+
+def test_a_second_repro_does_nothing(clone: Clone) -> None:
+    before = clone.stored()
+    text = clone.run("dvc", "repro")
+    assert "Running stage" not in text
+    assert clone.stored() == before
+
+
+def test_a_new_method_and_a_new_seed_train_only_themselves(clone: Clone) -> None:
+    before = clone.stored()
+    clone.params(PARAMS + "  at: {ce: {weight: 1}, at: {weight: 60}}\n")
+    text = clone.run("dvc", "repro")
+    assert text.count("Running stage 'distill@") == 1
+    new = clone.stored().keys() - before.keys()
+    assert len(new) == 2
+    assert clone.record("at")["circumstances"]["cohort"] == ["at"]
+
+    before = clone.stored()
+    clone.params(PARAMS.replace("[0, 1]", "[0, 1, 2]"))
+    clone.run("dvc", "repro")
+    after = clone.stored()
+    assert len(after.keys() - before.keys()) == 3
+    assert {key: after[key] for key in before} == before
+    assert clone.record("kd", seed=2)["circumstances"]["cohort"] == ["student", "kd", "cd_gkd_edt"]
+
+
+def test_a_changed_weight_retrains_that_method_and_changing_back_restores(clone: Clone) -> None:
+    before, table = clone.stored(), (clone.folder / "reports" / "digits" / "ablation.csv").read_bytes()
+    clone.params(PARAMS.replace("weight: 0.9,", "weight: 0.8,"))
+    text = clone.run("dvc", "repro")
+    assert text.count("Running stage 'distill@") == 1
+    assert len(clone.stored().keys() - before.keys()) == 2
+    assert (clone.folder / "reports" / "digits" / "ablation.csv").read_bytes() != table
+
+    changed = clone.stored()
+    clone.params(PARAMS.replace("weight: 0.9,", "weight: 0.90,"))  # the same value, written otherwise
+    clone.run("dvc", "repro")
+    assert clone.stored() == changed  # nothing was trained
+    assert (clone.folder / "reports" / "digits" / "ablation.csv").read_bytes() == table
+
+
+def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finished: Clone) -> None:
+    """Everything trained is thrown away, the run is killed while students train, and the same command finishes it."""
+    for folder in ("runs", ".cdkd/store", ".cdkd/checkpoints", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(clone.folder / folder, ignore_errors=True)
+    (clone.folder / "dvc.lock").unlink()
+    process = clone.start("dvc", "repro")
+    deadline = time.monotonic() + 200
+    while not (clone.folder / "runs" / "digits" / "teacher").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3.0)  # imports, and perhaps an epoch or two
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()  # dvc alone: the trainer must not outlive it
+    process.wait()
+    deadline = time.monotonic() + 20
+    while trainers(clone) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert trainers(clone) == []
+    os.killpg(process.pid, signal.SIGKILL) if trainers(clone) else None
+    clone.run("dvc", "repro")
+    for method in ("teacher", "student", "kd", "cd_gkd_edt"):
+        again, once = clone.record(method), finished.record(method)
+        assert (again["fingerprint"], again["history"], again["result"]) == (once["fingerprint"], once["history"], once["result"])
+
+
+def trainers(clone: Clone) -> list[str]:
+    """Processes of the clone that still train."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if any(word in ("teacher", "distill") for word in words) and os.readlink(path / "cwd") == str(clone.folder):
+                found.append(" ".join(words))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_restoring_stage_needs_no_heavy_friend(clone: Clone) -> None:
+    code = """
+import sys
+from cdkd.cli import main
+code = main(["distill", "kd"])
+print(code, sorted({"torch", "numpy", "mlflow", "dvc", "pandas", "matplotlib", "PIL"} & set(sys.modules)))
+"""
+    assert clone.run(sys.executable, "-c", code).splitlines()[-1] == "0 []"
+
+
+def test_it_runs_from_another_folder(clone: Clone, tmp_path: Path) -> None:
+    before = clone.stored()
+    inner = clone.folder / "docs-of-mine"
+    inner.mkdir()
+    done = subprocess.run(["cdkd", "distill", "kd"], cwd=inner, env=clone.environment, capture_output=True, text=True, check=True)
+    assert done.stdout.count("top-1 error") == 2
+    assert clone.stored() == before
+
+
+def test_bad_params_are_refused_and_nothing_is_written(clone: Clone) -> None:
+    before = snapshot(clone)
+    clone.params(PARAMS.replace("temperature: 4", "temprature: 4").replace("batch: 32", "batch: x"))
+    for words in (["check"], ["prepare"], ["teacher"], ["distill", "kd"], ["report"]):
+        text = clone.run("cdkd", *words, code=2)
+        assert "did you mean 'temperature'" in text
+        assert "training.batch: 'x'" in text
+        assert "Traceback" not in text
+    assert snapshot(clone) == before
+
+
+def snapshot(clone: Clone) -> dict[str, int]:
+    return {
+        str(path.relative_to(clone.folder)): path.stat().st_mtime_ns
+        for path in clone.folder.rglob("*")
+        if path.is_file() and path.name != "params.yaml" and "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distill", "kb"], "did you mean 'kd'"),
+        (["use", "digit"], "did you mean 'digits'"),
+        (["use", "cifar100-quick"], "edited by hand"),
+    ],
+)
+def test_commands_that_cannot_be_meant(clone: Clone, words: list[str], message: str) -> None:
+    text = clone.run("cdkd", *words, code=2)
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_missing_data_names_the_cure(clone: Clone) -> None:
+    clone.params(PARAMS.replace("{source: digits, train_images: 300}", "{source: folder, paths: [nowhere]}"))
+    assert "nowhere" in clone.run("cdkd", "prepare", code=2)
+    shutil.rmtree(clone.folder / "data")
+    assert "cdkd prepare" in clone.run("cdkd", "teacher", code=2)
+
+
+def test_damage_in_the_store_is_noticed(clone: Clone) -> None:
+    """A flipped byte in a stored student: set aside, said, and trained again to the same bits."""
+    fingerprint, digest = clone.record("kd")["fingerprint"], clone.record("kd")["result"]["weights_sha256"]
+    path = clone.folder / ".cdkd" / "store" / fingerprint / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert "set aside" in clone.run("cdkd", "distill", "kd")
+    assert clone.record("kd")["result"]["weights_sha256"] == digest
+
+
+def test_a_teacher_from_a_file(clone: Clone) -> None:
+    """Weights that are named with their digest stand in for training; other weights, or another network's, are refused."""
+    record = clone.record("teacher")
+    weights = clone.folder / "teacher.safetensors"
+    shutil.copy(clone.folder / "runs" / "digits" / "teacher" / "seed-0.safetensors", weights)
+    digest = record["result"]["weights_sha256"]
+    named = f"network: resnet14, weights: teacher.safetensors, sha256: {digest}"
+    clone.params(PARAMS.replace("network: resnet14", named))
+    assert "top-1 error" in clone.run("cdkd", "teacher")
+    last = clone.record("teacher")["result"]["last"]
+    assert last["test_top1_error"] == record["result"]["last"]["test_top1_error"]
+    before = clone.stored()
+    clone.run("cdkd", "distill", "kd")  # the same teacher to the bit: the students are those that were trained
+    assert clone.stored() == before
+    clone.params(PARAMS.replace("network: resnet14", named.replace("resnet14", "resnet20")))
+    assert "missing" in clone.run("cdkd", "teacher", code=2)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    clone.params(PARAMS.replace("network: resnet14", named))
+    (clone.folder / ".cdkd" / "store").rename(clone.folder / ".cdkd" / "elsewhere")
+    assert f"expected {digest[:12]}" in clone.run("cdkd", "teacher", code=2)
+
+
+def test_two_processes_train_nothing_twice(clone: Clone) -> None:
+    shutil.rmtree(clone.folder / ".cdkd" / "store")
+    clone.run("cdkd", "teacher")
+    processes = [clone.start("cdkd", "distill", method) for method in ("student", "kd")]
+    texts = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert len(clone.stored()) == 7
+    assert any("waiting for process" in text for text in texts) or all("top-1" in text for text in texts)

@@ -1,0 +1,448 @@
+"""The MLflow view, on real SQLite files and with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdkd import tracking, ui
+from cdkd.errors import CdkdError
+from cdkd.plan import RunPlan
+from cdkd.record import Record
+from cdkd.tracking import form
+
+CIRCUMSTANCES = {"environment": {"device": "cpu", "threads": 2, "torch": "2.15.0"}, "git": {"commit": "abc123", "dirty": True}, "cohort": ["kd", "cd"]}
+STARTED, START_MS = "2026-01-02T03:04:05+00:00", 1767323045000
+EPOCHS = 5
+
+
+def plan(method: str, seed: int = 0, **more: Any) -> RunPlan:
+    weight = {"value": 6.0, "start": 0, "stop": None, "milestones": [2], "decay": 0.9}
+    of = None if method == "teacher" else {"network": "resnet20", "weights_sha256": "f" * 64, "batchnorm": "eval"}
+    config = {"data": {"digest": "d" * 64, "classes": 10}, "seed": seed, "training": {"epochs": EPOCHS, "learning_rate": 0.05}, "teacher": of}
+    return RunPlan("digits", method, seed, config | {"method": {method: {"weight": weight, "options": {}}}} | more)
+
+
+def row(epoch: int) -> dict[str, Any]:
+    errors = {"train_top1_error": 50 / (1 + epoch), "test_top1_error": 60 / (1 + epoch), "test_top5_error": 9.0, "test_loss": 1.5}
+    return {"epoch": epoch, "learning_rate": 0.05, "weights": {"ce": 1.0, "cd": 6.0}, "losses": {"ce": 2.0, "cd": 0.25}} | errors
+
+
+def record(run: RunPlan, epochs: int = EPOCHS, status: str = "finished") -> Record:
+    rows = [row(epoch) for epoch in range(epochs)]
+    result = {"weights_sha256": "e" * 64, "parameters": 78000, "multiply_adds": 12_000_000, "last": rows[-1], "best": rows[-1]} if status == "finished" else {}
+    circumstances = CIRCUMSTANCES | {"started": STARTED, "seconds": 50.0, "images_per_second": 900.0}
+    reason = None if status == "finished" else "loss ce is nan in epoch 5"
+    return Record(run.fingerprint, run.experiment, run.method, run.seed, status, dict(run.config), rows, result, circumstances, reason)
+
+
+# Where compiled Python is not kept, every import of MLflow takes nine seconds instead of two: keep it for these tests.
+COMPILED = str(Path(tempfile.gettempdir()) / f"cdkd-pycache-{os.getuid()}")
+
+
+def child_environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": COMPILED} if sys.dont_write_bytecode else kept
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow_imported() -> None:
+    tracking.view.silence()
+    before = sys.dont_write_bytecode, sys.pycache_prefix
+    if sys.dont_write_bytecode:
+        sys.dont_write_bytecode, sys.pycache_prefix = False, COMPILED
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    sys.dont_write_bytecode, sys.pycache_prefix = before
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, which take seconds to create."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    root = tmp_path_factory.mktemp("template")
+    tracking.experiment_id(root, "Default")
+    return root / ".cdkd" / "mlflow" / "mlflow.db"
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    return fresh(template, tmp_path / "project")
+
+
+def fresh(template: Path, root: Path) -> Path:
+    (root / ".cdkd" / "mlflow").mkdir(parents=True)
+    shutil.copy(template, root / ".cdkd" / "mlflow" / "mlflow.db")
+    return root
+
+
+def client(root: Path) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking.uri(root))
+
+
+def runs(root: Path, experiment: str = "digits") -> dict[str, Any]:
+    """By name; fails where a name stands twice."""
+    mlflow = client(root)
+    found = mlflow.search_runs([mlflow.get_experiment_by_name(experiment).experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def steps(root: Path, name: str, metric: str = "test_top1_error") -> list[int]:
+    return sorted(point.step for point in client(root).get_metric_history(runs(root)[name].info.run_id, metric))
+
+
+def live(root: Path, plans: list[RunPlan], **more: Any) -> tracking.Tracker:
+    return tracking.Tracker(root, "digits", plans[0].seed, [(one, CIRCUMSTANCES) for one in plans], **{"every": 0.05} | more)
+
+
+def everything(root: Path) -> list[tuple[Any, ...]]:
+    """The content of the database."""
+    with contextlib.closing(sqlite3.connect(root / ".cdkd" / "mlflow" / "mlflow.db")) as connection:
+        tables = ("runs", "metrics", "params", "tags", "latest_metrics", "experiments", "experiment_tags")
+        return [(table, *line) for table in tables for line in sorted(connection.execute(f"select * from {table}"), key=repr)]
+
+
+@contextlib.contextmanager
+def held(root: Path):
+    """Another process holds the database exclusively."""
+    code = "import sqlite3,sys; c=sqlite3.connect(sys.argv[1],isolation_level=None); c.execute('BEGIN EXCLUSIVE'); print('held',flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", code, str(root / ".cdkd" / "mlflow" / "mlflow.db")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        yield
+        assert other.stdin
+        other.stdin.close()
+
+
+def test_a_cohort_becomes_a_group_of_runs_beside_the_teacher(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "distill@kd")
+    plans = [plan("kd"), plan("cd_gkd_edt")]
+    with live(root, [plan("teacher")]) as tracker:
+        tracker.finish(record(plan("teacher")))
+    with live(root, plans) as tracker:
+        for epoch in range(EPOCHS):
+            for one in plans:
+                tracker.epoch(one.fingerprint, row(epoch) | {"images_per_second": 100.0 + epoch})
+        for one in plans:
+            tracker.finish(record(one), {"curves.png": b"picture"})
+
+    found = runs(root)
+    assert set(found) == {"teacher · seed 0", "seed 0", "kd · seed 0", "cd_gkd_edt · seed 0"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    run = found["cd_gkd_edt · seed 0"]
+    assert run.data.tags["mlflow.parentRunId"] == found["seed 0"].info.run_id
+    assert "mlflow.parentRunId" not in found["teacher · seed 0"].data.tags
+    expected = {"cdkd.fingerprint": plans[1].fingerprint, "method": "cd_gkd_edt", "seed": "0", "data.digest": "d" * 64, "teacher.digest": "f" * 64}
+    expected |= {"git.commit": "abc123", "git.dirty": "true", "dvc.stage": "distill@kd", "device": "cpu", "env.torch": "2.15.0", "cdkd.status": "finished"}
+    assert expected.items() <= run.data.tags.items()
+    assert run.data.params["training.learning_rate"] == "0.05"
+    assert run.data.params["method.cd_gkd_edt.weight.milestones"] == "[2]"
+    assert steps(root, run.info.run_name) == list(range(EPOCHS)) == steps(root, run.info.run_name, "loss.cd")
+    assert run.data.metrics["weight.cd"] == 6.0
+    assert run.data.metrics["images_per_second"] == 104.0
+    assert run.data.metrics["best.test_top1_error"] == pytest.approx(12.0)
+    assert run.data.metrics["multiply_adds"] == 12_000_000
+    place = root / ".cdkd" / "mlflow" / "artifacts" / run.info.run_id / "artifacts"
+    assert (place / "record.json").read_text() == record(plans[1]).text()
+    assert (place / "curves.png").read_bytes() == b"picture"
+    assert len((place / "history.csv").read_text().splitlines()) == 1 + EPOCHS
+    assert tracking.rebuild(root, [record(one) for one in [plan("teacher"), *plans]]) == (0, 0)
+
+
+def test_rebuild_makes_the_view_from_records_once(root: Path) -> None:
+    plans = [plan(method, seed) for seed in (0, 1) for method in ("kd", "cd")]
+    records = [record(plan("teacher")), *map(record, plans[:3]), record(plans[3], status="diverged")]
+    asked: list[str] = []
+    extras = lambda one: asked.append(one.method) or {"curves.png": b"x"}  # noqa: E731
+    assert tracking.rebuild(root, records, extras) == (5, 0)
+    before = everything(root)
+    assert tracking.rebuild(root, records, extras) == (0, 0)
+    assert everything(root) == before
+    assert len(asked) == 5
+    found = runs(root)
+    assert (found["kd · seed 1"].info.start_time, found["kd · seed 1"].info.end_time) == (START_MS, START_MS + 50_000)
+    assert found["seed 1"].info.end_time == START_MS + 50_000
+    assert found["cd · seed 1"].info.status == "FAILED"
+    assert found["cd · seed 1"].data.tags["cdkd.reason"] == "loss ce is nan in epoch 5"
+    assert {run.info.status for name, run in found.items() if name != "cd · seed 1"} == {"FINISHED"}
+
+
+def test_a_teacher_from_a_file_has_no_history(root: Path) -> None:
+    one = plan("teacher", training=None)
+    measured = {"epoch": None, "test_top1_error": 3.0, "test_top5_error": 0.5, "test_loss": 0.1}
+    result = {"weights_sha256": "e" * 64, "parameters": 1, "multiply_adds": 2, "last": measured, "best": measured}
+    kept = Record(one.fingerprint, "digits", "teacher", 0, "finished", dict(one.config), [], result, CIRCUMSTANCES)
+    assert tracking.rebuild(root, [kept]) == (1, 0)
+    assert tracking.rebuild(root, [kept]) == (0, 0)
+    assert runs(root)["teacher · seed 0"].data.metrics["test_top1_error"] == 3.0
+
+
+@pytest.mark.parametrize("how", ["killed", "left RUNNING"])
+def test_an_interrupted_run_is_reopened_and_each_epoch_logged_once(root: Path, how: str) -> None:
+    one = plan("kd")
+    tracker = live(root, [one])
+    for epoch in range(3):
+        tracker.epoch(one.fingerprint, row(epoch))
+    tracker.close("KILLED")
+    assert {run.info.status for run in runs(root).values()} == {"KILLED"}
+    if how == "left RUNNING":
+        for run in runs(root).values():
+            client(root).update_run(run.info.run_id, status="RUNNING")
+    with live(root, [one]) as tracker:  # the checkpoint was older than the view: epochs 1 and 2 come again
+        for epoch in range(1, EPOCHS):
+            tracker.epoch(one.fingerprint, row(epoch))
+        tracker.finish(record(one))
+    assert steps(root, "kd · seed 0") == list(range(EPOCHS))
+    assert {run.info.status for run in runs(root).values()} == {"FINISHED"}
+
+
+def test_what_a_crash_lost_is_completed_and_runs_without_a_record_are_left(root: Path) -> None:
+    one, other = plan("kd"), plan("cd")
+    tracker = live(root, [one, other])
+    for epoch in (0, 2):
+        tracker.epoch(one.fingerprint, row(epoch))
+    tracker.close("KILLED")
+    client(root).update_run(runs(root)["cd · seed 0"].info.run_id, status="RUNNING")
+    assert tracking.rebuild(root, [record(one)]) == (0, 1)
+    before = everything(root)
+    assert tracking.rebuild(root, [record(one)]) == (0, 0)
+    assert everything(root) == before
+    assert steps(root, "kd · seed 0") == list(range(EPOCHS))
+    assert runs(root)["cd · seed 0"].info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (RuntimeError, "FAILED")])
+def test_leaving_by_an_exception_ends_the_runs(root: Path, error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), live(root, [plan("kd")]):
+        raise error
+    assert runs(root)["kd · seed 0"].info.status == status
+
+
+def train_something(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[float, list[str]]:
+    """Longest stall of a call, and the lines on stderr."""
+    one, slowest = plan("kd"), 0.0
+    tracker = live(root, [one])
+    calls = [lambda epoch=epoch: tracker.epoch(one.fingerprint, row(epoch)) for epoch in range(EPOCHS)]
+    for call in [*calls, lambda: tracker.finish(record(one))]:
+        begun = time.monotonic()
+        call()
+        slowest = max(slowest, time.monotonic() - begun)
+        time.sleep(0.25)
+    begun = time.monotonic()
+    tracker.close("FINISHED")
+    return max(slowest, time.monotonic() - begun), capsys.readouterr().err.splitlines()
+
+
+def test_a_locked_database_costs_a_warning_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(root):
+        slowest, said = train_something(root, capsys)
+        with pytest.raises(CdkdError, match="locked"):
+            tracking_impatient(root)
+    assert slowest < 1.5  # the end waits for the last try, half a second
+    assert len(said) == 1
+    assert "cdkd track" in said[0]
+    assert tracking.rebuild(root, [record(plan("kd"))]) == (1, 0)
+    assert steps(root, "kd · seed 0") == list(range(EPOCHS))
+
+
+def tracking_impatient(root: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cdkd.tracking.records.PATIENCE", 0.2)
+        tracking.rebuild(root, [record(plan("kd"))])
+
+
+def test_a_lock_that_goes_is_written_after(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = plan("kd")
+    with held(root):
+        tracker = live(root, [one])
+        tracker.epoch(one.fingerprint, row(0))
+        time.sleep(1.2)
+    for epoch in range(1, EPOCHS):
+        tracker.epoch(one.fingerprint, row(epoch))
+    tracker.finish(record(one))
+    tracker.close("FINISHED")
+    assert steps(root, "kd · seed 0") == list(range(EPOCHS))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_dead_server_costs_a_warning_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    slowest, said = train_something(root, capsys)
+    assert slowest < 5  # the end waits for the last try
+    assert len(said) == 1
+    with pytest.raises(CdkdError, match=r"^MLflow at http://127\.0\.0\.1:9: "):
+        tracking.rebuild(root, [record(plan("kd"))])
+
+
+PROCESS = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[1])
+from test_tracking import EPOCHS, live, plan, record, row
+one = plan("kd", int(sys.argv[3]))
+with live(pathlib.Path(sys.argv[2]), [one], patience=100) as tracker:
+    for epoch in range(EPOCHS):
+        tracker.epoch(one.fingerprint, row(epoch))
+    tracker.finish(record(one))
+"""
+
+
+def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(tmp_path)]
+    others = [subprocess.Popen([*words, str(seed)], stderr=subprocess.PIPE, text=True, env=child_environment()) for seed in range(4)]
+    assert [(other.communicate()[1], other.returncode) for other in others] == [("", 0)] * 4
+    assert len(runs(tmp_path)) == 8
+    assert all(steps(tmp_path, f"kd · seed {seed}") == list(range(EPOCHS)) for seed in range(4))
+    with contextlib.closing(sqlite3.connect(tmp_path / ".cdkd" / "mlflow" / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_creation_that_was_killed_leaves_no_half_made_database(tmp_path: Path) -> None:
+    place = tmp_path / ".cdkd" / "mlflow"
+    code = "import sys, pathlib; from cdkd import tracking; tracking.experiment_id(pathlib.Path(sys.argv[1]), 'digits')"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=child_environment()) as other:
+        while not (place / "mlflow.db.new").exists():
+            assert other.poll() is None
+            time.sleep(0.01)
+        other.kill()
+    assert other.returncode == -signal.SIGKILL
+    assert not (place / "mlflow.db").exists()
+    assert tracking.rebuild(tmp_path, [record(plan("kd"))]) == (1, 0)
+    assert not (place / "mlflow.db.new").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "100%", "a%20b", "what?x=1&y", "Дистилляция ü", "a:b@c;d+e"])
+def test_odd_characters_in_the_path(template: Path, tmp_path: Path, name: str) -> None:
+    root = fresh(template, tmp_path / name)
+    with live(root, [plan("kd")]) as tracker:
+        tracker.finish(record(plan("kd")), {"curves.png": b"x"})
+    run = runs(root)["kd · seed 0"]
+    assert (root / ".cdkd" / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "curves.png").read_bytes() == b"x"
+    assert "curves.png" in {file.path for file in client(root).list_artifacts(run.info.run_id)}
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # nothing beside it
+    assert any(line[0] == "runs" and plan("kd").method in line[2] for line in everything(root))
+
+
+def test_a_server_named_by_the_environment_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert tracking.uri(root) == "http://elsewhere:5000"
+
+
+def test_importing_imports_no_mlflow() -> None:
+    subprocess.run([sys.executable, "-c", "import sys, cdkd.tracking, cdkd.ui; assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()"], check=True)
+
+
+def test_what_is_not_finite_is_not_sent(root: Path) -> None:
+    one = plan("kd")
+    with live(root, [one]) as tracker:
+        odd = row(0) | {"losses": {"ce": float("inf"), "cd": float("nan")}, "test_loss": float("-inf")}
+        tracker.epoch(one.fingerprint, odd | {"a(b)?": 1.0})
+    sent = runs(root)["kd · seed 0"].data.metrics
+    assert not {"loss.ce", "loss.cd", "test_loss"} & sent.keys()
+    assert sent["a_b__"] == 1.0
+
+
+def test_a_long_param_becomes_a_file(root: Path) -> None:
+    one = plan("kd", names=["x" * 10] * 1000)
+    with live(root, [one]):
+        pass
+    run = runs(root)["kd · seed 0"]
+    assert run.data.params["names"] == "in the artifact params/names.json"
+    assert len((root / ".cdkd/mlflow/artifacts" / run.info.run_id / "artifacts/params/names.json").read_text()) > form.LONGEST_PARAM
+
+
+def test_many_epochs_go_in_several_batches_none_split(root: Path) -> None:
+    assert tracking.rebuild(root, [record(plan("kd"), epochs=240)]) == (1, 0)
+    assert steps(root, "kd · seed 0") == list(range(240)) == steps(root, "kd · seed 0", "weight.cd")
+
+
+def test_the_experiment_is_described_and_comes_back_when_deleted(root: Path) -> None:
+    key = tracking.experiment_id(root, "digits")
+    assert "reports/digits/report.html" in client(root).get_experiment(key).tags["mlflow.note.content"]
+    tracking.describe(root, "digits", "**table**")
+    assert client(root).get_experiment(key).tags["mlflow.note.content"] == "**table**"
+    tracking.describe(root, "digits", "paragraph\n\n" * 2000)
+    assert client(root).get_experiment(key).tags["mlflow.note.content"].endswith("paragraph\n\nCut here; whole in `reports/digits`.")
+    client(root).delete_experiment(key)
+    assert tracking.experiment_id(root, "digits") == key
+
+
+def test_a_forked_child_and_a_closed_tracker_write_nothing(root: Path) -> None:
+    one = plan("kd")
+    tracker = live(root, [one])
+    if (child := os.fork()) == 0:
+        tracker.epoch(one.fingerprint, row(0))
+        tracker.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    tracker.close()
+    tracker.epoch(one.fingerprint, row(1))
+    tracker.close()
+    assert steps(root, "kd · seed 0") == []
+
+
+SERVER = "import sys, pathlib; from cdkd import ui; ui.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]), say=lambda text: print(text, flush=True))"
+
+
+def test_the_pages_are_served_and_no_process_is_left(template: Path, tmp_path: Path) -> None:
+    root = fresh(template, tmp_path / "a b#%?")
+    tracking.rebuild(root, [record(plan("kd"))])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = [sys.executable, "-c", SERVER, str(root)]
+        pipes = {"stdout": subprocess.PIPE, "text": True, "env": child_environment()}
+        signals = (signal.SIGINT, signal.SIGKILL)
+        servers = [subprocess.Popen([*words, str(port if number == signal.SIGINT else port + 100)], **pipes) for number in signals]
+        for server, number in zip(servers, signals, strict=True):
+            with server:
+                if number == signal.SIGINT:
+                    assert f"port {port} is taken; using " in server.stdout.readline()
+                address = server.stdout.readline().split()[1]
+                assert address.endswith("/runs?workflowType=machine_learning")
+                with urllib.request.urlopen(address.split("/#")[0] + "/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=digits") as answer:
+                    assert answer.status == 200
+                group = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
+                server.send_signal(number)
+                assert server.wait(20) == (0 if number == signal.SIGINT else -number)
+            assert gone(group), "the server outlived the command"
+
+
+def gone(group: int) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "bind", lambda self, place: (_ for _ in ()).throw(OSError("taken")))
+    with pytest.raises(CdkdError, match="no free port from 5000 to 5019"):
+        ui.free_port(5000)
