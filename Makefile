@@ -22,8 +22,8 @@ env: .venv/installed  ## the environment in .venv, from requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdkd needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make PYTHON=... names another)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
 repro: env  ## run the pipeline on the active experiment, and print its tables
@@ -40,7 +40,7 @@ lint: env  ## formatting, lint and types
 	mypy
 
 lock: env  ## resolve requirements.lock anew
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
 
 ui: env  ## open MLflow on 127.0.0.1
 	cdkd ui
