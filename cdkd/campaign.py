@@ -104,8 +104,7 @@ def adopt_teacher(params: Params, store: Store, plan: RunPlan, data_folder: Path
     meta = read_meta(data_folder)
     test = test_split(data_folder, meta, device)
     model = network(plan.config["network"], plan.config["data"], plan.seed, device)
-    assert params.teacher.weights is not None
-    load_weights(model, params.root / params.teacher.weights, plan.config["weights_sha256"])
+    load_weights(model, params.root / str(params.teacher.weights), plan.config["weights_sha256"])
     row = {"epoch": None} | evaluate(model, test, params.teacher.training)
     weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     result = _result(weights, model, meta, row, row)

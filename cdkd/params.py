@@ -6,109 +6,20 @@ Needs neither torch nor any other heavy friend: `cdkd` reads params.yaml in mill
 from __future__ import annotations
 
 import re
-import typing
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import BaseModel, ConfigDict
 
 from cdkd.errors import BadParams
 from cdkd.faults import Faults, read, show, suggest
 from cdkd.losses import signature
 from cdkd.models import names
 from cdkd.schedule import Method, Term, Weight
+from cdkd.schema import Data, Normalisation, Report, Schedule, Student, Teacher, Training, term_model
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 RESERVED = ("teacher",)  # the teacher's runs lie beside the methods'
-
-Epochs = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
-Triple = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1, max_length=3)]
-SOURCES = ("digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Normalisation(Section):
-    """Per channel, on the scale of 0 to 1."""
-
-    mean: Triple
-    std: Triple
-
-
-class Data(Section):
-    """Where the images come from and how they are split."""
-
-    source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
-    paths: Annotated[tuple[str, ...], Strict(False)] = ()  # folder: directories or zips, relative to params.yaml
-    size: PositiveInt | None = None  # shorter side and square crop; without it all images must be of one size
-    train_images: PositiveInt | None = None  # keep so many training images: a stratified, seeded draw
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the training images that a search is judged on
-    seed: NonNegativeInt = 0
-    normalisation: Literal["measured"] | Normalisation = "measured"
-
-
-class Augmentation(Section):
-    """What happens to a training batch: crop (after padding) or resized_crop, then flip."""
-
-    pad: NonNegativeInt = 0
-    padding: Literal["zeros", "reflect"] = "zeros"
-    flip: bool = False
-    resized_crop: PositiveInt | None = None  # side of a random resized crop; evaluation takes the centre
-
-
-class Training(Section):
-    """A recipe: SGD with momentum and a step schedule. Epochs count from 0: a milestone m is in force in epoch m."""
-
-    recipe: str = "unnamed"
-    epochs: PositiveInt
-    batch: PositiveInt = 64
-    learning_rate: PositiveFloat = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
-    nesterov: bool = False
-    milestones: Epochs = ()
-    decay: PositiveFloat = 0.1
-    warmup: NonNegativeInt = 0  # epochs of linear warm-up: learning_rate * (epoch + 1) / (warmup + 1)
-    augmentation: Augmentation = Augmentation()
-
-    def learning_rate_at(self, epoch: int) -> float:
-        rise = min(1.0, (epoch + 1) / (self.warmup + 1))
-        return self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
-
-
-class Teacher(Section):
-    network: str
-    seed: NonNegativeInt = 0
-    batchnorm: Literal["eval", "train"] = "eval"  # "train": the released code of CD, a named deviation
-    weights: str | None = None  # a .safetensors file to use instead of training one
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of that file
-    training: Training
-
-
-class Student(Section):
-    network: str
-
-
-class Published(Section):
-    """Which rows of published.csv stand beside ours."""
-
-    dataset: str
-    teacher: str
-    student: str
-    source: str = ""  # beginning of the source to prefer, e.g. "HobbitLong/RepDistiller"
-    methods: Mapping[str, str] = MappingProxyType({})  # our name -> published.csv's
-
-
-class Report(Section):
-    ablation: Annotated[tuple[str, ...], Strict(False)] = ()
-    comparison: Annotated[tuple[str, ...], Strict(False)] = ()
-    published: Published | None = None
 
 
 class Params(BaseModel):
@@ -246,30 +157,6 @@ def _milestones(milestones: tuple[int, ...], epochs: int, place: tuple[Any, ...]
         faults.add(place, f"{list(milestones)}; expected rising epochs, each once")
     if late := [m for m in milestones if m >= epochs]:
         faults.add(place, f"{late} beyond the last epoch; training has epochs 0 to {epochs - 1}")
-
-
-TYPES = vars(typing) | {name: getattr(pydantic, name) for name in pydantic.__all__ if not name.startswith("_") and name[0].isupper()}
-
-
-class Schedule(Section):
-    """The part of a term that every loss has: its weight over time."""
-
-    weight: NonNegativeFloat
-    start: NonNegativeInt = 0
-    stop: PositiveInt | None = None
-    milestones: Epochs = ()
-    decay: PositiveFloat = 1.0
-
-
-@cache
-def term_model(loss: str) -> type[BaseModel]:
-    """The schema of one term: the weight's fields and the loss's own options."""
-    fields: dict[str, Any] = {}
-    for option, (annotation, default) in signature.options(loss).items():
-        if option in Schedule.model_fields:
-            raise BadParams(f"loss {loss}: its option {option!r} has the name of a weight's field; choose another")
-        fields[option] = (eval(annotation, {"__builtins__": __builtins__}, TYPES), default)  # the project's own source, not input
-    return pydantic.create_model(f"{loss} term", __base__=Schedule, **fields)
 
 
 def _methods(value: Any, epochs: int | None, faults: Faults) -> dict[str, Method]:

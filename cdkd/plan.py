@@ -13,9 +13,10 @@ from typing import Any
 from cdkd.data.prepared import Meta
 from cdkd.files import digest
 from cdkd.models import names
-from cdkd.params import Params, Training
+from cdkd.params import Params
 from cdkd.record import Record
 from cdkd.schedule import Method, Term, Weight
+from cdkd.schema import Training
 
 PACKAGE = Path(__file__).parent
 TEACHER = "teacher"

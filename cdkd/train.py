@@ -24,8 +24,8 @@ from cdkd.errors import Diverged
 from cdkd.models.build import build
 from cdkd.models.features import Features
 from cdkd.objective import Objective
-from cdkd.params import Training
 from cdkd.schedule import Method
+from cdkd.schema import Training
 
 Row = dict[str, Any]
 

@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "files"},
     {"data", "models"},
     {"losses", "faults"},
-    {"schedule"},
+    {"schedule", "schema"},
     {"objective", "params"},
     {"record", "checkpoint", "progress"},
     {"plan", "train"},
@@ -33,7 +33,7 @@ ONLY_IN = {
     "torchvision": {"models", "data"},
     "sklearn": {"data"},
     "PIL": {"data"},
-    "pydantic": {"params", "faults"},
+    "pydantic": {"schema", "params", "faults"},
     "ruamel": {"faults"},
 }
 

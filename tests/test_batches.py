@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cdkd.data.batches import Batches, Split, evaluation, order, random_boxes
 from cdkd.data.randomness import stream
 from cdkd.errors import BadData
-from cdkd.params import Augmentation
+from cdkd.schema import Augmentation
 
 CPU = torch.device("cpu")
 

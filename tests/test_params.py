@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdkd import params as schema
+from cdkd import schema
 from cdkd.errors import BadParams
 from cdkd.losses import signature
 from cdkd.params import load

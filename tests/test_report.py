@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from cdkd.files import write_atomically
-from cdkd.params import Data, Params, Published, Report, Student, Teacher, Training
+from cdkd.params import Params
 from cdkd.record import Record
 from cdkd.report import published
 from cdkd.report.figures import run_curves
@@ -27,6 +27,7 @@ from cdkd.report.formats import NO_RECORDS, md, tex
 from cdkd.report.notes import written_out
 from cdkd.report.render import render
 from cdkd.schedule import Term, Weight
+from cdkd.schema import Data, Published, Report, Student, Teacher, Training
 
 EPOCHS = 20
 CE = {"ce": Term(Weight(1), {})}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.params import Augmentation, Training
 from cdkd.schedule import Method, Term, Weight
+from cdkd.schema import Augmentation, Training
 from cdkd.train import Run, Teacher, network, train
 
 DATA = {"classes": 5, "image": [8, 8, 1]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cdkd.params import Published
+from cdkd.schema import Published
 
 TABLE = Path(__file__).with_name("published.csv")
 
