@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -185,7 +184,6 @@ def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finis
     while trainers(clone) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert trainers(clone) == []
-    os.killpg(process.pid, signal.SIGKILL) if trainers(clone) else None
     clone.run("dvc", "repro")
     for method in ("teacher", "student", "kd", "cd_gkd_edt"):
         again, once = clone.record(method), finished.record(method)
@@ -289,6 +287,8 @@ def test_a_teacher_from_a_file(clone: Clone) -> None:
     before = clone.stored()
     clone.run("cdkd", "distill", "kd")  # the same teacher to the bit: the students are those that were trained
     assert clone.stored() == before
+    assert f"{last['test_top1_error']:.2f} (n = 1)" in clone.run("cdkd", "report")
+    assert "1 were missing" in clone.run("cdkd", "track")
     clone.params(PARAMS.replace("network: resnet14", named.replace("resnet14", "resnet20")))
     assert "missing" in clone.run("cdkd", "teacher", code=2)
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -305,3 +305,45 @@ def test_two_processes_train_nothing_twice(clone: Clone) -> None:
     assert [process.returncode for process in processes] == [0, 0], texts
     assert len(clone.stored()) == 7
     assert any("waiting for process" in text for text in texts) or all("top-1" in text for text in texts)
+
+
+def test_an_experiment_becomes_the_active_one(clone: Clone) -> None:
+    names = clone.run("cdkd", "use").split()
+    assert names == sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
+    clone.run("cdkd", "use", "--force", "cifar100-quick")
+    assert "cifar100-quick: resnet20 -> resnet8, 10 methods x 3 seeds = 30 runs" in clone.run("cdkd", "check")
+    clone.run("cdkd", "use", "digits")  # no force: what is overwritten is kept in experiments/
+    assert (clone.folder / "params.yaml").read_bytes() == (ROOT / "experiments" / "digits.yaml").read_bytes()
+
+
+def test_the_imagenet_experiment_runs_on_an_image_folder(clone: Clone) -> None:
+    """Its networks, augmentation and losses as they stand; two real photographs cut into pieces stand in for the images."""
+    from PIL import Image
+    from ruamel.yaml import YAML
+    from sklearn.datasets import load_sample_images
+
+    for name, photograph in zip(("china", "flower"), load_sample_images().images, strict=True):
+        for index in range(10):
+            folder = clone.folder / "imagenet" / ("train" if index < 6 else "val") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            top, left = 12 * index, 20 * index
+            Image.fromarray(photograph[top : top + 280, left : left + 300]).save(folder / f"{index}.JPEG")
+    yaml = YAML(typ="safe")
+    params = yaml.load((ROOT / "experiments" / "imagenet-resnet34-resnet18.yaml").read_text())
+    params["training"] |= {"epochs": 2, "batch": 6, "milestones": [1]}
+    params["seeds"] = [0]
+    params["methods"] = {name: params["methods"][name] for name in ("student", "cd_gkd_edt")}
+    params["methods"]["cd_gkd_edt"] = {
+        "ce": {"weight": 1, "start": 1},
+        "cd": {"weight": 6, "decay": 0.9, "milestones": [1]},
+        "gkd": {"weight": 1, "temperature": 1, "start": 1},
+    }
+    del params["report"]
+    with (clone.folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+    assert "256x256x3" in clone.run("cdkd", "prepare")
+    clone.run("cdkd", "teacher")
+    assert "top-1 error" in clone.run("cdkd", "distill", "cd_gkd_edt")
+    record = json.loads((clone.folder / "runs" / params["experiment"] / "cd_gkd_edt" / "seed-0.json").read_text())
+    assert record["config"]["network"] == "resnet18-imagenet"
+    assert [sorted(row["losses"]) for row in record["history"]] == [["cd"], ["cd", "ce", "gkd"]]
