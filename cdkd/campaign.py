@@ -78,8 +78,9 @@ def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_fo
 
         def keep(run: Run) -> None:
             times = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 3), "images_per_second": round(rate(), 1)}
-            record = finished_record(by_key[run.key], run, meta, circumstances | times)
-            store.put(record, run.weights() if record.status == "finished" else None)
+            weights = None if run.diverged else run.weights()
+            record = finished_record(by_key[run.key], run, weights, meta, circumstances | times)
+            store.put(record, weights)
             checkpoint.clear(run.folder)
             tracker.finish(record, {"curves.png": run_curves(record)})
 
@@ -112,12 +113,13 @@ def adopt_teacher(params: Params, store: Store, plan: RunPlan, data_folder: Path
     store.put(Record(plan.fingerprint, plan.experiment, plan.method, plan.seed, "finished", dict(plan.config), [], result, circumstances), weights)
 
 
-def finished_record(plan: RunPlan, run: Run, meta: Meta, circumstances: dict[str, Any]) -> Record:
+def finished_record(plan: RunPlan, run: Run, weights: bytes | None, meta: Meta, circumstances: dict[str, Any]) -> Record:
+    """What a run leaves behind; one without weights diverged."""
     common = (plan.fingerprint, plan.experiment, plan.method, plan.seed)
-    if run.diverged is not None:
+    if weights is None:
         return Record(*common, "diverged", dict(plan.config), run.history, {}, circumstances, reason=str(run.diverged))
     best = min(run.history, key=lambda row: row["test_top1_error"])
-    result = _result(run.weights(), run.model, meta, run.history[-1], best)
+    result = _result(weights, run.model, meta, run.history[-1], best)
     return Record(*common, "finished", dict(plan.config), run.history, result, circumstances)
 
 

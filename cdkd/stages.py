@@ -99,27 +99,23 @@ def expected(params: Params) -> dict[tuple[str, int], str]:
 
 def trained_teacher(params: Params, data: Meta) -> Record:
     plan = teacher_plan(params, data)
-    record = Store(params.root).get(plan.fingerprint)
-    if record is None:
-        record = _recorded(runs_folder(params) / TEACHER, plan)
+    store = Store(params.root)
+    record = store.get(plan.fingerprint) or _adopted(store, runs_folder(params) / TEACHER, plan)
     if record is None or record.status != "finished":
         raise BadData(f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it")
     return record
 
 
-def _recorded(folder: Path, plan: RunPlan) -> Record | None:
-    """A run from the workspace (pulled, say, and not trained here), put into the store as well."""
+def _adopted(store: Store, folder: Path, plan: RunPlan) -> Record | None:
+    """A run that lies in the workspace (pulled, say, and not trained here), put into the store as well."""
     from cdkd.record import read
 
     path = folder / f"seed-{plan.seed}.json"
-    if not path.exists():
-        return None
-    record = read(path)
-    if record.fingerprint != plan.fingerprint:
+    if not path.exists() or (record := read(path)).fingerprint != plan.fingerprint:
         return None
     weights = path.with_suffix(".safetensors")
-    Store(plan_root := folder.parents[2]).put(record, weights.read_bytes() if weights.exists() else None)
-    return Store(plan_root).get(plan.fingerprint)
+    store.put(record, weights.read_bytes() if weights.exists() else None)
+    return store.get(plan.fingerprint)
 
 
 def _finished(store: Store, plan: RunPlan) -> Record:

@@ -347,3 +347,15 @@ def test_the_imagenet_experiment_runs_on_an_image_folder(clone: Clone) -> None:
     record = json.loads((clone.folder / "runs" / params["experiment"] / "cd_gkd_edt" / "seed-0.json").read_text())
     assert record["config"]["network"] == "resnet18-imagenet"
     assert [sorted(row["losses"]) for row in record["history"]] == [["cd"], ["cd", "ce", "gkd"]]
+
+
+def test_a_diverged_run_is_recorded_shown_and_not_trained_again(clone: Clone) -> None:
+    clone.params(PARAMS.replace("seeds: [0, 1]", "seeds: [0]") + "  wild: {ce: {weight: 1}, cd: {weight: 1.0e+30}}\n")
+    text = clone.run("cdkd", "distill", "wild")
+    assert "wild seed 0: diverged: " in text
+    assert "in epoch 0 at learning rate 0.05" in text
+    assert clone.record("wild")["result"] == {}
+    before = clone.stored()
+    assert "diverged" in clone.run("cdkd", "distill", "wild")
+    assert clone.stored() == before
+    assert "diverged in epoch 0" in clone.run("cdkd", "report")

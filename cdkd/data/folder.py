@@ -127,7 +127,7 @@ def _zip(archive: Path) -> Iterator[tuple[str, bool]]:
     try:
         with zipfile.ZipFile(archive) as file:
             infos = file.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last: zipfile's for a compression it does not know
         raise BadData(f"{archive}: no readable zip archive ({error}); expected a directory or a zip archive") from error
     for info in infos:
         name = info.filename
