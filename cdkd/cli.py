@@ -149,13 +149,19 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _die_with_parent() -> None:
-    """Killing `dvc repro` must not leave a trainer running: ask the kernel for SIGTERM when the parent is gone (Linux)."""
+    """Killing `dvc repro` must not leave a trainer running: ask the kernel for SIGTERM when the parent is gone (Linux).
+
+    DVC starts us in its own process group: a parent of another group adopted us, DVC was killed before we could ask.
+    """
     if "DVC_ROOT" in os.environ and sys.platform == "linux":
         import ctypes
 
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
+        try:
+            adopted = os.getpgid(os.getppid()) != os.getpgrp()
+        except ProcessLookupError:  # it went between the two questions
+            adopted = True
+        if adopted:
             sys.exit(128 + signal.SIGTERM)
 
 

@@ -180,7 +180,7 @@ def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finis
     assert process.poll() is None, "it ended before it could be killed"
     process.kill()  # dvc alone: the trainer must not outlive it
     process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while trainers(clone) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert trainers(clone) == []
@@ -188,6 +188,17 @@ def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finis
     for method in ("teacher", "student", "kd", "cd_gkd_edt"):
         again, once = clone.record(method), finished.record(method)
         assert (again["fingerprint"], again["history"], again["result"]) == (once["fingerprint"], once["history"], once["result"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_stage_whose_dvc_died_before_it_began_does_nothing(finished: Clone) -> None:
+    environment = finished.environment | {"DVC_ROOT": str(finished.folder)}
+
+    def said(shell: str) -> str:  # the pipe is read until the last process that holds it has ended
+        return subprocess.run(["sh", "-c", shell], env=environment, start_new_session=True, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "no fault" in said("cdkd check; true")
+    assert said("(sleep 1; exec cdkd check) &") == ""
 
 
 def trainers(clone: Clone) -> list[str]:
