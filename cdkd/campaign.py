@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -20,39 +21,73 @@ from cdkd import checkpoint
 from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.data.prepared import Meta, load, read_meta
 from cdkd.errors import BadCheckpoint
+from cdkd.losses.base import Needs
 from cdkd.models.measure import multiply_adds, parameters
-from cdkd.params import Params
-from cdkd.plan import TEACHER, RunPlan
+from cdkd.plan import TEACHER, RunPlan, code_digest
 from cdkd.progress import Progress
 from cdkd.record import Record, git_state, host
-from cdkd.report.figures import run_curves
+from cdkd.schedule import Recipe
 from cdkd.store import Store
-from cdkd.tracking import Tracker
-from cdkd.train import Run, Teacher, evaluate, network, train
+from cdkd.teacher import Teacher
+from cdkd.teacher_cache import TeacherCache
+from cdkd.train import Run, evaluate, network, train
 
 CHECKPOINT_SECONDS = 30.0
 
 
-def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_folder: Path, teacher_weights: Path | None) -> None:
-    """Train these plans side by side (one seed, one recipe) and put each into the store as it is finished."""
+class Watcher(Protocol):
+    """Who is told how a cohort comes along; it must neither wait nor fail."""
+
+    def epoch(self, fingerprint: str, row: Mapping[str, Any], /) -> None: ...
+    def finish(self, record: Record, /) -> None: ...
+
+
+Watch = Callable[[Sequence[RunPlan], Mapping[str, Any]], contextlib.AbstractContextManager[Watcher]]  # of plans and their circumstances
+
+
+@contextlib.contextmanager
+def nobody(plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Iterator[Watcher]:
+    class Nobody:
+        def epoch(self, fingerprint: str, row: Mapping[str, Any], /) -> None: ...
+        def finish(self, record: Record, /) -> None: ...
+
+    yield Nobody()
+
+
+def train_cohort(
+    root: Path,
+    store: Store,
+    plans: Sequence[RunPlan],
+    data_folder: Path,
+    teacher_weights: Path | None,
+    *,
+    cache: float = 0.0,
+    watch: Watch = nobody,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train these plans side by side (one seed, one recipe) and put each into the store as it is finished.
+
+    root: the project's folder; cache: gigabytes of disk for the teacher's answers; stop: see `train`
+    """
+    keep_freed_memory()
     device = choose_device()
     meta = read_meta(data_folder)
     first = plans[0]
-    training, seed = first.training, first.seed
-    batches = Batches(training_split(data_folder, meta, device), training.augmentation, training.batch)
+    recipe, seed = first.recipe, first.seed
+    batches = Batches(training_split(data_folder, meta, device), recipe.augmentation, recipe.batch)
     test = test_split(data_folder, meta, device)
-    sample = next(evaluation(test, training.augmentation, batch=2))
+    sample = next(evaluation(test, recipe.augmentation, batch=2))
     teacher = None
     if (config := first.config["teacher"]) is not None and teacher_weights is not None:
         model = network(config["network"], first.config["data"], 0, device)
         load_weights(model, teacher_weights, config["weights_sha256"])
-        teacher = Teacher(model, config["batchnorm"])
+        teacher = Teacher(model, recipe, config["batchnorm"])
 
     runs = [
         Run(
             plan.fingerprint,
             plan.terms,
-            training,
+            recipe,
             network(plan.config["network"], plan.config["data"], seed, device),
             seed,
             sample,
@@ -61,11 +96,13 @@ def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_fo
         )
         for plan in plans
     ]
+    if teacher is not None and cache > 0 and any(run.objective.needs(epoch) in CACHED for run in runs for epoch in range(run.epoch, recipe.epochs)):
+        teacher.cache = teacher_cache(root, first, teacher, batches, test, cache)
     by_key = {plan.fingerprint: plan for plan in plans}
-    circumstances = {"environment": environment(device), "git": git_state(params.root), "cohort": [plan.method for plan in plans]}
+    circumstances = {"environment": environment(device), "git": git_state(root), "cohort": [plan.method for plan in plans]}
     started, clock = datetime.now(UTC), time.monotonic()
     trained = 0  # epochs trained by this process, over all runs
-    todo = sum(training.epochs - run.epoch for run in runs)
+    todo = sum(recipe.epochs - run.epoch for run in runs)
     what = f"{first.experiment}: " + (TEACHER if first.method == TEACHER else f"seed {seed}, {len(runs)} student{'s' if len(runs) > 1 else ''}")
 
     def rate() -> float:
@@ -73,7 +110,7 @@ def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_fo
         return trained * len(batches.split) / (time.monotonic() - clock)
 
     with contextlib.ExitStack() as stack:
-        tracker = stack.enter_context(Tracker(params.root, first.experiment, seed, [(plan, circumstances) for plan in plans]))
+        watcher = stack.enter_context(watch(plans, circumstances))
         progress = stack.enter_context(Progress(what))
 
         def keep(run: Run) -> None:
@@ -82,34 +119,64 @@ def train_cohort(params: Params, store: Store, plans: Sequence[RunPlan], data_fo
             record = finished_record(by_key[run.key], run, weights, meta, circumstances | times)
             store.put(record, weights)
             checkpoint.clear(run.folder)
-            tracker.finish(record, {"curves.png": run_curves(record)})
+            watcher.finish(record)
 
         def closed(run: Run, row: dict[str, Any] | None) -> None:
             nonlocal trained
             trained += 1
             if row is not None:
-                tracker.epoch(run.key, row | {"images_per_second": rate()})
-            progress.count(trained, todo, f", epoch {run.epoch}/{training.epochs}, {rate():,.0f} images/s")
+                watcher.epoch(run.key, row | {"images_per_second": rate()})
+            progress.count(trained, todo, f", epoch {run.epoch}/{recipe.epochs}, {rate():,.0f} images/s")
             if run.done:
                 keep(run)
 
         for run in runs:
             if run.done:  # killed after its last epoch and before its record was kept
                 keep(run)
-        train(runs, teacher, batches, test, seed, checkpoint_seconds=CHECKPOINT_SECONDS, closed=closed)
+        train(runs, teacher, batches, test, seed, checkpoint_seconds=CHECKPOINT_SECONDS, closed=closed, stop=stop)
 
 
-def adopt_teacher(params: Params, store: Store, plan: RunPlan, data_folder: Path) -> None:
+def keep_freed_memory() -> None:
+    """Have the C library keep what a step frees for the next one: by default large blocks go back to the kernel each time,
+    and come as fresh pages that are cleared again. One thread at batch 128 loses a third to it (glibc; elsewhere nothing happens)."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back
+
+
+CACHED = (Needs.OUTPUTS, Needs.CHANNELS)
+
+
+def teacher_cache(root: Path, plan: RunPlan, teacher: Teacher, batches: Batches, test: Split, gigabytes: float) -> TeacherCache | None:
+    """The table of this teacher's answers to these images; None where there can be none: endless views, or a GPU.
+
+    On a GPU the teacher's pass costs less than the table's way there, and its bits may depend on the batch.
+    """
+    if batches.views is None or test.device.type != "cpu" or teacher.model.training:
+        return None
+    key = {
+        "teacher": plan.config["teacher"],
+        "data": plan.config["data"],
+        "code": code_digest(plan.config["teacher"]["network"], ()),
+        **{name: plan.config["training"][name] for name in ("augmentation", "precision", "engine", "batch")},
+        "computed by": [torch.__version__, torch.backends.cpu.get_cpu_capability(), host()["processor"]],
+    }
+    sample = next(evaluation(test, plan.recipe.augmentation, plan.recipe.batch)).images
+    return TeacherCache(root / ".cdkd" / "teacher", key, len(batches.split), batches.views, gigabytes, teacher.without_maps, sample)
+
+
+def adopt_teacher(root: Path, store: Store, plan: RunPlan, data_folder: Path, file: str, recipe: Recipe) -> None:
     """A teacher from a file: loaded strictly, measured on the test split, and kept as a run without a history."""
     device = choose_device()
     meta = read_meta(data_folder)
     test = test_split(data_folder, meta, device)
     model = network(plan.config["network"], plan.config["data"], plan.seed, device)
-    load_weights(model, params.root / str(params.teacher.weights), plan.config["weights_sha256"])
-    row = {"epoch": None} | evaluate(model, test, params.teacher.training)
+    load_weights(model, root / file, plan.config["weights_sha256"])
+    row = {"epoch": None} | evaluate(model, test, recipe)
     weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     result = _result(weights, model, meta, row, row)
-    circumstances = {"environment": environment(device), "git": git_state(params.root), "cohort": [plan.method], "file": params.teacher.weights}
+    circumstances = {"environment": environment(device), "git": git_state(root), "cohort": [plan.method], "file": file}
     store.put(Record(plan.fingerprint, plan.experiment, plan.method, plan.seed, "finished", dict(plan.config), [], result, circumstances), weights)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cdkd.data.randomness import stream_seed
-from cdkd.losses.base import build
+from cdkd.losses.base import Needs, build
 from cdkd.models.features import Features
 from cdkd.schedule import Method, Term, Weight
 
@@ -29,15 +29,31 @@ class Objective(nn.Module):
             with torch.random.fork_rng():
                 torch.manual_seed(stream_seed(f"connectors of {name}", seed))
                 self.losses[name] = build(name, student, teacher, dict(method[name].options))
+        # the weights of the epoch, as tensors: a recorded CUDA graph reads them anew
+        self.now = {name: torch.zeros((), device=student.logits.device) for name in self.weights}
+        self.active: tuple[str, ...] = ()
 
-    def forward(self, student: Features, teacher: Features | None, labels: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def open_epoch(self, epoch: int) -> None:
+        """The weights of this epoch are in force from now on."""
+        for name, weight in self.weights.items():
+            self.now[name].fill_(weight.at(epoch))
+        self.active = self.in_force(epoch)
+
+    def in_force(self, epoch: int) -> tuple[str, ...]:
+        """The losses whose weight is above 0."""
+        return tuple(name for name, weight in self.weights.items() if weight.at(epoch) > 0)
+
+    def needs(self, epoch: int) -> Needs:
+        """What the losses in force read of the teacher."""
+        needs: list[Needs] = [self.losses[name].needs for name in self.in_force(epoch)]  # type: ignore[misc]
+        return max(needs, default=Needs.NOTHING)
+
+    def forward(self, student: Features, teacher: Features | None, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimise and each loss before its weight. A loss whose weight is 0 is not computed."""
         total = student.logits.new_zeros((), dtype=torch.float32)
         parts: dict[str, Tensor] = {}
-        for name, loss in self.losses.items():
-            weight = self.weights[name].at(epoch)
-            if weight > 0:
-                value = loss(student, teacher, labels)
-                parts[name] = value.detach()
-                total = total + weight * value
+        for name in self.active:
+            value = self.losses[name](student, teacher, labels)
+            parts[name] = value.detach()
+            total = total + self.now[name] * value
         return total, parts

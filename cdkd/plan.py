@@ -8,21 +8,34 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdkd.data.prepared import Meta
 from cdkd.files import digest
 from cdkd.models import names
-from cdkd.params import Params
 from cdkd.record import Record
-from cdkd.schedule import Method, Term, Weight
-from cdkd.schema import Training
+from cdkd.schedule import Method, Recipe, Term, Weight
+
+if TYPE_CHECKING:  # a plan is carried out where the schema's library need not be
+    from cdkd.params import Params
+    from cdkd.schema import Training
 
 PACKAGE = Path(__file__).parent
 TEACHER = "teacher"
 
 # What every run's result depends on; the files of its networks and losses come to it, and no others.
-DECISIVE = ("data/batches.py", "data/randomness.py", "models/features.py", "losses/base.py", "objective.py", "schedule.py", "train.py")
+DECISIVE = (
+    "data/batches.py",
+    "data/randomness.py",
+    "losses/base.py",
+    "models/features.py",
+    "models/forward.py",
+    "objective.py",
+    "optimizer.py",
+    "schedule.py",
+    "teacher.py",
+    "train.py",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,8 @@ class RunPlan:
         return digest(self.config)
 
     @property
-    def training(self) -> Training:
-        return Training.model_validate({"recipe": ""} | dict(self.config["training"]))
+    def recipe(self) -> Recipe:
+        return Recipe.of(self.config["training"])
 
     @property
     def terms(self) -> Method:

@@ -1,10 +1,10 @@
-"""Weights over time and the methods made of them: plain values, which need no torch."""
+"""Weights over time, the methods made of them, and the recipe they are trained by: plain values, which need no library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,40 @@ class Term(NamedTuple):
 
 
 Method = Mapping[str, Term]  # loss name -> Term
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """See `schema.Augmentation`, which checks it."""
+
+    pad: int
+    padding: Literal["zeros", "reflect"]
+    flip: bool
+    resized_crop: int | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run is trained, every value resolved; see `schema.Training`, which checks it and holds the defaults."""
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+    milestones: tuple[int, ...]
+    decay: float
+    warmup: int
+    precision: Literal["float32", "bf16"]
+    engine: Literal["eager", "compile"]
+    augmentation: Augmentation
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From a run's configuration."""
+        return cls(**{**values, "milestones": tuple(values["milestones"]), "augmentation": Augmentation(**values["augmentation"])})
+
+    def learning_rate_at(self, epoch: int) -> float:
+        rise = min(1.0, (epoch + 1) / (self.warmup + 1))
+        return self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from cdkd.errors import BadParams
 from cdkd.losses import signature
+from cdkd.schedule import Recipe
 
 Epochs = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Triple = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1, max_length=3)]
@@ -63,11 +64,13 @@ class Training(Section):
     milestones: Epochs = ()
     decay: PositiveFloat = 0.1
     warmup: NonNegativeInt = 0  # epochs of linear warm-up: learning_rate * (epoch + 1) / (warmup + 1)
+    precision: Literal["float32", "bf16"] = "float32"  # of the networks; losses and weights are float32 in either
+    engine: Literal["eager", "compile"] = "eager"  # compile: the students' and the teacher's passes by torch.compile
     augmentation: Augmentation = Augmentation()
 
-    def learning_rate_at(self, epoch: int) -> float:
-        rise = min(1.0, (epoch + 1) / (self.warmup + 1))
-        return self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+    @property
+    def resolved(self) -> Recipe:
+        return Recipe.of(self.model_dump(exclude={"recipe"}))
 
 
 class Teacher(Section):
@@ -76,6 +79,7 @@ class Teacher(Section):
     batchnorm: Literal["eval", "train"] = "eval"  # "train": the released code of CD, a named deviation
     weights: str | None = None  # a .safetensors file to use instead of training one
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of that file
+    cache: NonNegativeFloat = 4.0  # gigabytes of disk for its outputs, kept from run to run; 0: none. Changes no result
     training: Training
 
 

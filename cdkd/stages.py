@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.errors import BadData, CdkdError
@@ -19,6 +21,9 @@ from cdkd.plan import TEACHER, RunPlan, student_plan, student_plans, teacher_pla
 from cdkd.progress import Progress
 from cdkd.record import Record
 from cdkd.store import Store
+
+if TYPE_CHECKING:
+    from cdkd.tracking import Tracker
 
 
 def data_folder(params: Params) -> Path:
@@ -167,18 +172,31 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
     from cdkd.campaign import adopt_teacher, train_cohort
 
     if plans[0].config["training"] is None:
-        adopt_teacher(params, store, plans[0], data_folder(params))
+        adopt_teacher(params.root, store, plans[0], data_folder(params), str(params.teacher.weights), params.teacher.training.resolved)
     else:
-        train_cohort(params, store, plans, data_folder(params), store.weights(teacher.fingerprint) if teacher else None)
+        weights = store.weights(teacher.fingerprint) if teacher else None
+        train_cohort(params.root, store, plans, data_folder(params), weights, cache=params.teacher.cache, watch=partial(_tracker, params))
+
+
+def _tracker(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Tracker:
+    from cdkd.tracking import Tracker
+
+    return Tracker(params.root, params.experiment, plans[0].seed, [(plan, circumstances) for plan in plans], extras=_pictures)
+
+
+def _pictures(record: Record) -> Mapping[str, bytes]:
+    """What MLflow's page of a run shows beside its numbers."""
+    from cdkd.report.figures import run_curves
+
+    return {"curves.png": run_curves(record)} if record.history else {}
 
 
 def track(params: Params) -> str:
     """The MLflow view of everything that this workspace and its store hold, completed from the records."""
-    from cdkd.report.figures import run_curves
     from cdkd.tracking import describe, rebuild
 
     records = list(_records(params))
-    created, completed = rebuild(params.root, records, lambda record: {"curves.png": run_curves(record)} if record.history else {})
+    created, completed = rebuild(params.root, records, _pictures)
     text = report_folder(params) / "report.md"
     if text.exists():
         describe(params.root, params.experiment, text.read_text(encoding="utf-8"))

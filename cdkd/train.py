@@ -9,25 +9,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from cdkd import checkpoint
 from cdkd.data.batches import Batch, Batches, Split, evaluation
 from cdkd.data.randomness import stream_seed
 from cdkd.errors import Diverged
+from cdkd.graph import Recorded
+from cdkd.losses.base import Needs
 from cdkd.models.build import build
 from cdkd.models.features import Features
+from cdkd.models.forward import Forward
 from cdkd.objective import Objective
-from cdkd.schedule import Method
-from cdkd.schema import Training
+from cdkd.optimizer import SGD
+from cdkd.schedule import Method, Recipe
+from cdkd.teacher import Teacher
 
 Row = dict[str, Any]
+WRONG = "train_top1_error"  # beside the losses among an epoch's sums
 
 
 def network(name: str, data: Mapping[str, Any], seed: int, device: torch.device) -> nn.Module:
@@ -38,39 +44,22 @@ def network(name: str, data: Mapping[str, Any], seed: int, device: torch.device)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-class Teacher:
-    """A frozen network. `batchnorm="train"` is the released code of CD: batch statistics, and running ones that drift."""
-
-    def __init__(self, model: nn.Module, batchnorm: str = "eval") -> None:
-        self.model = model.requires_grad_(False).train(batchnorm == "train")
-
-    def __call__(self, images: Tensor) -> Features:
-        with torch.no_grad():  # not inference_mode: its tensors may not be kept for a student's backward pass
-            features: Features = self.model(images)
-            return features
-
-
 class Run:
     """One student in training: what it is, what it has become, and its history."""
 
-    def __init__(self, key: str, method: Method, training: Training, model: nn.Module, seed: int, sample: Batch, teacher: Teacher | None, folder: Path) -> None:
+    def __init__(self, key: str, method: Method, recipe: Recipe, model: nn.Module, seed: int, sample: Batch, teacher: Teacher | None, folder: Path) -> None:
         """key: the run's fingerprint; sample: a batch, for the shapes of features; folder: where its checkpoints lie."""
-        self.key, self.training, self.model, self.folder = key, training, model, folder
+        self.key, self.recipe, self.model, self.folder = key, recipe, model, folder
         model.eval()  # the sample must not touch BatchNorm's statistics
         with torch.no_grad():
             seen: Features = model(sample.images)
-        self.objective = Objective(method, seen, teacher(sample.images) if teacher else None, seed).to(sample.images.device)
-        self.optimizer = torch.optim.SGD(
-            [*model.parameters(), *self.objective.parameters()],
-            lr=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            nesterov=training.nesterov,
-        )
+        self.objective = Objective(method, seen, teacher(sample, Needs.MAPS) if teacher else None, seed).to(sample.images.device)
+        self.forward = Forward(model, recipe)
+        self.optimizer = SGD([*model.parameters(), *self.objective.parameters()], recipe)
         self.history: list[Row] = []
         self.diverged: Diverged | None = None
-        self._meter: dict[str, Tensor] = {}
-        self._seen = 0
+        # sums over an epoch stay on the device: one synchronisation an epoch
+        self._sums = {name: torch.zeros((), device=sample.images.device) for name in (*self.objective.weights, WRONG)}
         if (state := checkpoint.load(folder)) is not None:
             model.load_state_dict(state["model"])
             self.objective.load_state_dict(state["objective"])
@@ -84,31 +73,31 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.diverged is not None or self.epoch >= self.training.epochs
+        return self.diverged is not None or self.epoch >= self.recipe.epochs
 
     def open_epoch(self) -> None:
         self.model.train()
         self.objective.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate_at(self.epoch)
-        self._meter, self._seen = {}, 0
+        self.objective.open_epoch(self.epoch)
+        self.optimizer.rate.fill_(self.recipe.learning_rate_at(self.epoch))
+        for total in self._sums.values():
+            total.zero_()
 
     def step(self, batch: Batch, teacher: Features | None) -> None:
-        student: Features = self.model(batch.images)
-        total, losses = self.objective(student, teacher, batch.labels, self.epoch)
-        self.optimizer.zero_grad(set_to_none=True)
+        student = self.forward(batch.images)
+        total, losses = self.objective(student, teacher, batch.labels)
+        self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
-        # sums stay on the device: one synchronisation an epoch
         wrong = (student.logits.detach().argmax(1) != batch.labels).sum()
-        for name, value in (*losses.items(), ("wrong", wrong / len(batch.labels))):
-            self._meter[name] = self._meter.get(name, 0.0) + value * len(batch.labels)
-        self._seen += len(batch.labels)
+        for name, value in losses.items():
+            self._sums[name].add_(value, alpha=len(batch.labels))
+        self._sums[WRONG].add_(wrong)
 
-    def close_epoch(self, test: Split) -> Row | None:
-        """The epoch's row of the history; None, and `diverged` set, where a number stopped being finite."""
-        means = {name: value.item() / self._seen for name, value in self._meter.items()}
-        learning_rate = self.training.learning_rate_at(self.epoch)
+    def close_epoch(self, images: int, test: Split) -> Row | None:
+        """The epoch's row of the history, after so many images; None, and `diverged` set, where a number stopped being finite."""
+        means = {name: self._sums[name].item() / images for name in (*self.objective.active, WRONG)}
+        learning_rate = self.recipe.learning_rate_at(self.epoch)
         bad = [f"loss {name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if not bad and not all(bool(torch.isfinite(p).all()) for p in (*self.model.parameters(), *self.objective.parameters())):
             bad = ["a weight is not finite"]
@@ -116,9 +105,9 @@ class Run:
             self.diverged = Diverged(f"{' and '.join(bad)} in epoch {self.epoch} at learning rate {learning_rate:g}")
             return None
         weights = {name: weight.at(self.epoch) for name, weight in self.objective.weights.items()}
-        wrong = means.pop("wrong")
+        wrong = means.pop(WRONG)
         row = {"epoch": self.epoch, "learning_rate": learning_rate, "weights": weights, "losses": means, "train_top1_error": 100 * wrong}
-        self.history.append(row | evaluate(self.model, test, self.training))
+        self.history.append(row | evaluate(self.model, test, self.recipe))
         return self.history[-1]
 
     def save(self) -> None:
@@ -130,13 +119,14 @@ class Run:
         return to_safetensors({name: value.contiguous().cpu() for name, value in self.model.state_dict().items()})
 
 
-def evaluate(model: nn.Module, split: Split, training: Training) -> Row:
+def evaluate(model: nn.Module, split: Split, recipe: Recipe) -> Row:
     """Errors in percent and mean cross-entropy on a split, in eval mode."""
     model.eval()
+    forward = Forward(model, recipe)
     loss, right1, right5 = (torch.zeros((), dtype=torch.float64, device=split.device) for _ in range(3))
     with torch.inference_mode():
-        for batch in evaluation(split, training.augmentation):
-            logits = model(batch.images).logits.float()
+        for batch in evaluation(split, recipe.augmentation):
+            logits = forward(batch.images).logits.float()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
             hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
             right1 += hits[:, 0].sum()
@@ -158,27 +148,41 @@ def train(
     *,
     checkpoint_seconds: float = 30.0,
     closed: Callable[[Run, Row | None], None] = lambda run, row: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every run of the cohort to its end. Runs resumed at different epochs join when theirs comes.
 
-    checkpoint_seconds: least time between checkpoints, which lie at epoch edges; `closed` hears of every epoch.
+    checkpoint_seconds: least time between checkpoints, which lie at epoch edges; `closed` hears of every epoch; `stop`
+    is asked after each, and where it says so all are kept as they stand.
     """
     saved = time.monotonic()
-    for epoch in range(min((run.epoch for run in cohort if not run.done), default=0), max((run.training.epochs for run in cohort), default=0)):
+    step, what = None, None
+    for epoch in range(min((run.epoch for run in cohort if not run.done), default=0), max((run.recipe.epochs for run in cohort), default=0)):
         active = [run for run in cohort if run.epoch == epoch and not run.done]
         if not active:
             continue
         for run in active:
             run.open_epoch()
+        if step is None or what != [(run.key, run.objective.active) for run in active]:  # a recorded step serves until other losses are in force
+            what = [(run.key, run.objective.active) for run in active]
+            step = Recorded(partial(_step, active, teacher, max(run.objective.needs(epoch) for run in active)), batches.split.device)
         for batch in batches.epoch(seed, epoch):
-            features = teacher(batch.images) if teacher else None
-            for run in active:
-                run.step(batch, features)
-        keep = time.monotonic() - saved >= checkpoint_seconds
+            step(batch)
+        last = stop()
+        keep = last or time.monotonic() - saved >= checkpoint_seconds
         for run in active:
-            row = run.close_epoch(test)
+            row = run.close_epoch(len(batches.split), test)
             if row is not None and (keep or run.done):  # a diverged state never replaces a sound one
                 run.save()
             closed(run, row)
+        if last:
+            return
         if keep:
             saved = time.monotonic()
+
+
+def _step(active: Sequence[Run], teacher: Teacher | None, needs: Needs, batch: Batch) -> None:
+    """One step of every student, on one pass of the teacher."""
+    features = teacher(batch, needs) if teacher else None
+    for run in active:
+        run.step(batch, features)

@@ -12,11 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "cdkd"
 # From the ground up: a room may import those of earlier floors and its own.
 FLOORS = (
     {"errors", "files"},
+    {"schedule"},
     {"data", "models"},
     {"losses", "faults"},
-    {"schedule", "schema"},
+    {"schema"},
     {"objective", "params"},
-    {"record", "checkpoint", "progress"},
+    {"record", "checkpoint", "progress", "optimizer", "graph", "teacher_cache"},
+    {"teacher"},
     {"plan", "train"},
     {"store", "report", "tracking", "experiments"},
     {"campaign", "ui"},

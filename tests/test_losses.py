@@ -14,7 +14,7 @@ from torch.nn import functional
 from cdkd.errors import BadParams
 from cdkd.losses import base, signature
 from cdkd.losses.at import attention_transfer
-from cdkd.losses.base import Loss, build, l2_normalise
+from cdkd.losses.base import Loss, Needs, build, channel_means, l2_normalise
 from cdkd.losses.cd import channel_distillation
 from cdkd.losses.ce import cross_entropy
 from cdkd.losses.gkd import guided_kd
@@ -522,6 +522,32 @@ def test_a_gradient_reaches_exactly_the_student_features_that_the_loss_reads(nam
         changed[index] = other[index]
         moved = loss(Features(tuple(changed[:-2]), *changed[-2:]), teacher, answers)
         assert (not torch.equal(moved, value)) == (slope is not None and bool(slope.any()))
+
+
+@every_loss
+def test_a_loss_reads_no_more_of_the_teacher_than_it_says(name):
+    """What a shared or kept teacher pass leaves out must not be missed: the same value and gradients, to the bit."""
+    loss, student, teacher, answers = made(name)
+    means = tuple(channel_means(one)[:, :, None, None] for one in teacher.maps)
+    nothing = tuple(torch.full_like(one, float("nan")) for one in means)
+    left = {
+        Needs.NOTHING: None,
+        Needs.OUTPUTS: teacher._replace(maps=nothing),
+        Needs.CHANNELS: teacher._replace(maps=means),
+        Needs.MAPS: teacher,
+    }
+
+    def outcome(seen):
+        marked = wanting_gradients(student)
+        torch.manual_seed(0)
+        value = loss(marked, seen, answers)
+        slopes = torch.autograd.grad(value, tensors(marked), allow_unused=True)
+        return [value, *(slope for slope in slopes if slope is not None)]
+
+    for ours, whole in zip(outcome(left[loss.needs]), outcome(teacher), strict=True):
+        assert torch.equal(ours, whole)
+    if loss.needs == Needs.MAPS:  # the control: it could have said less, and did not for a reason
+        assert not torch.equal(outcome(left[Needs.CHANNELS])[0], outcome(teacher)[0])
 
 
 @every_loss

@@ -191,12 +191,12 @@ def test_edt_acts_as_the_released_code_counts() -> None:
     cd, ce = (params.methods["cd_gkd_edt"][loss].weight for loss in ("cd", "ce"))
     assert [round(cd.at(e - 1), 6) for e in (1, 59, 60, 120, 159, 160, 200)] == [6, 6, 5.4, 5.4, 5.4, 4.86, 4.86]
     assert [ce.at(e - 1) for e in (1, 60, 61, 200)] == [0, 0, 1, 1]
-    rate = params.training.learning_rate_at
+    rate = params.training.resolved.learning_rate_at
     assert [round(rate(e - 1), 6) for e in (1, 60, 61, 120, 121, 160, 161)] == [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008]
 
 
 def test_the_recipe_of_repdistiller_drops_where_it_says() -> None:
-    rate = load(ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml").training.learning_rate_at
+    rate = load(ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml").training.resolved.learning_rate_at
     assert [round(rate(e - 1), 9) for e in (150, 151, 180, 181, 210, 211)] == [0.05, 0.005, 0.005, 0.0005, 0.0005, 0.00005]
 
 

@@ -142,12 +142,12 @@ def test_a_cohort_becomes_a_group_of_runs_beside_the_teacher(root: Path, monkeyp
     plans = [plan("kd"), plan("cd_gkd_edt")]
     with live(root, [plan("teacher")]) as tracker:
         tracker.finish(record(plan("teacher")))
-    with live(root, plans) as tracker:
+    with live(root, plans, extras=lambda record: {"curves.png": b"picture"}) as tracker:
         for epoch in range(EPOCHS):
             for one in plans:
                 tracker.epoch(one.fingerprint, row(epoch) | {"images_per_second": 100.0 + epoch})
         for one in plans:
-            tracker.finish(record(one), {"curves.png": b"picture"})
+            tracker.finish(record(one))
 
     found = runs(root)
     assert set(found) == {"teacher · seed 0", "seed 0", "kd · seed 0", "cd_gkd_edt · seed 0"}
@@ -336,8 +336,8 @@ def test_a_creation_that_was_killed_leaves_no_half_made_database(tmp_path: Path)
 @pytest.mark.parametrize("name", ["a b", "a#b", "100%", "a%20b", "what?x=1&y", "Дистилляция ü", "a:b@c;d+e"])
 def test_odd_characters_in_the_path(template: Path, tmp_path: Path, name: str) -> None:
     root = fresh(template, tmp_path / name)
-    with live(root, [plan("kd")]) as tracker:
-        tracker.finish(record(plan("kd")), {"curves.png": b"x"})
+    with live(root, [plan("kd")], extras=lambda record: {"curves.png": b"x"}) as tracker:
+        tracker.finish(record(plan("kd")))
     run = runs(root)["kd · seed 0"]
     assert (root / ".cdkd" / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "curves.png").read_bytes() == b"x"
     assert "curves.png" in {file.path for file in client(root).list_artifacts(run.info.run_id)}

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.schedule import Method, Term, Weight
+from cdkd.losses.base import Needs
+from cdkd.optimizer import SGD
+from cdkd.schedule import Method, Recipe, Term, Weight
 from cdkd.schema import Augmentation, Training
-from cdkd.train import Run, Teacher, network, train
+from cdkd.teacher import Teacher
+from cdkd.teacher_cache import TeacherCache
+from cdkd.train import Run, network, train
 
 DATA = {"classes": 5, "image": [8, 8, 1]}
 CPU = torch.device("cpu")
-TRAINING = Training(epochs=3, batch=16, learning_rate=0.05, milestones=(2,), augmentation=Augmentation(pad=1, flip=True))
+RECIPE = Training(epochs=3, batch=16, learning_rate=0.05, milestones=(2,), augmentation=Augmentation(pad=1, flip=True)).resolved
 METHODS: dict[str, Method] = {
     "student": {"ce": Term(Weight(1.0), {})},
     "kd": {"ce": Term(Weight(0.1), {}), "kd": Term(Weight(0.9), {"temperature": 4.0})},
@@ -43,12 +49,18 @@ def split(images: int, offset: int = 0) -> Split:
 TRAIN, TEST = split(97), split(60, offset=97)  # 97 = 6 * 16 + 1: the last single image joins the batch before
 
 
-def cohort(names: list[str], seed: int, folder: Path, epochs: int = 3) -> list[Run]:
-    teacher = Teacher(network("resnet14", DATA, 99, CPU))
-    sample = next(evaluation(TEST, TRAINING.augmentation, batch=2))
-    training = TRAINING.model_copy(update={"epochs": epochs})
-    runs = [Run(name, METHODS[name], training, network("resnet8", DATA, seed, CPU), seed, sample, teacher, folder / f"{name}-{seed}") for name in names]
-    train(runs, teacher, Batches(TRAIN, training.augmentation, training.batch), TEST, seed, checkpoint_seconds=0)
+def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None, **recipe: Any) -> list[Run]:
+    """Train these to their end; with `cache` against a teacher whose answers are kept there."""
+    how: Recipe = replace(RECIPE, **recipe)
+    teacher = Teacher(network("resnet14", DATA, 99, CPU), how)
+    batches = Batches(TRAIN, how.augmentation, how.batch)
+    if cache is not None:
+        assert batches.views is not None
+        sample = next(evaluation(TEST, how.augmentation, batch=how.batch)).images
+        teacher.cache = TeacherCache(cache, {}, len(TRAIN), batches.views, 1.0, teacher.without_maps, sample)
+    sample = next(evaluation(TEST, how.augmentation, batch=2))
+    runs = [Run(name, METHODS[name], how, network("resnet8", DATA, seed, CPU), seed, sample, teacher, folder / f"{name}-{seed}") for name in names]
+    train(runs, teacher, batches, TEST, seed, checkpoint_seconds=0)
     return runs
 
 
@@ -100,15 +112,16 @@ def test_a_finished_run_asked_again_trains_nothing(tmp_path: Path) -> None:
 
 def test_the_teacher_is_not_touched() -> None:
     model = network("resnet14", DATA, 99, CPU)
-    teacher = Teacher(model)
+    teacher = Teacher(model, RECIPE)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    batches = Batches(TRAIN, TRAINING.augmentation, 16)
+    batches = Batches(TRAIN, RECIPE.augmentation, 16)
     for batch in batches.epoch(0, 0):
-        features = teacher(batch.images)
+        features = teacher(batch, Needs.MAPS)
+        assert features is not None
         assert not features.logits.requires_grad
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    released = Teacher(model, "train")  # the named deviation does move the running statistics
-    released(next(batches.epoch(0, 0)).images)
+    released = Teacher(model, RECIPE, "train")  # the named deviation does move the running statistics
+    released(next(batches.epoch(0, 0)), Needs.MAPS)
     assert not all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -138,3 +151,105 @@ def test_learning_rate_and_weights_act_when_they_should(together: dict[str, Run]
 def test_training_learns(tmp_path: Path) -> None:
     (run,) = cohort(["student"], 0, tmp_path, epochs=12)
     assert run.history[-1]["test_top1_error"] < 30 < run.history[0]["test_top1_error"]
+
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "bf16": {"precision": "bf16"},
+    "compile": {"engine": "compile"},
+    "bf16, compile": {"precision": "bf16", "engine": "compile"},
+}
+
+
+@pytest.mark.parametrize("how", ENGINES)
+def test_every_precision_and_engine_is_exact(how: str, together: dict[str, Run], tmp_path: Path) -> None:
+    """Alone, in company, and resumed: the same bits, which are others than plain float32's."""
+    names = ["at", "edt"]
+    company = {run.key: bits(run) for run in cohort(names, 0, tmp_path / "company", **ENGINES[how])}
+    cohort(["edt"], 0, tmp_path / "resumed", epochs=1, **ENGINES[how])
+    (resumed,) = cohort(["edt"], 0, tmp_path / "resumed", **ENGINES[how])
+    assert bits(resumed) == company["edt"]
+    (alone,) = cohort(["at"], 0, tmp_path / "alone", **ENGINES[how])
+    assert bits(alone) == company["at"]
+    assert all(company[name] != bits(together[name]) for name in names)
+    for name in names:  # another rounding, not another method
+        ours, plain = company[name], together[name].history
+        assert eval(ours[1])[0]["train_top1_error"] == pytest.approx(plain[0]["train_top1_error"], abs=8)
+
+
+CACHEABLE = ["student", "kd", "rkd", "edt"]  # no loss of theirs reads the teacher's maps
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_kept_teacher_changes_no_bit(precision: str, tmp_path: Path) -> None:
+    plain, filling, full = (cohort(CACHEABLE, 0, tmp_path / name, cache=cache, precision=precision) for name, cache in
+                            (("plain", None), ("filling", tmp_path / "cache"), ("full", tmp_path / "cache")))  # fmt: skip
+    assert [bits(run) for run in plain] == [bits(run) for run in filling] == [bits(run) for run in full]
+
+
+def test_a_kept_answer_is_given_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+    teacher = Teacher(network("resnet14", DATA, 99, CPU), RECIPE)
+    batches = Batches(TRAIN, RECIPE.augmentation, 16)
+    assert batches.views == 18
+    sample = next(evaluation(TEST, RECIPE.augmentation, batch=16)).images
+
+    def opened(gigabytes: float = 1.0) -> TeacherCache:
+        return TeacherCache(tmp_path, {}, len(TRAIN), 18, gigabytes, teacher.without_maps, sample)
+
+    cache = opened()
+    assert cache.exact
+    first = [teacher.without_maps(batch.images) for batch in batches.epoch(0, 0)]
+    for _ in range(2):
+        for batch, expected in zip(batches.epoch(0, 0), first, strict=True):
+            found = cache(batch, teacher.without_maps)
+            for ours, theirs in zip((*found.maps, found.pooled, found.logits), (*expected.maps, expected.pooled, expected.logits), strict=True):
+                assert torch.equal(ours, theirs)
+                assert ours.stride() == theirs.stride()
+    assert (cache.hits, cache.asked) == (97, 194)  # each image has one view an epoch
+
+    # a flipped bit, zeros, a row in another's place: asked anew, and right
+    rows = cache._rows
+    filled = rows[:, :-2].any(1).nonzero()[0]
+    rows[filled[0], 5] ^= 1 << 20
+    rows[filled[1]] = 0
+    rows[filled[2]] = rows[filled[3]]
+    rows.flush()
+    again = opened()
+    for batch, expected in zip(batches.epoch(0, 0), first, strict=True):
+        assert torch.equal(again(batch, teacher.without_maps).logits, expected.logits)
+    assert again.asked - again.hits == 3
+    width = sum(again.widths) + 2
+    small = opened(gigabytes=4e-9 * width * 18 * 10)  # room for ten images
+    for batch in batches.epoch(0, 0):
+        small(batch, teacher.without_maps)
+    assert (small.slots, small.hits) == (180, 10)
+
+
+def test_a_teacher_whose_answers_depend_on_company_is_not_kept(tmp_path: Path) -> None:
+    model = network("resnet14", DATA, 99, CPU)
+    drifting = Teacher(model, RECIPE, "train")
+    sample = next(evaluation(TEST, RECIPE.augmentation, batch=16)).images
+    cache = TeacherCache(tmp_path, {}, len(TRAIN), 18, 1.0, drifting.without_maps, sample)
+    assert not cache.exact
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_torchs(nesterov: bool) -> None:
+    """Against torch.optim.SGD over many steps, with parameters that have no gradient at first."""
+    how = replace(RECIPE, nesterov=nesterov)
+    ours, theirs = ([torch.nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64)) for shape in ((3, 4), (5,), (2, 3, 3, 3))] for _ in range(2))
+    mine = SGD(ours, how)
+    reference = torch.optim.SGD(theirs, how.learning_rate, how.momentum, 0, how.weight_decay, nesterov=nesterov)
+    for step in range(12):
+        rate = 0.05 if step < 6 else 0.005
+        mine.rate.fill_(rate)
+        reference.param_groups[0]["lr"] = rate
+        generator = torch.Generator().manual_seed(step)
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(a.shape, generator=generator, dtype=torch.float64)
+            a.grad, b.grad = (None, None) if index == 1 and step < 4 else (gradient, gradient.clone())
+        mine.step()
+        reference.step()
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-6)  # the rate is a float32
+    assert not torch.equal(ours[1], torch.full((5,), 0.5, dtype=torch.float64))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdkd.data.arrays import Count, Images, Labels, Source
+from cdkd.data.arrays import Count, Labels, Parts, Source
 from cdkd.data.decode import PIXELS, SUFFIXES, decoded
 from cdkd.errors import BadData
 
@@ -63,11 +63,10 @@ def open_folder(root: Path, paths: Sequence[str], size: int | None) -> Source:
     def labels(chosen: list[Member]) -> Labels:
         return np.array([number[member.category] for member in chosen], np.int64)
 
-    def read(kept: Labels, progress: Count | None) -> tuple[Images, Images]:
+    def read(kept: Labels, progress: Count | None) -> Parts:
         chosen = [train_members[place] for place in kept] + test_members
         with ExitStack() as stack:
-            images = decoded([str(member) for member in chosen], _reader(chosen, stack), size, progress)
-        return images[: len(kept)], images[len(kept) :]
+            yield from decoded(chosen, _reader(chosen, stack), size, progress)
 
     return Source(tuple(classes), labels(train_members), labels(test_members), read)
 
@@ -161,7 +160,10 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _reader(members: list[Member], stack: ExitStack) -> Callable[[int], bytes]:
-    archives = {path: stack.enter_context(zipfile.ZipFile(path)) for path in {member.container for member in members} if not path.is_dir()}
+    try:
+        archives = {path: stack.enter_context(zipfile.ZipFile(path)) for path in {member.container for member in members} if not path.is_dir()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadData(f"data.paths: an archive changed while it was read ({error})") from error
 
     def read(index: int) -> bytes:
         member = members[index]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdkd.data.arrays import Arrays, Count, Images, Labels, Source
+from cdkd.data.arrays import Arrays, Count, Images, Labels, Parts, Source, at_once
 from cdkd.data.decode import fitted
 from cdkd.data.draw import draw
 from cdkd.errors import BadData
@@ -36,8 +36,12 @@ def _in_memory(arrays: Arrays, size: int | None) -> Source:
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
             raise BadData(f"{split} split: {len(labels)} labels for {images.dtype} images of shape {list(images.shape)}; expected uint8 [N, H, W, C]")
 
-    def read(kept: Labels, _: Count | None) -> tuple[Images, Images]:
-        return _resized(arrays.train_images[kept], size), _resized(arrays.test_images, size)
+    def read(kept: Labels, _: Count | None) -> Parts:
+        for images, places in ((arrays.train_images, kept), (arrays.test_images, np.arange(len(arrays.test)))):
+            height, width, channels = images.shape[1:]
+            step = at_once((size or height, size or width, channels))
+            for start in range(0, len(places), step):
+                yield _resized(images[places[start : start + step]], size)
 
     return Source(arrays.classes, arrays.train, arrays.test, read)
 

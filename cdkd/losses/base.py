@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from enum import IntEnum
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from cdkd.losses import signature
 from cdkd.models.features import Features
+
+
+class Needs(IntEnum):
+    """What a loss reads of the teacher. Each level holds the ones before it; what nobody reads is not computed or not kept."""
+
+    NOTHING = 0  # not even a teacher
+    OUTPUTS = 1  # logits and pooled
+    CHANNELS = 2  # and each map's means over height and width, as a map of 1x1
+    MAPS = 3  # and the maps themselves
 
 
 class Loss(nn.Module):
@@ -22,7 +32,11 @@ class Loss(nn.Module):
     Option types are Python's and pydantic's (`PositiveFloat`, `NonNegativeInt`, `Literal[...]`), imported under
     `TYPE_CHECKING` only; defaults are plain values. Learned parts (connectors) are submodules and are trained with
     the student. The teacher's features never carry a gradient.
+
+    needs: what it reads of the teacher; the less, the more can be shared between runs.
     """
+
+    needs: ClassVar[Needs] = Needs.MAPS
 
     def __init__(self, student: Features, teacher: Features | None) -> None:
         super().__init__()
@@ -40,6 +54,11 @@ def build(name: str, student: Features, teacher: Features | None, options: dict[
     (kind,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss)
     loss: Loss = kind(student, teacher, **options)
     return loss
+
+
+def channel_means(feature_map: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, C] in float32: means over height and width. A map of 1x1 gives its values, to the bit."""
+    return at_least_float32(feature_map).mean((2, 3))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

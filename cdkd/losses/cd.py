@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cdkd.errors import BadParams
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, Needs, at_least_float32, channel_means
 from cdkd.models.features import Features
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def channel_distillation(student_maps: Sequence[Tensor], teacher_maps: Sequence[
 
     Source: Zhou et al., Channel Distillation, 2006.01683; zhouzaida/channel-distillation, `losses/cd_loss.py`.
     """
-    means = [
-        (at_least_float32(ours).mean((2, 3)), at_least_float32(theirs.detach()).mean((2, 3))) for ours, theirs in zip(student_maps, teacher_maps, strict=True)
-    ]
+    means = [(channel_means(ours), channel_means(theirs.detach())) for ours, theirs in zip(student_maps, teacher_maps, strict=True)]
     return torch.stack([(ours - theirs).square().mean() for ours, theirs in means]).sum()
 
 
@@ -43,6 +41,8 @@ def _connector(channels: int, out: int) -> nn.Sequential:
 
 class ChannelDistillation(Loss):
     """All stages. As released, every student map has a connector, also where the channels agree already."""
+
+    needs = Needs.CHANNELS
 
     def __init__(self, student: Features, teacher: Features, *, connector: Literal["conv_bn_relu", "none"] = "conv_bn_relu") -> None:
         super().__init__(student, teacher)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, Needs, at_least_float32
 from cdkd.models.features import Features
 
 
@@ -21,6 +21,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 class CrossEntropy(Loss):
     """Reads the student's logits only, so it also trains a teacher."""
+
+    needs = Needs.NOTHING
 
     def forward(self, student: Features, teacher: Features | None, labels: Tensor) -> Tensor:
         return cross_entropy(student.logits, labels)

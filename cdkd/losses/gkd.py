@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cdkd.losses.base import Loss
+from cdkd.losses.base import Loss, Needs
 from cdkd.losses.kd import require_equal_classes, softened_kl
 from cdkd.models.features import Features
 
@@ -38,6 +38,8 @@ def guided_kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
 
 
 class GuidedKD(Loss):
+    needs = Needs.OUTPUTS
+
     def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 1.0) -> None:
         super().__init__(student, teacher)
         require_equal_classes("gkd", student, teacher)

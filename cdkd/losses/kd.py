@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdkd.errors import BadParams
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, Needs, at_least_float32
 from cdkd.models.features import Features
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def require_equal_classes(loss: str, student: Features, teacher: Features) -> No
 
 
 class KD(Loss):
+    needs = Needs.OUTPUTS
+
     def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None:
         super().__init__(student, teacher)
         require_equal_classes("kd", student, teacher)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.losses.base import Loss, at_least_float32, l2_normalise
+from cdkd.losses.base import Loss, Needs, at_least_float32, l2_normalise
 from cdkd.models.features import Features
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def _relations(pooled: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RelationalKD(Loss):
+    needs = Needs.OUTPUTS
+
     def __init__(self, student: Features, teacher: Features, *, distance_weight: NonNegativeFloat = 25.0, angle_weight: NonNegativeFloat = 50.0) -> None:
         super().__init__(student, teacher)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight

@@ -10,7 +10,8 @@ from torch import Tensor
 class Features(NamedTuple):
     """One forward pass of a network on a batch.
 
-    maps: stage outputs, shallow to deep, each [B, C_i, H_i, W_i]; the stem's output is not among them
+    maps: stage outputs, shallow to deep, each [B, C_i, H_i, W_i]; the stem's output is not among them. Of a teacher
+        only what the losses ask for is kept (`losses.base.Needs`): the maps, or their channels' means as maps of 1x1.
     pooled: [B, D], the classifier's input
     logits: [B, K]
     """

@@ -128,7 +128,7 @@ def _schedules(params: Params) -> Figure | None:
         strips += [(name, loss, values) for loss, values in _weights(method, epochs).items()]
     if not strips or len(epochs) < 2:
         return None
-    strips.append(("all methods", "learning rate", [params.training.learning_rate_at(epoch) for epoch in epochs]))
+    strips.append(("all methods", "learning rate", [params.training.resolved.learning_rate_at(epoch) for epoch in epochs]))
     starts = [index == 0 or strips[index - 1][0] != strip[0] for index, strip in enumerate(strips)]
     ratios = [ratio for start in starts for ratio in ((0.55, 1.0) if start else (1.0,))]
     figure = Figure(figsize=(7.5, 0.46 * sum(ratios) + 0.6))

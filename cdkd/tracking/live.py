@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,14 +29,23 @@ class Tracker:
     """
 
     def __init__(
-        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[form.Named, Mapping[str, Any]]], every: float = 5.0, patience: float = 30.0
+        self,
+        root: Path,
+        experiment: str,
+        seed: int,
+        runs: Sequence[tuple[form.Named, Mapping[str, Any]]],
+        every: float = 5.0,
+        patience: float = 30.0,
+        extras: Callable[[Record], Mapping[str, bytes]] = lambda record: {},
     ) -> None:
-        """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take."""
+        """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take;
+        extras: further files of a finished run, by name."""
+        self.extras = extras
         self.root, self.experiment, self.seed, self.every, self.patience = root, experiment, seed, every, patience
         self.runs = {run.fingerprint: (run, {**circumstances, **form.stage()}) for run, circumstances in runs}
         self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._rows: dict[str, form.Rows] = {}
-        self._records: list[tuple[Record, Mapping[str, bytes]]] = []
+        self._records: list[Record] = []
         self._finished: set[str] = set()
         self._view: View | None = None
         self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
@@ -50,9 +59,9 @@ class Tracker:
         """Queue a row of the history (it may carry images_per_second besides)."""
         self._put(("row", (fingerprint, dict(row), round(1000 * time.time()))))
 
-    def finish(self, record: Record, extras: Mapping[str, bytes] | None = None) -> None:
-        """Queue the end of a run: what of its history is missing, its files, its status. extras: further files by name."""
-        self._put(("record", (record, dict(extras or {}))))
+    def finish(self, record: Record) -> None:
+        """Queue the end of a run: what of its history is missing, its files, its status."""
+        self._put(("record", record))
 
     def close(self, status: str = "KILLED") -> None:
         """Write what is queued and end the runs that are not finished with this status; returns within `patience`.
@@ -118,8 +127,8 @@ class Tracker:
                 view.log(self._keys[fingerprint], self._rows[fingerprint])
                 del self._rows[fingerprint]
             while self._records:
-                record, extras = self._records[0]
-                view.finish(self._keys[record.fingerprint], record, extras)
+                record = self._records[0]
+                view.finish(self._keys[record.fingerprint], record, self.extras(record))
                 self._finished.add(record.fingerprint)
                 del self._records[0]
             if last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cdkd.errors import CdkdError
@@ -16,7 +16,7 @@ PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, 
 LONGEST_NOTE = 20_000  # characters of an experiment's tag
 
 
-def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], dict[str, bytes]] | None = None) -> tuple[int, int]:
+def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None) -> tuple[int, int]:
     """Create the runs that MLflow lacks and complete the partial ones; returns how many of each. A second call finds (0, 0).
 
     Runs without a record are left as they are: one that shows as RUNNING may be in training, or may have been killed

@@ -1,0 +1,112 @@
+"""The benchmarks measure what they say, in the smallest real runs. No test asks how long anything took."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = "--teacher resnet14 --student resnet8 --batch 8 --steps 2 --warmup 1 --evaluate 8 --pixels random"
+MEASURED = ("images_per_second_per_student", "wall_images_per_second_per_student", "evaluation_seconds", "evaluation_wall_seconds", "peak_mb")
+
+
+def said(module: str, words: str, *, code: int = 0) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"benchmarks.{module}", *words.split()]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def told(module: str, words: str) -> dict[str, Any]:
+    """What a module prints: one line of JSON and nothing else."""
+    (line,) = said(module, words).splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def positive(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+def test_the_reference() -> None:
+    found = told("reference", f"{TINY} --workers 2")
+    assert all(positive(found[name]) for name in (*MEASURED, "workers_seconds", "workers_images_per_second"))
+    assert (found["students"], found["images"], found["pixels"], found["threads"]) == (1, 24, "random", 1)
+
+
+def test_the_reference_goes_through_epochs_without_workers() -> None:
+    found = told("reference", f"{TINY} --workers 0 --images 16 --steps 4")
+    assert all(positive(found[name]) for name in MEASURED)
+    assert found["workers_seconds"] == 0
+    assert math.isfinite(found["last_loss"])
+
+
+@pytest.mark.parametrize(
+    ("words", "methods"),
+    [
+        ("", ["kd"]),
+        ("--students 3 --precision bf16", ["kd", "cd", "cd_gkd"]),
+        ("--methods student,fitnets --seeds 2", ["student", "fitnets"]),
+        ("--students 7 --cache warm", ["kd", "cd", "cd_gkd", "cd_gkd_edt", "rkd", "student", "kd"]),
+    ],
+)
+def test_ours(words: str, methods: list[str]) -> None:
+    found = told("ours", f"{TINY} {words}")
+    assert all(positive(found[name]) for name in MEASURED)
+    assert found["students"] == len(methods)
+    assert found["methods"] == ",".join(methods)
+    per_student, stream = found["images_per_second_per_student"], found["stream_images_per_second"]
+    assert per_student == pytest.approx(len(methods) * stream, rel=1e-3)
+
+
+def test_an_epoch_in_parts() -> None:
+    found = told("ours", f"{TINY} --methods cd --parts")
+    assert sum(found["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert positive(found["epoch_seconds"])
+    assert positive(found["tracking_seconds"])
+    for part in ("batches", "teacher pass", "student forward + backward", "losses", "optimiser", "evaluation", "checkpoint"):
+        assert positive(found["seconds"][part]), part
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    text = said("ours", f"{TINY} --methods kb", code=2)
+    assert "expected" in text
+    assert "Traceback" not in text
+
+
+def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
+    """Two rounds of the reference, one variant that can be measured and one that cannot: it is said and left out."""
+    path = tmp_path / "tiny.csv"
+    grid = "--pairs resnet14:resnet8 --batches 8 --students 2 --caches off,lukewarm"
+    text = said("run", f"--quick {grid} --rounds 2 --steps 1 --evaluate 8 --workers 0 --pixels random --out {path}")
+    *rows, faulty = csv.DictReader(path.open())
+    assert [(row["variant"], row["K"], row["rounds"]) for row in rows] == [("reference", "1", "2"), ("K = 2", "2", "2")]
+    for row in rows:
+        assert all(positive(float(row[name])) for name in ("images_per_second_per_student", "ratio", "evaluation_images_per_second", "peak_mb"))
+        assert float(row["slowest"]) <= float(row["images_per_second_per_student"]) <= float(row["fastest"])
+        assert all(row[name] for name in ("methods", "machine", "python", "torch", "date"))
+        assert row["variant"] in text
+    assert float(rows[0]["ratio"]) == 1
+    assert (faulty["ratio"], faulty["rounds"]) == ("", "0")
+    assert "lukewarm" in faulty["note"]
+    assert faulty["note"] in text
+
+    said("picture", str(path))
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "cost.svg").stat().st_size > 5000
+
+
+def test_the_overhead() -> None:
+    rows = json.loads(said("overhead", "--repeats 1 --json"))
+    assert len(rows) == 8
+    assert all(positive(row["wall"]) and positive(row["processor"]) for row in rows)
+    assert {row["what"] for row in rows} >= {"cdkd check", "cdkd distill kd: restored", "dvc repro: nothing to do"}
