@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
-from cdkd import checkpoint
+from cdkd import away, checkpoint
 from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.data.prepared import Meta, load, read_meta
 from cdkd.errors import BadCheckpoint
@@ -239,3 +240,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     return {"device": name, "threads": torch.get_num_threads(), **versions, **host()}
+
+
+if __name__ == "__main__":  # a plan carried out on another machine
+    sys.exit(away.main(sys.argv[1:], train_cohort))

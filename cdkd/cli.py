@@ -25,7 +25,8 @@ def main(words: Sequence[str] | None = None) -> int:
     os.environ.update(SILENCE)
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminated)
-    _die_with_parent()
+    if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
+        _die_with_parent()
     try:
         arguments.run(arguments)
     except CdkdError as error:
@@ -61,10 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     use = command("use", _use, "make an experiment of experiments/ the active params.yaml")
     use.add_argument("name", nargs="?", help="without it: list the experiments")
     use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
+    plan = command("plan", _plan, "say which runs are in the store and which are pending")
+    plan.add_argument("--export", type=Path, metavar="FILE", help="write the plan for `python -m cdkd.campaign` on another machine")
+    bring = command("import", _import, "put a campaign's results into the store")
+    bring.add_argument("folder", type=Path, metavar="DIR", help="the campaign's DIR/results")
     command("prepare", _prepare, "read the data source and write the splits")
     command("teacher", _teacher, "train the teacher, or restore it")
     distill = command("distill", _distill, "train or restore all seeds of a method (and its pending companions)")
     distill.add_argument("method", help="a method of params.yaml")
+    distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see stages.distill
     command("report", _report, "render tables and figures from the records")
     command("show", _show, "print the tables that the last report made")
     command("track", _track, "complete the MLflow view from the records")
@@ -95,6 +101,18 @@ def _use(arguments: argparse.Namespace) -> None:
         print(use(root(), arguments.name, force=arguments.force))
 
 
+def _plan(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    print("\n".join(stages.plan(_params(), arguments.export)))
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from cdkd import stages
+
+    print("\n".join(stages.bring_home(_params(), arguments.folder)))
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
     from cdkd import stages
 
@@ -110,7 +128,7 @@ def _teacher(arguments: argparse.Namespace) -> None:
 def _distill(arguments: argparse.Namespace) -> None:
     from cdkd import stages
 
-    _tell(stages.distill(_params(), arguments.method))
+    _tell(stages.distill(_params(), arguments.method, helper=arguments.helper))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -149,11 +167,12 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _die_with_parent() -> None:
-    """Killing `dvc repro` must not leave a trainer running: ask the kernel for SIGTERM when the parent is gone (Linux).
+    """Killing `dvc repro` must not leave a trainer running, nor killing that one its helpers: ask the kernel for SIGTERM when
+    the parent is gone (Linux).
 
     DVC starts us in its own process group: a parent of another group adopted us, DVC was killed before we could ask.
     """
-    if "DVC_ROOT" in os.environ and sys.platform == "linux":
+    if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

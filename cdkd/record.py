@@ -53,17 +53,25 @@ class Record:
 def read(path: Path) -> Record:
     """One record, trusted only if its digest fits; raises `BadRecord` naming the file."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        seal = body.pop("digest")
-        if body.get("format") != FORMAT:
-            raise BadRecord(f"{path}: format {body.get('format')!r}; expected {FORMAT}")
-        if digest(body) != seal:
-            raise BadRecord(f"{path}: its digest does not fit its content; it was damaged or edited")
-        return Record(**body)
+        return parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise BadRecord(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BadRecord(f"{path}: not a record ({error})") from None
+
+
+def parse(text: str, origin: str) -> Record:
+    """A record from its text; origin: what to call it in an error."""
+    try:
+        body = json.loads(text)
+        seal = body.pop("digest")
+        if body.get("format") != FORMAT:
+            raise BadRecord(f"{origin}: format {body.get('format')!r}; expected {FORMAT}")
+        if digest(body) != seal:
+            raise BadRecord(f"{origin}: its digest does not fit its content; it was damaged or edited")
+        return Record(**body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadRecord(f"{path}: not a record ({type(error).__name__}: {error})") from None
+        raise BadRecord(f"{origin}: not a record ({type(error).__name__}: {error})") from None
 
 
 def git_state(root: Path) -> dict[str, Any]:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.errors import BadData, CdkdError
+from cdkd.errors import BadCheckpoint, BadData, BadRecord, CdkdError
 from cdkd.params import Params
 from cdkd.plan import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
 from cdkd.progress import Progress
 from cdkd.record import Record
 from cdkd.store import Store
+from cdkd.tracking import settle
 
 if TYPE_CHECKING:
-    from cdkd.tracking import Tracker
+    from cdkd.tracking import Apart
 
 
 def data_folder(params: Params) -> Path:
@@ -61,18 +64,61 @@ def teacher(params: Params) -> Record:
     return record
 
 
-def distill(params: Params, method: str) -> list[Record]:
-    """All seeds of a method. What is in the store is copied out; else every pending method of the experiment is trained."""
+def distill(params: Params, method: str, *, helper: bool = False) -> list[Record]:
+    """All seeds of a method. What is in the store is copied out; else every pending method of the experiment is trained.
+
+    helper: train what no other process trains, and leave the rest to the one that asked for help
+    """
     params.method(method)  # an unknown name is refused before anything else
     data = read_meta(data_folder(params))
     teacher_record = trained_teacher(params, data)
     store = Store(params.root)
     wanted = [student_plan(params, data, teacher_record, method, seed) for seed in params.seeds]
     pending = [plan.seed for plan in wanted if store.get(plan.fingerprint) is None]
-    train_pending(params, store, [list(student_plans(params, data, teacher_record, seed)) for seed in pending], teacher_record)
+    cohorts = [list(student_plans(params, data, teacher_record, seed)) for seed in pending]
+    if helper:
+        train_pending(params, store, cohorts, teacher_record, wait=False)
+        return []
+    with _helpers(method, min(jobs(params), len(cohorts)) - 1):
+        train_pending(params, store, cohorts, teacher_record)
     records = [_finished(store, plan) for plan in wanted]
     _replace(runs_folder(params) / method, store, records)
     return records
+
+
+def plan(params: Params, export: Path | None) -> list[str]:
+    """What is trained and what is pending, for a terminal; and the plan as a file, for `python -m cdkd.campaign` on another machine."""
+    from cdkd import plan_file
+
+    data, store = read_meta(data_folder(params)), Store(params.root)
+    record = _any_teacher(params, data)
+    if export is not None and record is None and params.teacher.weights is not None:
+        raise BadData(f"{params.experiment}: the teacher's file is not measured yet; `cdkd teacher` does it, and then the plan can be exported")
+    found = plan_file.make(params, data, record, store)
+    weights = store.weights(found.teacher.fingerprint)
+    lines = list(plan_file.summary(found, weights))
+    if export is not None:
+        found.write(export)
+        lines.append(f"{export}: {len(found.students)} runs; the teacher is " + ("to be trained there" if record is None else f"finished: --teacher {weights}"))
+    return lines
+
+
+def bring_home(params: Params, folder: Path) -> list[str]:
+    """Results of a campaign, put into the store; the next `dvc repro` finds them there and trains nothing."""
+    from cdkd import pack
+
+    found, data, store = pack.read(folder), read_meta(data_folder(params)), Store(params.root)
+    if found.experiment != params.experiment:
+        raise BadRecord(f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` changes it)")
+    plan, held = teacher_plan(params, data), _any_teacher(params, data)
+    brought = next((record for record in found.records if record.fingerprint == plan.fingerprint and record.status == "finished"), None)
+    if brought is not None and held is not None and brought.result["weights_sha256"] != held.result["weights_sha256"]:
+        places = f"{store.folder / plan.fingerprint} and {runs_folder(params) / TEACHER}"
+        cure = f"to take theirs, remove {places}, import again, and run `dvc repro --force`"
+        raise BadRecord(f"{folder}: its students learned from another teacher than this project's; {cure}")
+    record = brought or held
+    students = [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
+    return list(pack.into_store(found, {run.fingerprint: run for run in (plan, *students)}, store))
 
 
 def report(params: Params) -> list[str]:
@@ -111,6 +157,14 @@ def trained_teacher(params: Params, data: Meta) -> Record:
     return record
 
 
+def _any_teacher(params: Params, data: Meta) -> Record | None:
+    """The finished teacher, where there is one."""
+    try:
+        return trained_teacher(params, data)
+    except BadData:
+        return None
+
+
 def _adopted(store: Store, folder: Path, plan: RunPlan) -> Record | None:
     """A run that lies in the workspace (pulled, say, and not trained here), put into the store as well."""
     from cdkd.record import read
@@ -139,8 +193,33 @@ def _replace(folder: Path, store: Store, records: list[Record]) -> None:
         store.copy_out(record, folder)
 
 
-def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], teacher: Record | None = None) -> None:
-    """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last."""
+def jobs(params: Params) -> int:
+    """Processes that train students at once. Seeds share nothing, and one thread for each of two processes is faster than two
+    threads for one. A function of the params and the machine, never of what is pending: threads decide the last bits."""
+    return 1 if Path("/proc/driver/nvidia/gpus").exists() else min(_cores(), len(params.seeds))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _helpers(method: str, count: int) -> Iterator[None]:
+    """So many further processes, which train what is free; they end with this one."""
+    words = [sys.executable, "-m", "cdkd", "distill", method, "--helper"]
+    helpers = [subprocess.Popen(words) for _ in range(count)]
+    try:
+        yield
+        for helper in helpers:
+            helper.wait()  # what it could not do was done here
+    finally:
+        for helper in helpers:
+            helper.terminate()
+
+
+def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], teacher: Record | None = None, *, wait: bool = True) -> None:
+    """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last, or with
+    `wait` false not at all."""
     waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
     while waiting:
         for cohort in list(waiting):
@@ -148,9 +227,13 @@ def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], te
                 if held:
                     _train(params, store, _pending(store, cohort), teacher)
                     waiting.remove(cohort)
+        if not wait:
+            break
         if waiting:
             with _cohort_lock(store, waiting[0], wait=True):
                 _train(params, store, _pending(store, waiting.pop(0)), teacher)
+    if cohorts:
+        settle()
 
 
 def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
@@ -169,34 +252,32 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
     if not plans:
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy neighbour must not stop both threads; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", str(_cores() if teacher is None else max(1, _cores() // jobs(params))))
     from cdkd.campaign import adopt_teacher, train_cohort
 
     if plans[0].config["training"] is None:
         adopt_teacher(params.root, store, plans[0], data_folder(params), str(params.teacher.weights), params.teacher.training.resolved)
     else:
         weights = store.weights(teacher.fingerprint) if teacher else None
-        train_cohort(params.root, store, plans, data_folder(params), weights, cache=params.teacher.cache, watch=partial(_tracker, params))
+        if weights is not None and not weights.exists():
+            cure = f"`cdkd import` them with the results they belong to, or remove {weights.parent} and run `cdkd teacher` to train it here"
+            raise BadCheckpoint(f"the teacher was trained elsewhere and its weights did not come along: {cure}")
+        train_cohort(params.root, store, plans, data_folder(params), weights, cache=params.teacher.cache, watch=partial(_apart, params))
 
 
-def _tracker(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Tracker:
-    from cdkd.tracking import Tracker
+def _apart(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Apart:
+    from cdkd.tracking import Apart
 
-    return Tracker(params.root, params.experiment, plans[0].seed, [(plan, circumstances) for plan in plans], extras=_pictures)
-
-
-def _pictures(record: Record) -> Mapping[str, bytes]:
-    """What MLflow's page of a run shows beside its numbers."""
-    from cdkd.report.figures import run_curves
-
-    return {"curves.png": run_curves(record)} if record.history else {}
+    return Apart(params.root, params.experiment, plans[0].seed, [(plan, circumstances) for plan in plans])
 
 
 def track(params: Params) -> str:
     """The MLflow view of everything that this workspace and its store hold, completed from the records."""
+    from cdkd.report.figures import run_pictures
     from cdkd.tracking import describe, rebuild
 
     records = list(_records(params))
-    created, completed = rebuild(params.root, records, _pictures)
+    created, completed = rebuild(params.root, records, run_pictures)
     text = report_folder(params) / "report.md"
     if text.exists():
         describe(params.root, params.experiment, text.read_text(encoding="utf-8"))

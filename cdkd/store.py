@@ -1,7 +1,8 @@
 """The run store: fingerprint -> finished run. The seam between everything that trains and everything that reads.
 
-A run lies in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, put there whole. Whoever trains
-holds a lock for the cohort, so that two processes on one store train nothing twice.
+A run lies in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, put there whole. A finished run
+whose weights stayed on another machine has the empty file `weights.absent` in their place: it counts, and cannot teach.
+Whoever trains holds a lock for the cohort, so that two processes on one store train nothing twice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cdkd.errors import BadCheckpoint, BadRecord
 from cdkd.files import sha256, write_atomically
 from cdkd.record import Record, read
 
-RECORD, WEIGHTS = "record.json", "weights.safetensors"
+RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 
 
 class Store:
@@ -38,7 +39,8 @@ class Store:
             if record.fingerprint != fingerprint:
                 raise BadRecord(f"{place}: holds the record of {record.fingerprint}")
             weights = self.weights(fingerprint)
-            if record.status == "finished" and (not weights.is_file() or sha256(weights) != record.result["weights_sha256"]):
+            elsewhere = not weights.exists() and (place / ABSENT).is_file()
+            if record.status == "finished" and not elsewhere and not _fits(record, weights):
                 raise BadCheckpoint(f"{weights}: missing or damaged: its digest is not the record's")
         except (BadRecord, BadCheckpoint) as fault:
             aside = Path(tempfile.mkdtemp(prefix=f"damaged-{fingerprint[:12]}-", dir=self.folder))
@@ -48,21 +50,29 @@ class Store:
         return record
 
     def put(self, record: Record, weights: bytes | None) -> None:
-        """Keep a finished run. The same fingerprint put twice keeps the first."""
+        """Keep a finished run. The same fingerprint put twice keeps the first, and only the weights that it lacked are added.
+
+        weights: None of a run that diverged, or whose weights are not at hand
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / record.fingerprint
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
         try:
             if weights is not None:
                 write_atomically(staging / WEIGHTS, weights)
+            elif record.status == "finished":
+                write_atomically(staging / ABSENT, b"")
             write_atomically(staging / RECORD, record.text())
             if not place.exists():
                 os.replace(staging, place)
+            elif weights is not None and (place / ABSENT).is_file() and _fits(read(place / RECORD), staging / WEIGHTS):
+                os.replace(staging / WEIGHTS, place / WEIGHTS)
+                (place / ABSENT).unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     def copy_out(self, record: Record, folder: Path) -> None:
-        """The run as `<folder>/seed-<n>.json` and `.safetensors`."""
+        """The run as `<folder>/seed-<n>.json` and, where its weights are here, `.safetensors`."""
         name = f"seed-{record.seed}"
         weights = self.weights(record.fingerprint)
         if weights.exists():
@@ -96,3 +106,7 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             yield True
+
+
+def _fits(record: Record, weights: Path) -> bool:
+    return weights.is_file() and sha256(weights) == record.result["weights_sha256"]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "cdkd"
 # From the ground up: a room may import those of earlier floors and its own.
 FLOORS = (
     {"errors", "files"},
-    {"schedule"},
+    {"schedule", "sealed"},
     {"data", "models"},
     {"losses", "faults"},
     {"schema"},
@@ -21,7 +21,9 @@ FLOORS = (
     {"teacher"},
     {"plan", "train"},
     {"store", "report", "tracking", "experiments"},
-    {"campaign", "ui"},
+    {"plan_file", "pack"},
+    {"away"},
+    {"campaign", "ui", "follow"},
     {"stages"},
     {"cli"},
     {"__main__"},

@@ -33,6 +33,11 @@ def draw(params: Params, rows: Mapping[str, Row]) -> Pictures:
         return pictures
 
 
+def run_pictures(record: Record) -> dict[str, bytes]:
+    """What MLflow's page of a run shows beside its numbers, by file name."""
+    return {"curves.png": run_curves(record)} if record.history else {}
+
+
 def run_curves(record: Record) -> bytes:
     """One run's errors and losses over its epochs, as PNG."""
     with style():

@@ -1,11 +1,12 @@
-"""The MLflow view of runs: live while they train (`Tracker`), and rebuilt from records (`rebuild`).
+"""The MLflow view of runs: live while they train (`Tracker`, `Apart` in a process of its own), and rebuilt from records (`rebuild`).
 
 The records are the truth and MLflow a mirror that may fail, be deleted or lag: nothing here is ever read back into a
 result. MLflow is imported in this folder only, and only once something is to be written.
 """
 
+from cdkd.tracking.apart import Apart, settle
 from cdkd.tracking.live import Tracker
 from cdkd.tracking.records import describe, experiment_id, rebuild
 from cdkd.tracking.view import uri
 
-__all__ = ["Tracker", "describe", "experiment_id", "rebuild", "uri"]
+__all__ = ["Apart", "Tracker", "describe", "experiment_id", "rebuild", "settle", "uri"]

@@ -17,7 +17,18 @@ from cdkd.record import Record
 from cdkd.tracking import form
 from cdkd.tracking.view import View
 
+PATIENCE = 30.0
 LOCKED_PATIENCE = 0.5  # seconds for a database that another program holds; then it is tried again at the next flush
+
+
+def status_for(kind: type[BaseException] | None) -> str:
+    """MLflow's word for how the training ended."""
+    return "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+
+
+def patience_for(status: str, patience: float = PATIENCE) -> float:
+    """Seconds to wait for MLflow at the end. Whoever kills a program grants it little time."""
+    return min(patience, 5.0) if status == "KILLED" else patience
 
 
 class Tracker:
@@ -35,7 +46,7 @@ class Tracker:
         seed: int,
         runs: Sequence[tuple[form.Named, Mapping[str, Any]]],
         every: float = 5.0,
-        patience: float = 30.0,
+        patience: float = PATIENCE,
         extras: Callable[[Record], Mapping[str, bytes]] = lambda record: {},
     ) -> None:
         """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take;
@@ -64,15 +75,12 @@ class Tracker:
         self._put(("record", record))
 
     def close(self, status: str = "KILLED") -> None:
-        """Write what is queued and end the runs that are not finished with this status; returns within `patience`.
-
-        Whoever kills a program grants it little time: KILLED waits five seconds at most.
-        """
+        """Write what is queued and end the runs that are not finished with this status; returns within `patience`."""
         if self._closing is not None or os.getpid() != self._owner:
             return
         self._closing = status
         self._events.put(None)
-        patience = min(self.patience, 5.0) if status == "KILLED" else self.patience
+        patience = patience_for(status, self.patience)
         self._thread.join(patience)
         if self._thread.is_alive():
             self._warn(f"no answer for {patience:g} s")
@@ -81,7 +89,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+        self.close(status_for(kind))
 
     def _put(self, event: tuple[str, Any]) -> None:
         if self._closing is None and os.getpid() == self._owner:  # a forked child has no thread

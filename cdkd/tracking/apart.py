@@ -1,0 +1,93 @@
+"""The live view in a process of its own, so that training shares neither interpreter nor memory with MLflow and its friends.
+
+The training process writes one JSON line for each event into a pipe; the other, `cdkd.follow`, reads them into a
+`Tracker`. It ends with the pipe: a trainer that was killed leaves runs that are marked so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cdkd.plan import RunPlan
+from cdkd.record import Record
+from cdkd.tracking.live import PATIENCE, patience_for, status_for
+
+
+def settle() -> None:
+    """Wait for the views of all cohorts that are trained."""
+    while _settling:
+        _settling.pop().wait(PATIENCE)
+
+
+class Apart:
+    """Tells another process of the runs that train side by side with one seed. Nothing here waits but `close`, and nothing fails."""
+
+    def __init__(self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunPlan, Mapping[str, Any]]]) -> None:
+        """runs: each with its circumstances"""
+        self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+        self._closed = False
+        words = [sys.executable, "-m", "cdkd.follow"]
+        self._child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self._thread = threading.Thread(target=self._carry, name="cdkd-tracking", daemon=True)
+        self._thread.start()
+        named = [[asdict(plan), dict(circumstances)] for plan, circumstances in runs]
+        self._events.put({"root": str(root), "experiment": experiment, "seed": seed, "runs": named})
+
+    def epoch(self, fingerprint: str, row: Mapping[str, Any], /) -> None:
+        """A row of the history (it may carry images_per_second besides)."""
+        self._events.put({"epoch": fingerprint, "row": dict(row)})
+
+    def finish(self, record: Record, /) -> None:
+        self._events.put({"finish": record.text()})
+
+    def close(self, status: str = "KILLED") -> None:
+        """End the runs. After a good end the other process writes on beside the next cohort, until `settle`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._events.put({"close": status})
+        self._events.put(None)
+        if status == "FINISHED":
+            _settling.append(self)
+        else:
+            self.wait(patience_for(status))
+
+    def wait(self, patience: float) -> None:
+        """Until the view is written, or so many seconds."""
+        try:
+            self._child.wait(patience + 5.0)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(status_for(kind))
+
+    def _carry(self) -> None:
+        pipe = self._child.stdin
+        if pipe is None:
+            return
+        try:
+            while (event := self._events.get()) is not None:
+                pipe.write(json.dumps(event) + "\n")
+                pipe.flush()
+            pipe.close()
+        except OSError:  # it has ended; `cdkd track` completes the view
+            if not self._closed:
+                print("MLflow's process has ended; the training goes on, `cdkd track` completes the view later", file=sys.stderr, flush=True)
+
+
+_settling: list[Apart] = []
