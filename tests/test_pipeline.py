@@ -214,6 +214,44 @@ def trainers(clone: Clone) -> list[str]:
     return found
 
 
+def test_training_needs_torch_and_little_else(clone: Clone) -> None:
+    """What MLflow, matplotlib and torch's compiler cost to import is not paid before the first step, nor beside the training."""
+    fingerprint = clone.record("kd", 0)["fingerprint"]
+    shutil.rmtree(clone.folder / ".cdkd" / "store" / fingerprint)
+    code = """
+import sys
+from cdkd.cli import main
+code = main(["distill", "kd"])
+friends = {"torchvision", "torch._dynamo", "mlflow", "dvc", "optuna", "pandas", "scipy", "matplotlib", "sklearn", "PIL"}
+print(code, "torch" in sys.modules, sorted(friends & set(sys.modules)))
+"""
+    assert clone.run(sys.executable, "-c", code).splitlines()[-1] == "0 True []"
+    assert clone.record("kd", 0)["fingerprint"] == fingerprint
+
+
+def test_a_killed_trainer_is_marked_so_in_mlflow(clone: Clone) -> None:
+    """Nobody is left to say so: the process that follows the training sees the pipe end."""
+    shutil.rmtree(clone.folder / ".cdkd" / "store" / clone.record("kd", 0)["fingerprint"])
+    database = clone.folder / ".cdkd" / "mlflow" / "mlflow.db"
+
+    def states() -> list[str]:
+        with sqlite3.connect(database) as connection:
+            return [status for (status,) in connection.execute("select status from runs where name = 'kd · seed 0'")]
+
+    clone.params(PARAMS.replace("epochs: 3", "epochs: 300").replace("seeds: [0, 1]", "seeds: [0]"))
+    process = clone.start("cdkd", "distill", "kd")
+    deadline = time.monotonic() + 120
+    while "RUNNING" not in states() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert "RUNNING" in states()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while "RUNNING" in states() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert sorted(states()) == ["FINISHED", "KILLED"]
+
+
 def test_a_restoring_stage_needs_no_heavy_friend(clone: Clone) -> None:
     code = """
 import sys
