@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: help env repro test lint ui clean
+.PHONY: help env repro test lint lock bench ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -41,6 +41,12 @@ lint: env  ## formatting, lint and types
 
 lock: env  ## resolve requirements.lock anew
 	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
+
+bench: env  ## measure training against the loop as the field writes it, and what the pipeline costs around it
+	python -m benchmarks.run
+	python -m benchmarks.ours --students 8 --parts
+	python -m benchmarks.overhead
+	python -m benchmarks.picture
 
 ui: env  ## open MLflow on 127.0.0.1
 	cdkd ui

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
 import platform
 import sys
 import time
@@ -20,6 +21,7 @@ from safetensors.torch import save as to_safetensors
 
 from cdkd import away, checkpoint
 from cdkd.data.batches import Batches, Split, evaluation
+from cdkd.data.mapped import joined
 from cdkd.data.prepared import Meta, load, read_meta
 from cdkd.errors import BadCheckpoint
 from cdkd.losses.base import Needs
@@ -97,7 +99,8 @@ def train_cohort(
         )
         for plan in plans
     ]
-    if teacher is not None and cache > 0 and any(run.objective.needs(epoch) in CACHED for run in runs for epoch in range(run.epoch, recipe.epochs)):
+    needs = [max(run.objective.needs(epoch) for run in runs) for epoch in range(recipe.epochs)]
+    if teacher is not None and cache > 0 and any(need in (Needs.OUTPUTS, Needs.CHANNELS) for need in needs):
         teacher.cache = teacher_cache(root, first, teacher, batches, test, cache)
     by_key = {plan.fingerprint: plan for plan in plans}
     circumstances = {"environment": environment(device), "git": git_state(root), "cohort": [plan.method for plan in plans]}
@@ -144,9 +147,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back
-
-
-CACHED = (Needs.OUTPUTS, Needs.CHANNELS)
 
 
 def teacher_cache(root: Path, plan: RunPlan, teacher: Teacher, batches: Batches, test: Split, gigabytes: float) -> TeacherCache | None:
@@ -199,7 +199,7 @@ def _result(weights: bytes, model: torch.nn.Module, meta: Meta, last: dict[str, 
 def training_split(folder: Path, meta: Meta, device: torch.device) -> Split:
     """The whole training set: what a search would hold out is trained on too."""
     parts = [load(folder, split) for split in ("train", "validation")]
-    images, labels = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    images, labels = joined([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
     return Split(images, labels, meta.mean, meta.std, device)
 
 
@@ -232,14 +232,22 @@ def load_weights(model: torch.nn.Module, path: Path, sha256: str) -> None:
 
 
 def choose_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """CUDA where there is one: float32 that is float32, and the same bits twice unless CDKD_DETERMINISTIC=0 asks for speed."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    if os.environ.get("CDKD_DETERMINISTIC", "1") != "0":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return torch.device("cuda")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What may change the last bits of a result without being part of it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-    return {"device": name, "threads": torch.get_num_threads(), **versions, **host()}
+    exact = {} if device.type == "cpu" else {"deterministic": torch.are_deterministic_algorithms_enabled()}
+    return {"device": name, "threads": torch.get_num_threads(), **exact, **versions, **host()}
 
 
 if __name__ == "__main__":  # a plan carried out on another machine

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdkd.campaign import training_split
 from cdkd.data.batches import Batches, Split, evaluation, order, random_boxes
+from cdkd.data.prepare import prepare
+from cdkd.data.prepared import read_meta
 from cdkd.data.randomness import stream
 from cdkd.errors import BadData
-from cdkd.schema import Augmentation
+from cdkd.schema import Augmentation, Data
 
 CPU = torch.device("cpu")
 
@@ -102,3 +108,26 @@ def test_what_cannot_be_is_refused_in_words() -> None:
         Batches(split(), Augmentation(pad=8, padding="reflect"), 8)
     with pytest.raises(BadData, match="1 training images"):
         Batches(split(1), Augmentation(), 8)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(pad=2, padding="reflect", flip=True), Augmentation(resized_crop=6, flip=True)])
+def test_images_on_the_disk_make_the_batches_of_images_in_memory(augmentation: Augmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path, tmp_path, **Data(source="digits").model_dump())
+    meta = read_meta(tmp_path)
+    inside = training_split(tmp_path, meta, CPU)
+    monkeypatch.setenv("CDKD_MEMORY_LIMIT", "0")
+    outside = training_split(tmp_path, meta, CPU)
+    assert isinstance(inside.images, torch.Tensor)
+    assert not isinstance(outside.images, torch.Tensor)
+    ours, theirs = (Batches(split, augmentation, 64) for split in (outside, inside))
+    for epoch in (0, 1):
+        for ondisk, inmemory in zip(ours.epoch(5, epoch), theirs.epoch(5, epoch), strict=True):
+            assert torch.equal(ondisk.images, inmemory.images)
+            assert torch.equal(ondisk.labels, inmemory.labels)
+            assert ondisk.views is None if inmemory.views is None else torch.equal(ondisk.views, inmemory.views)
+    first, second = next(evaluation(ours.split, augmentation)), next(evaluation(theirs.split, augmentation))
+    assert torch.equal(first.images, second.images)
+    stopped = ours.epoch(5, 0)  # an epoch left half-way leaves no thread behind
+    next(stopped)
+    stopped.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cdkd-batches")]

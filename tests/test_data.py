@@ -710,10 +710,10 @@ def test_another_prepare_does_not_change_images_that_are_being_read(tmp_path: Pa
     assert not torch.equal(mapped(tmp_path / "d", "train")[0].rows(torch.arange(900)), before)
 
 
-def test_the_limit_is_a_quarter_of_the_memory_or_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_a_part_of_the_memory_or_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CDKD_MEMORY_LIMIT", raising=False)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000}.__getitem__)
-    assert memory_limit() == 1_024_000
+    assert memory_limit() == 256_000
     monkeypatch.setenv("CDKD_MEMORY_LIMIT", "77")
     assert memory_limit() == 77
     for text in ("", "-1", "1e9", "8 GB"):

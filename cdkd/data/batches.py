@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.data.mapped import Images, MappedImages
+from cdkd.data.mapped import Images
 from cdkd.data.randomness import stream
 from cdkd.errors import BadData
 
@@ -50,7 +50,7 @@ class Split:
         channels = images.shape[3]
         if len(mean) not in (1, channels) or len(std) != len(mean):
             raise BadData(f"data.normalisation: {len(mean)} means and {len(std)} standard deviations for images of {channels} channels")
-        self.images = images if isinstance(images, MappedImages) else images.to(device)
+        self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = labels.to(device)
         scale, shift = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32)), torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32)
         self.scale, self.shift = scale.expand(channels).to(device), shift.expand(channels).to(device)
@@ -64,7 +64,7 @@ class Split:
 
     def rows(self, indices: Tensor) -> Tensor:
         """Images by place: uint8 [B, H, W, C] on the device."""
-        return self.images.rows(indices.cpu()).to(self.device) if isinstance(self.images, MappedImages) else self.images[indices]
+        return self.images[indices] if isinstance(self.images, Tensor) else self.images.rows(indices.cpu()).to(self.device)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] to float32 [B, C, H, W]."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import weakref
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +65,36 @@ class MappedImages:
             raise BadData(f"{self.path}: image {index} is damaged, its crc32 is {found:08x}; expected {expected:08x}; {CURE}")
 
 
-Images = Tensor | MappedImages
+class JoinedImages:
+    """Splits one after the other, of which one at least is mapped."""
+
+    def __init__(self, parts: Sequence[Tensor | MappedImages]) -> None:
+        self.parts = parts
+        self.starts = torch.tensor([0, *itertools.accumulate(len(part) for part in parts)])
+        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """uint8 [B, H, W, C] by place: int64 [B]."""
+        found = torch.empty((len(indices), *self.shape[1:]), dtype=torch.uint8)
+        for part, start, end in zip(self.parts, self.starts[:-1], self.starts[1:], strict=True):
+            here = ((indices >= start) & (indices < end)).nonzero().flatten()
+            if len(here):
+                places = indices[here] - start
+                found[here] = part[places] if isinstance(part, Tensor) else part.rows(places)
+        return found
+
+
+Images = Tensor | MappedImages | JoinedImages
+
+
+def joined(parts: Sequence[Images]) -> Images:
+    """Splits one after the other, in memory if all of them are."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    mapped_too = [part for part in parts if not isinstance(part, JoinedImages)]
+    return torch.cat(tensors) if len(tensors) == len(parts) else JoinedImages(mapped_too)
 
 
 def mapped(folder: Path, split: str, meta: Meta) -> tuple[MappedImages, Tensor]:

@@ -79,10 +79,11 @@ def header(count: int, image: tuple[int, int, int]) -> bytes:
 
 
 def memory_limit() -> int:
-    """Bytes of pixels above which a split stays on the disk: a quarter of the machine's memory, or what CDKD_MEMORY_LIMIT says."""
+    """Bytes of pixels above which a split stays on the disk: a sixteenth of the machine's memory (several processes may hold it),
+    or what CDKD_MEMORY_LIMIT says."""
     text = os.environ.get(LIMIT)
     if text is None:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16
     if not (text.isascii() and text.isdigit()):
         raise BadData(f"{LIMIT}: {text!r}; expected a number of bytes")
     return int(text)
