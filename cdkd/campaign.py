@@ -96,6 +96,7 @@ def train_cohort(
             sample,
             teacher,
             store.checkpoint(plan.fingerprint),
+            environment(device),
         )
         for plan in plans
     ]
@@ -120,7 +121,8 @@ def train_cohort(
         def keep(run: Run) -> None:
             times = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 3), "images_per_second": round(rate(), 1)}
             weights = None if run.diverged else run.weights()
-            record = finished_record(by_key[run.key], run, weights, meta, circumstances | times)
+            exact = {"exact": len(run.environments) == 1} | ({} if len(run.environments) == 1 else {"environments": run.environments})
+            record = finished_record(by_key[run.key], run, weights, meta, circumstances | times | exact)
             store.put(record, weights)
             checkpoint.clear(run.folder)
             watcher.finish(record)

@@ -28,8 +28,9 @@ class Record:
         train_top1_error, test_top1_error, test_top5_error, test_loss
     result: weights_sha256, parameters, multiply_adds (an image's forward pass), last and best (rows of the history;
         best has the lowest test_top1_error); empty unless finished
-    circumstances: environment, git {commit, dirty}, cohort (the methods trained side by side), and of the process that
-        finished the run: started (UTC), seconds, images_per_second (training images, all students of the cohort together)
+    circumstances: environment, git {commit, dirty}, cohort (the methods trained side by side), exact (false if it was
+        resumed in another environment; then environments lists them all), and of the process that finished the run:
+        started (UTC), seconds, images_per_second (training images, all students of the cohort together)
     """
 
     fingerprint: str

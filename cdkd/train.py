@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,8 +48,20 @@ def network(name: str, data: Mapping[str, Any], seed: int, device: torch.device)
 class Run:
     """One student in training: what it is, what it has become, and its history."""
 
-    def __init__(self, key: str, method: Method, recipe: Recipe, model: nn.Module, seed: int, sample: Batch, teacher: Teacher | None, folder: Path) -> None:
-        """key: the run's fingerprint; sample: a batch, for the shapes of features; folder: where its checkpoints lie."""
+    def __init__(
+        self,
+        key: str,
+        method: Method,
+        recipe: Recipe,
+        model: nn.Module,
+        seed: int,
+        sample: Batch,
+        teacher: Teacher | None,
+        folder: Path,
+        environment: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """key: the run's fingerprint; sample: a batch, for the shapes of features; folder: where its checkpoints lie;
+        environment: what else may change its last bits."""
         self.key, self.recipe, self.model, self.folder = key, recipe, model, folder
         model.eval()  # the sample must not touch BatchNorm's statistics
         with torch.no_grad():
@@ -57,6 +70,7 @@ class Run:
         self.forward = Forward(model, recipe)
         self.optimizer = SGD([*model.parameters(), *self.objective.parameters()], recipe)
         self.history: list[Row] = []
+        self.environments: list[dict[str, Any]] = []  # that it was trained in, one after the other
         self.diverged: Diverged | None = None
         # sums over an epoch stay on the device: one synchronisation an epoch
         self._sums = {name: torch.zeros((), device=sample.images.device) for name in (*self.objective.weights, WRONG)}
@@ -64,7 +78,9 @@ class Run:
             model.load_state_dict(state["model"])
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.history = state["history"]
+            self.history, self.environments = state["history"], state["environments"]
+        if self.environments[-1:] != [dict(environment)]:
+            self.environments.append(dict(environment))
 
     @property
     def epoch(self) -> int:
@@ -112,7 +128,7 @@ class Run:
 
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
-        checkpoint.save(self.folder, self.epoch, state | {"history": self.history})
+        checkpoint.save(self.folder, self.epoch, state | {"history": self.history, "environments": self.environments})
 
     def weights(self) -> bytes:
         """The student alone, without connectors, as safetensors."""

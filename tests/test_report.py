@@ -272,14 +272,17 @@ def test_no_records_at_all(tmp_path: Path) -> None:
 def test_mixed_environments_and_untracked_code_are_footnoted(folder: Folder) -> None:
     folder.render()
     clean = folder.text("ablation.md")
-    assert not any(word in clean for word in ("differ:", "uncommitted", "outside a git"))
+    assert not any(word in clean for word in ("differ:", "uncommitted", "outside a git", "Resumed"))
     record = a_record("kd", 2, 8.2)
     environment = record.circumstances["environment"] | {"torch": "2.11.0", "host": {"processor": "y"}}
     keep(folder.runs, replace(record, circumstances=record.circumstances | {"environment": environment, "git": {"commit": "d" * 40, "dirty": True}}))
     record = a_record("student", 0, 8.0)
     keep(folder.runs, replace(record, circumstances=record.circumstances | {"git": {"commit": None, "dirty": None}}))
+    record = a_record("kd", 1, 8.1)
+    keep(folder.runs, replace(record, circumstances=record.circumstances | {"exact": False}))
     folder.render()
     notes = folder.text("ablation.md")
+    assert "Resumed in another environment than it was begun in, so that an uninterrupted run may differ in the last bits: kd seed 1." in notes
     assert "differ: host processor x, but y (kd seed 2); torch 2.10.0, but 2.11.0 (kd seed 2)." in notes
     assert "uncommitted changes: kd seed 2." in notes
     assert "outside a git repository, so no commit names the code: student seed 0." in notes

@@ -253,3 +253,15 @@ def test_sgd_is_torchs(nesterov: bool) -> None:
         for a, b in zip(ours, theirs, strict=True):
             assert torch.allclose(a, b, rtol=1e-6)  # the rate is a float32
     assert not torch.equal(ours[1], torch.full((5,), 0.5, dtype=torch.float64))
+
+
+def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
+    def run(environment: dict[str, Any]) -> Run:
+        sample = next(evaluation(TEST, RECIPE.augmentation, batch=2))
+        return Run("kd", METHODS["student"], RECIPE, network("resnet8", DATA, 0, CPU), 0, sample, None, tmp_path, environment)
+
+    begun = run({"threads": 1})
+    train([begun], None, Batches(TRAIN, RECIPE.augmentation, RECIPE.batch), TEST, 0, checkpoint_seconds=0, stop=lambda: True)
+    assert (begun.epoch, begun.environments) == (1, [{"threads": 1}])
+    assert run({"threads": 1}).environments == [{"threads": 1}]
+    assert run({"threads": 2}).environments == [{"threads": 1}, {"threads": 2}]

@@ -42,7 +42,11 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     states = {run.state for run in runs}
     notes += [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
     counted = [run for run in runs if run.ok]
-    notes += _environments(counted)
+    notes += _environments([run for run in counted if run.method != TEACHER])  # the teacher is pinned by its digest
+    inexact = [run for run in counted if run.record and run.record.circumstances.get("exact") is False]
+    notes += [
+        f"Resumed in another environment than it was begun in, so that an uninterrupted run may differ in the last bits: {_names(inexact, counted)}"
+    ] * bool(inexact)
     dirty = [run for run in counted if _git(run).get("dirty")]
     outside = [run for run in counted if _git(run).get("commit") is None]
     notes += [f"Trained from a git tree with uncommitted changes: {_names(dirty, counted)}"] if dirty else []
@@ -71,6 +75,8 @@ def recipe(training: Training) -> str:
     parts += [f"pad {crop.pad} ({crop.padding})"] if crop.pad else []
     parts += [f"resized crop {crop.resized_crop}"] if crop.resized_crop else []
     parts += ["flip"] if crop.flip else []
+    parts += ["bf16"] if training.precision == "bf16" else []
+    parts += ["compiled"] if training.engine == "compile" else []
     return ", ".join(parts)
 
 
