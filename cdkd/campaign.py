@@ -23,7 +23,7 @@ from cdkd import away, checkpoint
 from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.data.mapped import joined
 from cdkd.data.prepared import Meta, load, read_meta
-from cdkd.errors import BadCheckpoint
+from cdkd.errors import BadCheckpoint, CdkdError
 from cdkd.losses.base import Needs
 from cdkd.models.measure import multiply_adds, parameters
 from cdkd.plan import TEACHER, RunPlan, code_digest
@@ -140,6 +140,12 @@ def train_cohort(
             if run.done:  # killed after its last epoch and before its record was kept
                 keep(run)
         train(runs, teacher, batches, test, seed, checkpoint_seconds=CHECKPOINT_SECONDS, closed=closed, stop=stop)
+    if failed := [f"{by_key[run.key].method} seed {seed}: {_first_line(run.failed)}" for run in runs if run.failed]:
+        raise CdkdError(f"{'; '.join(failed)}; the same command tries again from the last checkpoint")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def keep_freed_memory() -> None:

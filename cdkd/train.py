@@ -72,6 +72,7 @@ class Run:
         self.history: list[Row] = []
         self.environments: list[dict[str, Any]] = []  # that it was trained in, one after the other
         self.diverged: Diverged | None = None
+        self.failed: Exception | None = None  # what torch raised in a step: no memory, say
         # sums over an epoch stay on the device: one synchronisation an epoch
         self._sums = {name: torch.zeros((), device=sample.images.device) for name in (*self.objective.weights, WRONG)}
         if (state := checkpoint.load(folder)) is not None:
@@ -89,7 +90,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.diverged is not None or self.epoch >= self.recipe.epochs
+        return self.diverged is not None or self.failed is not None or self.epoch >= self.recipe.epochs
 
     def open_epoch(self) -> None:
         self.model.train()
@@ -166,7 +167,8 @@ def train(
     closed: Callable[[Run, Row | None], None] = lambda run, row: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train every run of the cohort to its end. Runs resumed at different epochs join when theirs comes.
+    """Train every run of the cohort to its end. Runs resumed at different epochs join when theirs comes; one that torch cannot
+    go on with is left with `failed` set, and the others go on.
 
     checkpoint_seconds: least time between checkpoints, which lie at epoch edges; `closed` hears of every epoch; `stop`
     is asked after each, and where it says so all are kept as they stand.
@@ -187,6 +189,8 @@ def train(
         last = stop()
         keep = last or time.monotonic() - saved >= checkpoint_seconds
         for run in active:
+            if run.failed is not None:
+                continue
             row = run.close_epoch(len(batches.split), test)
             if row is not None and (keep or run.done):  # a diverged state never replaces a sound one
                 run.save()
@@ -201,4 +205,8 @@ def _step(active: Sequence[Run], teacher: Teacher | None, needs: Needs, batch: B
     """One step of every student, on one pass of the teacher."""
     features = teacher(batch, needs) if teacher else None
     for run in active:
-        run.step(batch, features)
+        if run.failed is None:
+            try:
+                run.step(batch, features)
+            except (RuntimeError, MemoryError) as error:  # its company goes on
+                run.failed = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,20 @@ def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
     assert (begun.epoch, begun.environments) == (1, [{"threads": 1}])
     assert run({"threads": 1}).environments == [{"threads": 1}]
     assert run({"threads": 2}).environments == [{"threads": 1}, {"threads": 2}]
+
+
+def test_a_run_that_torch_cannot_go_on_with_leaves_the_others_alone(together: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = Run.step, itertools.count()
+
+    def failing(run: Run, *rest: Any) -> None:
+        if run.key == "at" and next(steps) == 8:  # in epoch 1
+            raise RuntimeError("not enough memory: you tried to allocate 1 bytes")
+        step(run, *rest)
+
+    monkeypatch.setattr(Run, "step", failing)
+    kd, at = cohort(["kd", "at"], 0, tmp_path)
+    assert bits(kd) == bits(together["kd"])
+    assert "not enough memory" in str(at.failed)
+    monkeypatch.setattr(Run, "step", step)
+    (again,) = cohort(["at"], 0, tmp_path)  # from its last checkpoint
+    assert bits(again) == bits(together["at"])
