@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
 from typing import Self
+
+HELPER = "CDKD_HELPER"  # set for a process that helps another, which rewrites its line itself
 
 
 class Progress:
@@ -15,7 +18,8 @@ class Progress:
     """
 
     def __init__(self, what: str) -> None:
-        self.what, self.terminal = what, sys.stderr.isatty()
+        self.what = what
+        self.terminal = sys.stderr.isatty() and HELPER not in os.environ  # one process rewrites a line, not several
         self.started = self.spoken = time.monotonic()
         self.open = False
 

@@ -20,7 +20,7 @@ from cdkd.data.prepared import Meta, read_meta
 from cdkd.errors import BadCheckpoint, BadData, BadRecord, CdkdError
 from cdkd.params import Params
 from cdkd.plan import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
-from cdkd.progress import Progress
+from cdkd.progress import HELPER, Progress
 from cdkd.record import Record
 from cdkd.store import Store
 from cdkd.tracking import settle
@@ -207,7 +207,7 @@ def _cores() -> int:
 def _helpers(method: str, count: int) -> Iterator[None]:
     """So many further processes, which train what is free; they end with this one."""
     words = [sys.executable, "-m", "cdkd", "distill", method, "--helper"]
-    helpers = [subprocess.Popen(words) for _ in range(count)]
+    helpers = [subprocess.Popen(words, env=os.environ | {HELPER: "1"}) for _ in range(count)]
     try:
         yield
         for helper in helpers:
