@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from cdkd.data.batches import Batches, Split, evaluation
+from cdkd.errors import BadParams
 from cdkd.losses.base import Needs
 from cdkd.optimizer import SGD
 from cdkd.schedule import Method, Recipe, Term, Weight
@@ -161,9 +163,18 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 
 
+def test_an_engine_without_its_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BadParams, match="compile; it needs a C\\+\\+ compiler"):
+        Teacher(network("resnet14", DATA, 99, CPU), replace(RECIPE, engine="compile"))
+
+
 @pytest.mark.parametrize("how", ENGINES)
 def test_every_precision_and_engine_is_exact(how: str, together: dict[str, Run], tmp_path: Path) -> None:
     """Alone, in company, and resumed: the same bits, which are others than plain float32's."""
+    if how == "compile" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler")
     names = ["at", "edt"]
     company = {run.key: bits(run) for run in cohort(names, 0, tmp_path / "company", **ENGINES[how])}
     cohort(["edt"], 0, tmp_path / "resumed", epochs=1, **ENGINES[how])

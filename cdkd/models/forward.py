@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 from torch import Tensor, nn
 
+from cdkd.errors import BadParams
 from cdkd.models.features import Features
 from cdkd.schedule import Recipe
 
@@ -18,6 +22,8 @@ class Forward:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
+        if recipe.engine == "compile" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+            raise BadParams("training.engine: compile; it needs a C++ compiler (g++ or clang++, or the one that CXX names), and there is none")
         self._compiled = torch.compile(model, dynamic=False) if recipe.engine == "compile" else model
 
     def __call__(self, images: Tensor) -> Features:
