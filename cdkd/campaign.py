@@ -247,13 +247,14 @@ def choose_device() -> torch.device:
     if os.environ.get("CDKD_DETERMINISTIC", "1") != "0":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (mypy does not know it); it costs time and decides nothing
     return torch.device("cuda")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What may change the last bits of a result without being part of it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
     exact = {} if device.type == "cpu" else {"deterministic": torch.are_deterministic_algorithms_enabled()}
     return {"device": name, "threads": torch.get_num_threads(), **exact, **versions, **host()}
 

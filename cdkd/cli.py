@@ -38,6 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # the machine's doing: a full disk, a folder that may not be written
+        print(f"{error.filename or 'the disk'}: {error.strerror or error}; what is finished is kept, and the same command goes on", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -229,6 +229,22 @@ print(code, "torch" in sys.modules, sorted(friends & set(sys.modules)))
     assert clone.record("kd", 0)["fingerprint"] == fingerprint
 
 
+def test_a_full_disk_is_said_in_one_line_and_costs_nothing_that_was_there(clone: Clone) -> None:
+    """A real limit of the kernel's on the size of files, in place of a full disk."""
+    teacher = clone.record("teacher")
+    shutil.rmtree(clone.folder / ".cdkd" / "store" / teacher["fingerprint"])
+    shutil.rmtree(clone.folder / "runs" / "digits" / "teacher")
+    before = clone.stored()
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); from cdkd.cli import main; sys.exit(main(['teacher']))"
+    said = clone.run(sys.executable, "-c", limit, code=1)
+    assert "the disk: File too large; what is finished is kept, and the same command goes on" in said
+    assert "Traceback" not in said
+    assert clone.stored() == before
+    assert not [path for path in (clone.folder / ".cdkd").rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".staging-")]
+    clone.run("cdkd", "teacher")
+    assert clone.record("teacher")["result"] == teacher["result"]
+
+
 def test_a_killed_trainer_is_marked_so_in_mlflow(clone: Clone) -> None:
     """Nobody is left to say so: the process that follows the training sees the pipe end."""
     shutil.rmtree(clone.folder / ".cdkd" / "store" / clone.record("kd", 0)["fingerprint"])
