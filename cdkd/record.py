@@ -71,7 +71,7 @@ def parse(text: str, origin: str) -> Record:
         if digest(body) != seal:
             raise BadRecord(f"{origin}: its digest does not fit its content; it was damaged or edited")
         return Record(**body)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise BadRecord(f"{origin}: not a record ({type(error).__name__}: {error})") from None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cdkd.errors import BadCheckpoint, BadRecord
-from cdkd.files import sha256, write_atomically
+from cdkd.files import sha256, sync_names, write_atomically
 from cdkd.record import Record, read
 
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
@@ -56,7 +56,8 @@ class Store:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / record.fingerprint
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
+        self._clear_staging(record.fingerprint)
+        staging = Path(tempfile.mkdtemp(prefix=f".staging-{record.fingerprint[:12]}-{os.getpid()}-", dir=self.folder))
         try:
             if weights is not None:
                 write_atomically(staging / WEIGHTS, weights)
@@ -65,11 +66,23 @@ class Store:
             write_atomically(staging / RECORD, record.text())
             if not place.exists():
                 os.replace(staging, place)
+                sync_names(self.folder)
             elif weights is not None and (place / ABSENT).is_file() and _fits(read(place / RECORD), staging / WEIGHTS):
                 os.replace(staging / WEIGHTS, place / WEIGHTS)
                 (place / ABSENT).unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def _clear_staging(self, fingerprint: str) -> None:
+        """Remove what a process left that was killed while it put this run here."""
+        for folder in self.folder.glob(f".staging-{fingerprint[:12]}-*"):
+            pid = folder.name.split("-")[2]
+            try:
+                os.kill(int(pid), 0)
+            except (ProcessLookupError, ValueError):
+                shutil.rmtree(folder, ignore_errors=True)
+            except PermissionError:
+                continue
 
     def copy_out(self, record: Record, folder: Path) -> None:
         """The run as `<folder>/seed-<n>.json` and, where its weights are here, `.safetensors`."""
