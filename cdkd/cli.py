@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
         _die_with_parent()
     try:
-        arguments.run(arguments)
+        code: int | None = arguments.run(arguments)
     except CdkdError as error:
         print(error, file=sys.stderr)
         return 2
@@ -41,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except OSError as error:  # the machine's doing: a full disk, a folder that may not be written
         print(f"{error.filename or 'the disk'}: {error.strerror or error}; what is finished is kept, and the same command goes on", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 def root() -> Path:
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cdkd", description="Knowledge distillation whose results come out again. `dvc repro` runs the whole pipeline.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see stages.distill
     command("report", _report, "render tables and figures from the records")
     command("show", _show, "print the tables that the last report made")
+    doctor = command("doctor", _doctor, "say what of this checkout is sound and what is not, with the cure; exit code 1 if something is BAD")
+    doctor.add_argument("--quick", action="store_true", help="without DVC's cache, the teacher's accuracy and torch")
+    verify = command("verify", _verify, "train a finished run again and say whether the same bits come out; exit code 1 if not")
+    verify.add_argument("method", help="a method of params.yaml, or teacher")
+    verify.add_argument("--seed", type=int, help="without it: the first of params.yaml")
     command("track", _track, "complete the MLflow view from the records")
     ui = command("ui", _ui, "open MLflow on 127.0.0.1, the view completed from the records")
     ui.add_argument("--port", type=int, default=5000)
@@ -144,6 +149,24 @@ def _show(arguments: argparse.Namespace) -> None:
     from cdkd import stages
 
     print(stages.tables(_params()), end="")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from cdkd import doctor
+
+    marks = set()
+    for finding in doctor.examine(root(), quick=arguments.quick):
+        print(finding.line(colour=sys.stdout.isatty()), flush=True)
+        marks.add(finding.mark)
+    return int("BAD" in marks)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from cdkd import verify
+
+    same, lines = verify.verify(_params(), arguments.method, arguments.seed)
+    print("\n".join(lines))
+    return int(not same)
 
 
 def _track(arguments: argparse.Namespace) -> None:

@@ -25,6 +25,8 @@ FLOORS = (
     {"away"},
     {"campaign", "ui", "follow"},
     {"stages"},
+    {"verify"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 )

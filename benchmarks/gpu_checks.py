@@ -1,0 +1,198 @@
+"""What must hold on a device before its speed means anything: the losses' values, and the bits of the loop.
+
+Each check returns how large the error is and raises nothing; `tests/test_cuda.py` and `benchmarks.gpu` judge by LIMITS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdkd.data.batches import Batch, Batches, Split, evaluation
+from cdkd.losses import signature
+from cdkd.losses.base import build
+from cdkd.models.features import Features
+from cdkd.optimizer import SGD
+from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
+from cdkd.teacher import Teacher
+from cdkd.train import Run, network, train
+
+LIMITS = {"loss": 1e-4, "steps": 1e-3}  # relative errors of float32 against float64
+DATA = {"classes": 10, "image": [16, 16, 3]}
+IMAGES, BATCH = 101, 16  # 6 batches of 16 and one of 5, which is not replayed
+METHODS: dict[str, Method] = {
+    "student": {"ce": Term(Weight(1.0), {})},
+    "kd": {"ce": Term(Weight(0.1), {}), "kd": Term(Weight(0.9), {"temperature": 4.0})},
+    "fitnets": {"hint": Term(Weight(10.0, stop=1), {}), "ce": Term(Weight(1.0, start=1), {})},
+    "at": {"ce": Term(Weight(1.0), {}), "at": Term(Weight(100.0), {})},
+    "rkd": {"ce": Term(Weight(1.0), {}), "rkd": Term(Weight(1.0), {})},
+    "edt": {"ce": Term(Weight(1.0, start=1), {}), "cd": Term(Weight(6.0, milestones=(1,), decay=0.9), {}), "gkd": Term(Weight(0.1, start=1), {})},
+}
+Bits = Mapping[str, str]  # of each run: a digest of its weights and its history
+
+
+def recipe(**changed: object) -> Recipe:
+    values: dict[str, object] = {
+        "epochs": 2, "batch": BATCH, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "milestones": (1,), "decay": 0.1,
+        "warmup": 0, "precision": "float32", "engine": "eager", "augmentation": Augmentation(2, "zeros", True, None),
+    }  # fmt: skip
+    return Recipe(**(values | changed))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Only algorithms that give the same bits each time, and an error where there is none."""
+    how: Any = torch.utils.deterministic
+    filled, how.fill_uninitialized_memory = how.fill_uninitialized_memory, False  # costs time, decides nothing
+    torch.use_deterministic_algorithms(on)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        how.fill_uninitialized_memory = filled
+
+
+@contextlib.contextmanager
+def graphs(on: bool) -> Iterator[None]:
+    """Whether `cdkd.graph` records and replays the steps of loops that begin here."""
+    before = os.environ.get("CDKD_CUDA_GRAPHS")
+    os.environ["CDKD_CUDA_GRAPHS"] = "1" if on else "0"
+    try:
+        yield
+    finally:
+        os.environ.pop("CDKD_CUDA_GRAPHS")
+        if before is not None:
+            os.environ["CDKD_CUDA_GRAPHS"] = before
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions in float32 to its last bit: as CUDA comes, they round their inputs to TF32's 10 bits."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def distance(found: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
+    """‖found − exact‖ / ‖exact‖, all numbers together; of exact zeros, the norm of what was found."""
+    ours, theirs = (torch.cat([one.detach().double().cpu().flatten() for one in side]) for side in (found, exact))
+    norm = theirs.norm().item()
+    return float((ours - theirs).norm().item() / (norm or 1.0))
+
+
+def loss_error(name: str, device: torch.device) -> float:
+    """A loss in float32 on the device against float64 on the CPU: the worst of its value and of each gradient, connectors' included."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student, teacher = (_features(channels) for channels in ((4, 8, 16), (6, 12, 24)))
+        labels = torch.where(torch.arange(8) % 2 == 0, teacher.logits.argmax(1), torch.randint(10, (8,)))
+        loss = build(name, student, teacher, {})
+    exact = _gradients(copy.deepcopy(loss).double(), student, teacher, labels, torch.device("cpu"), torch.float64)
+    with full_float32():
+        found = _gradients(loss.to(device), student, teacher, labels, device, torch.float32)
+    return max(distance([ours], [theirs]) for ours, theirs in zip(found, exact, strict=True))
+
+
+def _features(channels: Sequence[int]) -> Features:
+    """Eight images: maps of 16, 8 and 4 pixels, ten classes."""
+    maps = tuple(torch.randn(8, count, side, side) for count, side in zip(channels, (16, 8, 4), strict=True))
+    return Features(maps, torch.randn(8, channels[-1]), 3 * torch.randn(8, 10))
+
+
+def _gradients(loss: nn.Module, student: Features, teacher: Features, labels: Tensor, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """The loss's value, and its gradients in the student's features and in what it learns itself, where it has any."""
+    own = [part.detach().to(device, dtype).requires_grad_() for part in (*student.maps, student.pooled, student.logits)]
+    theirs = [part.to(device, dtype) for part in (*teacher.maps, teacher.pooled, teacher.logits)]
+    value = loss(Features(tuple(own[:-2]), *own[-2:]), Features(tuple(theirs[:-2]), *theirs[-2:]), labels.to(device))
+    value.backward()
+    return [value, *(one.grad for one in (*own, *loss.parameters()) if one.grad is not None)]
+
+
+def split(count: int, seed: int, device: torch.device) -> Split:
+    """Noise with labels."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, *DATA["image"]), generator=generator, dtype=torch.uint8)  # type: ignore[misc]
+    return Split(pixels, torch.randint(10, (count,), generator=generator), (0.5,), (0.25,), device)
+
+
+def steps_error(device: torch.device, steps: int = 3, draws: int = 5) -> float:
+    """Some steps of a cohort in float32 on the device against float64 on the CPU: the difference of all weights, by how far they went.
+
+    The median over some draws of the images: in one draw in three a ReLU's input is so close to 0 that rounding decides
+    its sign, which is no fault, and moves the weights by a hundredth.
+    """
+    begin = _stepped(torch.device("cpu"), torch.float64, 0, 0)
+    errors = []
+    for draw in range(draws):
+        exact = _stepped(torch.device("cpu"), torch.float64, steps, draw)
+        with full_float32():
+            found = _stepped(device, torch.float32, steps, draw)
+        went, ours = ([after.double().cpu() - before for after, before in zip(side, begin, strict=True)] for side in (exact, found))
+        errors.append(distance(ours, went))
+    return statistics.median(errors)
+
+
+def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) -> list[Tensor]:
+    """Every student's weights after some steps, connectors' included."""
+    how, train_split = recipe(learning_rate=0.01), split(BATCH * max(steps, 1), draw, device)
+    teacher = Teacher(network("resnet14", DATA, 9, device).to(dtype), how)
+    sample = _as(next(evaluation(train_split, how.augmentation, batch=2)), dtype)
+    runs = []
+    for name in METHODS:
+        run = Run(name, METHODS[name], how, network("resnet8", DATA, 0, device).to(dtype), 0, sample, teacher, Path("nowhere"))
+        run.objective.to(dtype)
+        run.optimizer = SGD([*run.model.parameters(), *run.objective.parameters()], how)  # its momenta are of that kind too
+        run.open_epoch()
+        runs.append(run)
+    for batch in list(Batches(train_split, how.augmentation, BATCH).epoch(0, 0))[:steps]:
+        seen = _as(batch, dtype)
+        features = teacher(seen, max(run.objective.needs(0) for run in runs))
+        for run in runs:
+            run.step(seen, features)
+    return [weight.detach() for run in runs for weight in (*run.model.parameters(), *run.objective.parameters())]
+
+
+def _as(batch: Batch, dtype: torch.dtype) -> Batch:
+    return batch._replace(images=batch.images.to(dtype))
+
+
+def trained(device: torch.device, names: Iterable[str] = METHODS, *, replayed: bool = True, **changed: object) -> Bits:
+    """These methods trained as one cohort by `cdkd.train.train`, from the first epoch to the last; changed: of the recipe."""
+    how = recipe(**changed)
+    train_split, test = split(IMAGES, 0, device), split(40, 1, device)
+    with graphs(replayed), tempfile.TemporaryDirectory() as folder:
+        teacher = Teacher(network("resnet14", DATA, 9, device), how)
+        sample = next(evaluation(test, how.augmentation, batch=2))
+        runs = [Run(name, METHODS[name], how, network("resnet8", DATA, 0, device), 0, sample, teacher, Path(folder) / name) for name in names]
+        train(runs, teacher, Batches(train_split, how.augmentation, how.batch), test, 0)
+    return {run.key: hashlib.sha256(run.weights() + repr(run.history).encode()).hexdigest() for run in runs}
+
+
+def differing(one: Bits, other: Bits) -> str:
+    """The runs of `one` that are not the same bits in `other`; none: an empty text."""
+    return ", ".join(name for name in one if one[name] != other[name])
+
+
+def alone(device: torch.device, **changed: Any) -> Bits:
+    """Every method by itself."""
+    return {name: bits for method in METHODS for name, bits in trained(device, [method], **changed).items()}
+
+
+LOSSES = signature.names()
+EXACT = {  # what two ways of training are the same to the bit, where only deterministic algorithms are allowed
+    "twice": lambda device, **changed: (trained(device, **changed), trained(device, **changed)),
+    "alone and in company": lambda device, **changed: (alone(device, **changed), trained(device, **changed)),
+    "replayed and unrecorded": lambda device, **changed: (trained(device, **changed), trained(device, replayed=False, **changed)),
+}

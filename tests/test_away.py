@@ -1,0 +1,366 @@
+"""A plan exported, carried out where nothing but torch is installed, killed and continued there, and imported: the same bits as at home."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_pipeline import Clone
+
+from cdkd import away as away_module
+from cdkd import pack, plan_file, sealed
+from cdkd.away import Deadline
+from cdkd.errors import BadCheckpoint
+from cdkd.plan import code_digest
+from cdkd.store import Store
+
+ABSENT = ["pydantic", "ruamel", "mlflow", "dvc", "optuna", "sklearn", "matplotlib", "pandas", "scipy", "jinja2"]
+REFUSER = f"""
+import sys
+class Refuser:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuser())
+"""
+ONE_EPOCH = """
+import sys
+from cdkd import away, campaign
+sys.exit(away.main(sys.argv[1:], lambda *words, stop: campaign.train_cohort(*words, stop=lambda: True)))
+"""
+PARAMS = """\
+experiment: digits
+data: {source: folder, paths: [images.zip]}
+teacher: {network: resnet14, training: {epochs: 3, milestones: [2]}}
+student: {network: resnet8}
+training: {recipe: short, epochs: 3, batch: 16, learning_rate: 0.05, milestones: [2], augmentation: {pad: 1}}
+seeds: [0, 1]
+methods:
+  student: {ce: {weight: 1}}
+  cd_gkd_edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
+"""
+RUNS = [("teacher", 0), *((method, seed) for seed in (0, 1) for method in ("student", "cd_gkd_edt"))]
+
+
+def write_images(path: Path, skip: int = 0) -> None:
+    """Five digits, forty images each for training and twelve for the test."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    with zipfile.ZipFile(path, "w") as archive:
+        for label in range(5):
+            own = [image for image, target in zip(digits.images, digits.target, strict=True) if target == label][skip : skip + 52]
+            for index, image in enumerate(own):
+                buffer = BytesIO()
+                Image.fromarray((image * 15).astype("uint8")).save(buffer, "PNG")
+                archive.writestr(f"{'train' if index < 40 else 'test'}/{label}/{index}.png", buffer.getvalue())
+
+
+class Away:
+    """A checkout elsewhere, and a Python that has none of the libraries that such a place lacks."""
+
+    def __init__(self, folder: Path, home: Clone) -> None:
+        self.folder = folder
+        shutil.copytree(home.folder / "cdkd", folder / "checkout" / "cdkd")
+        (folder / "bare").mkdir()
+        (folder / "bare" / "sitecustomize.py").write_text(REFUSER)
+        shutil.copy(home.folder / "images.zip", folder / "carried.zip")
+        self.environment = os.environ | {"PYTHONPATH": f"{folder / 'bare'}:{folder / 'checkout'}", "OMP_NUM_THREADS": "1"}
+
+    def start(self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.campaign")) -> subprocess.Popen[str]:
+        command = [sys.executable, *how, *map(str, words)]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def run(self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.campaign")) -> str:
+        process = self.start(*words, how=how)
+        text = process.communicate(timeout=300)[0]
+        assert process.returncode == code, text
+        assert "Traceback" not in text
+        return text
+
+
+def at_home(folder: Path) -> Clone:
+    clone = Clone(folder)
+    clone.params(PARAMS)
+    write_images(folder / "images.zip")
+    return clone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    """The number of threads decides a sum's last bits: the same on both sides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A project whose data are prepared and whose plan is exported; nothing is trained."""
+    clone = at_home(tmp_path_factory.mktemp("home"))
+    clone.run("cdkd", "prepare")
+    text = clone.run("cdkd", "plan", "--export", "plan.json")
+    assert "teacher: pending, 3 epochs" in text
+    assert "seed 1: 0 in the store, one cohort of 2 pending: student, cd_gkd_edt" in text
+    assert "the teacher is to be trained there" in text
+    return clone
+
+
+@pytest.fixture(scope="module")
+def trained(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The same project, everything trained at home."""
+    clone = copy(home, tmp_path_factory.mktemp("trained") / "project")
+    clone.run("cdkd", "teacher")
+    clone.run("cdkd", "distill", "student")
+    clone.run("cdkd", "distill", "cd_gkd_edt")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def away(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Away:
+    """The plan carried out elsewhere: killed, continued for an epoch, continued to the end."""
+    place = Away(tmp_path_factory.mktemp("away"), home)
+    words = (home.folder / "plan.json", "--out", "campaign", "--data", "carried.zip")
+    process = place.start(*words)
+    deadline = time.monotonic() + 120
+    while not list(place.folder.glob("campaign/.cdkd/store/*/record.json")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    stopped = place.run(*words, how=("-c", ONE_EPOCH))
+    assert stopped.splitlines()[-1] == "remaining: 4 runs"
+    assert len(list(place.folder.glob("campaign/.cdkd/checkpoints/*/LAST"))) == 4  # both seeds by an epoch
+    assert "1 runs in records.json" in stopped
+    assert place.run(*words, "--weights", "float32").splitlines()[-1] == "complete"
+    return place
+
+
+def copy(clone: Clone, folder: Path) -> Clone:
+    other = Clone.__new__(Clone)
+    other.folder = folder
+    shutil.copytree(clone.folder, folder, symlinks=True)
+    return other
+
+
+def results(away: Away, folder: Path) -> Path:
+    return Path(shutil.copytree(away.folder / "campaign" / "results", folder / "results"))
+
+
+def test_the_bare_place_is_bare(away: Away) -> None:
+    for name in ABSENT:
+        assert f"No module named '{name}'" in subprocess.run(
+            [sys.executable, "-c", f"import {name}"], env=away.environment, capture_output=True, text=True, check=False
+        ).stderr  # fmt: skip
+
+
+def test_asked_again_it_trains_nothing(away: Away, home: Clone) -> None:
+    before = {path: path.stat().st_mtime_ns for path in away.folder.glob("campaign/.cdkd/store/*/*")}
+    assert away.run(home.folder / "plan.json", "--out", "campaign", "--weights", "float32").splitlines()[-1] == "complete"
+    assert {path: path.stat().st_mtime_ns for path in away.folder.glob("campaign/.cdkd/store/*/*")} == before
+
+
+def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(home: Clone, trained: Clone, away: Away, tmp_path: Path) -> None:
+    clone = copy(home, tmp_path / "project")
+    found = results(away, tmp_path)
+    for path in found.glob("weights-*"):
+        path.unlink()  # the students' weights stay where they are
+    assert "5 runs imported" in clone.run("cdkd", "import", str(found))
+    assert "0 runs imported, 5 were here already" in clone.run("cdkd", "import", str(found))
+    assert clone.run("cdkd", "plan").count("none pending") == 2
+    before = clone.stored()
+    text = clone.run("dvc", "repro")
+    assert text.count("Running stage 'distill@") == 2
+    assert clone.stored() == before
+    for method, seed in RUNS:
+        ours, theirs = clone.record(method, seed), trained.record(method, seed)
+        for part in ("fingerprint", "config", "history", "result", "status"):
+            assert ours[part] == theirs[part], (method, seed, part)
+    assert not (clone.folder / "runs" / "digits" / "student" / "seed-0.safetensors").exists()
+    assert "cd_gkd_edt" in clone.run("cdkd", "show")
+    assert "Running stage" not in clone.run("dvc", "repro")
+
+
+def test_a_teacher_without_weights_counts_until_it_is_to_teach(home: Clone, away: Away, tmp_path: Path) -> None:
+    clone = copy(home, tmp_path / "project")
+    found, whole = results(away, tmp_path), results(away, tmp_path / "whole")
+    (found / "teacher-000.part").unlink()
+    text = clone.run("cdkd", "import", str(found))
+    assert "1 pieces are missing" in text
+    assert "without its weights" in clone.run("cdkd", "plan")
+    clone.run("cdkd", "teacher")
+    assert clone.run("cdkd", "distill", "student").count("top-1") == 2
+    clone.params(PARAMS.replace("weight: 6", "weight: 5"))
+    refused = clone.run("cdkd", "distill", "cd_gkd_edt", code=2)
+    assert "weights did not come along" in refused
+    assert "Traceback" not in refused
+    clone.params(PARAMS)
+    assert "5 were here already" in clone.run("cdkd", "import", str(whole))  # and what they lacked came with it
+    stored = Store(clone.folder)
+    assert all(stored.weights(fingerprint).is_file() for fingerprint in clone.stored())
+    assert not list(stored.folder.glob("*/weights.absent"))
+    clone.params(PARAMS.replace("weight: 6", "weight: 5").replace("[0, 1]", "[0]"))
+    assert "top-1" in clone.run("cdkd", "distill", "cd_gkd_edt")
+
+
+def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Path) -> None:
+    """A plan of which much is done: the teacher comes as a file or in parts, and only the new seed is trained."""
+    clone = copy(trained, tmp_path / "project")
+    clone.params(PARAMS.replace("[0, 1]", "[0, 2]"))
+    text = clone.run("cdkd", "plan", "--export", "plan.json")
+    assert "seed 0: 2 in the store, none pending" in text
+    weights = Path(text.rpartition("--teacher ")[2].strip())
+    words = (clone.folder / "plan.json", "--out", tmp_path / "out", "--data", "carried.zip")
+    assert "give its weights by --teacher" in away.run(*words, code=2)
+    assert not (tmp_path / "out" / "data").exists()
+    assert "not digits's teacher" in away.run(*words, "--teacher", "carried.zip", code=2)
+    parts = away.folder / "campaign" / "results"  # trained there, to the same bits
+    said = away.run(*words, "--teacher", parts, "--weights", "bf16")
+    assert "seed 2: student, cd_gkd_edt" in said
+    assert said.splitlines()[-1] == "complete"
+    assert sorted(path.name for path in (tmp_path / "out" / "results").iterdir()) == ["records.json", "weights-000.safetensors"]
+    assert away.run(*words, "--teacher", weights).splitlines()[-1] == "complete"
+    assert "2 runs imported" in clone.run("cdkd", "import", str(tmp_path / "out" / "results"))
+
+
+def damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Another content, honestly sealed."""
+    body = json.loads(path.read_text())
+    del body["digest"]
+    change(body)
+    sealed.write(path, body)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "damaged records": (lambda folder: damaged(folder / "records.json"), "records.json: "),
+    "a damaged part": (lambda folder: damaged(folder / "teacher-000.part"), "teacher-000.part: damaged"),
+    "no records": (lambda folder: (folder / "records.json").unlink(), "cannot be read"),
+    "another experiment": (lambda folder: edited(folder / "records.json", lambda body: body.update(experiment="other")), "results of other"),
+    "a record twice edited": (lambda folder: edited(folder / "records.json", lambda body: body["records"][1]["history"].pop()), "its digest does not fit"),
+    "a part elsewhere": (lambda folder: edited(folder / "records.json", lambda body: body["parts"].update({"../x": ""})), "a part that lies elsewhere"),
+    "another format": (lambda folder: edited(folder / "records.json", lambda body: body.update(format=9)), "format 1"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_results_that_are_not_sound_are_refused(fault: str, home: Clone, away: Away, tmp_path: Path) -> None:
+    spoil, message = FAULTS[fault]
+    found = results(away, tmp_path)
+    spoil(found)
+    text = home.run("cdkd", "import", str(found), code=2)
+    assert message in text
+    assert len(text.splitlines()) == 1
+    assert home.stored() == {}
+
+
+def test_results_that_belong_to_other_params_are_refused(home: Clone, away: Away, tmp_path: Path) -> None:
+    clone = copy(home, tmp_path / "project")
+    clone.params(PARAMS.replace("weight: 6", "weight: 5"))
+    text = clone.run("cdkd", "import", str(results(away, tmp_path)), code=2)
+    assert "cd_gkd_edt seed 0: no run of params.yaml: trained with other method" in text
+    assert clone.stored() == {}
+
+
+def test_what_cannot_be_carried_out_is_refused(home: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, out = home.folder / "plan.json", tmp_path / "out"
+    monkeypatch.setattr(away_module, "PROJECT", tmp_path)
+
+    def train(*words: Any, stop: Any) -> None:
+        raise AssertionError("nothing may be trained")
+
+    def refused(plan: Path, *words: str | Path) -> str:
+        assert away_module.main(list(map(str, [plan, "--out", out, *words])), train) == 2
+        text = capsys.readouterr().err
+        assert len(text.splitlines()) == 1, text
+        assert not list(out.glob("data/*"))
+        return text
+
+    write_images(tmp_path / "others.zip", skip=60)
+    assert "other images than at home" in refused(plan, "--data", tmp_path / "others.zip")
+    assert "does not exist" in refused(plan, "--data", tmp_path / "nowhere.zip")
+    assert "leaves its teacher open" in refused(plan, "--teacher", plan)
+    spoilt = Path(shutil.copy(plan, tmp_path / "spoilt.json"))
+    damaged(spoilt)
+    refused(spoilt)
+    edited(Path(shutil.copy(plan, tmp_path / "named.json")), lambda body: body.update(experiment="../x"))
+    assert "experiment '../x'" in refused(tmp_path / "named.json")
+    edited(Path(shutil.copy(plan, tmp_path / "digits.json")), lambda body: body["data"].update(source="digits", paths=[]))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        assert "source digits needs sklearn" in refused(tmp_path / "digits.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_file, "code_digest", lambda network, losses: "another" if "gkd" in losses else code_digest(network, losses))
+        assert "2 of 5 runs were planned with other code" in refused(plan)
+    with Store(out).lock("campaign", wait=False):
+        assert "another campaign is at work" in refused(plan)
+
+
+def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "PART", 200_000)
+    store = Store(away.folder / "campaign")
+    records = pack.read(away.folder / "campaign" / "results").records
+    teacher, student = records[0], records[1]
+    files = pack.write(tmp_path / "results", store, "digits", records, "float32")
+    assert len(files) > 5
+    assert all(path.stat().st_size <= 210_000 for path in files)
+    found = pack.read(tmp_path / "results")
+    assert found.teacher_weights(teacher.result["weights_sha256"]) == store.weights(teacher.fingerprint).read_bytes()
+    assert all(found.student_weights(record) == store.weights(record.fingerprint).read_bytes() for record in records[1:])
+    (tmp_path / "results" / "weights-000.safetensors").unlink()
+    (tmp_path / "results" / "teacher-001.part").unlink()
+    assert found.student_weights(student) is None
+    assert found.teacher_weights(teacher.result["weights_sha256"]) is None
+    damaged(tmp_path / "results" / "weights-001.safetensors")
+    with pytest.raises(BadCheckpoint, match=r"weights-001\.safetensors: damaged"):
+        pack.read(tmp_path / "results")
+
+    pack.write(tmp_path / "results", store, "digits", records, "bf16")
+    half = sum(path.stat().st_size for path in (tmp_path / "results").glob("weights-*"))
+    whole = sum(store.weights(record.fingerprint).stat().st_size for record in records[1:])
+    assert 0.45 * whole < half < 0.7 * whole
+    assert pack.read(tmp_path / "results").student_weights(student) is None
+
+
+def test_the_deadline_leaves_room_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cdkd.away.time.monotonic", lambda: now[0])
+    deadline = Deadline(1.0)
+    now[0] = 20.0  # preparing data
+    deadline.begin()
+    for second, stop in ((35.0, False), (44.0, False), (53.0, True)):  # 15, 9 and 9 seconds an epoch
+        now[0] = second
+        assert deadline() is stop
+    assert deadline.over
+
+
+def test_a_run_without_weights_is_no_damage_and_gets_its_own_only(away: Away, tmp_path: Path) -> None:
+    theirs = Store(away.folder / "campaign")
+    record = pack.read(away.folder / "campaign" / "results").records[1]
+    store = Store(tmp_path)
+    store.put(record, None)
+    assert store.get(record.fingerprint) == record
+    store.put(record, b"others")
+    assert not store.weights(record.fingerprint).exists()
+    store.put(record, theirs.weights(record.fingerprint).read_bytes())
+    assert store.get(record.fingerprint) == record
+    store.weights(record.fingerprint).unlink()
+    assert store.get(record.fingerprint) is None  # once they are here, their loss is damage
