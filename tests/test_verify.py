@@ -1,0 +1,149 @@
+"""`cdkd verify`: a finished run comes out again to the bit; a record or weights that were altered are noticed, and where they part."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load, save
+from test_doctor import copied, entry, finished_checkout, flip, replace_in, reseal, with_environment, workspace
+from test_pipeline import Clone, snapshot
+
+from cdkd.record import Record, read
+from cdkd.verify import parting, unlike
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    return finished_checkout(tmp_path_factory.mktemp("verify") / "a clone")
+
+
+@pytest.fixture
+def clone(finished: Clone, tmp_path: Path) -> Clone:
+    return copied(finished, tmp_path)
+
+
+def test_a_student_comes_out_again(finished: Clone) -> None:
+    """Alone, where it was trained beside another; and nothing of the checkout is touched."""
+    before = snapshot(finished)
+    record = finished.record("kd")
+    assert record["circumstances"]["cohort"] == ["student", "kd"]
+    text = finished.run("cdkd", "verify", "kd")
+    assert text == f"kd seed 0: bit-identical: 2 epochs and weights with sha256 {record['result']['weights_sha256'][:12]}... came out again\n"
+    assert snapshot(finished) == before
+
+
+def test_the_teacher_comes_out_again_with_the_threads_of_its_record(finished: Clone) -> None:
+    """Other threads than then would be an environment that differs."""
+    words = ["cdkd", "verify", "teacher", "--seed", "0"]
+    environment = finished.environment | {"OMP_NUM_THREADS": str(finished.record("teacher")["circumstances"]["environment"]["threads"] + 1)}
+    done = subprocess.run(words, cwd=finished.folder, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("teacher seed 0: bit-identical: 1 epochs")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_altered_and_sealed_it_parts_from_what_is_trained_again(clone: Clone) -> None:
+    """By somebody who knows how a record is sealed: a nicer epoch, and weights that go with it."""
+
+    def better(record: Record) -> Record:
+        history = [record.history[0], record.history[1] | {"losses": record.history[1]["losses"] | {"kd": 0.125}}]
+        result = record.result | {"last": history[1], "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+        return with_environment(processor="another")(replace(record, history=history, result=result))
+
+    weights = workspace(clone, "kd").with_suffix(".safetensors")
+    tensors = load(weights.read_bytes())
+    first = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[first].view(-1)[0] += 0.5
+    weights.write_bytes(save(tensors))
+    reseal(workspace(clone, "kd"), better)
+    text = clone.run("cdkd", "verify", "kd", code=1)
+    here = clone.record("student")["circumstances"]["environment"]
+    loss = read(entry(clone, "kd") / "record.json").history[1]["losses"]["kd"]
+    assert text.splitlines() == [
+        "kd seed 0: trained again it is not what runs/digits/kd/seed-0.json says:",
+        f"  epoch 1 is the first that differs: losses.kd 0.125 -> {loss!r}",
+        f"  its result differs: result.last.losses.kd 0.125 -> {loss!r}",
+        f"  its weights differ: 1 of {len(tensors)} tensors; the first, {first}, by up to 0.5",
+        f"  the environments differ, so that equality was not promised: processor another -> {here['processor']}",
+    ]
+
+
+def other_seed(record: Record) -> Record:
+    return replace(record, config=record.config | {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (
+            lambda clone: replace_in(workspace(clone, "kd"), '"test_loss": ', '"test_loss": 1'),
+            "runs/digits/kd/seed-0.json: its digest does not fit its content",
+        ),
+        (lambda clone: replace_in(entry(clone, "kd") / "record.json", '"test_loss": ', '"test_loss": 1'), "record.json: its digest does not fit its content"),
+        (lambda clone: reseal(workspace(clone, "kd"), other_seed), "its fingerprint is not its configuration's"),
+        (lambda clone: reseal(entry(clone, "kd") / "record.json", other_seed), "its fingerprint is not its configuration's"),
+        (lambda clone: flip(workspace(clone, "kd").with_suffix(".safetensors")), "its digest is not the record's"),
+        (lambda clone: flip(entry(clone, "kd") / "weights.safetensors"), "its digest is not the record's"),
+        (lambda clone: shutil.copy(workspace(clone, "student"), entry(clone, "kd") / "record.json"), "its digest is not the record's"),
+        (lambda clone: workspace(clone, "kd").unlink(), "missing; `cdkd distill kd` trains the runs"),
+        (lambda clone: shutil.rmtree(entry(clone, "teacher")), "without the teacher that the run learned from"),
+        (
+            lambda clone: replace_in(clone.folder / "cdkd/losses/kd.py", "teacher.logits, self.temperature)", "teacher.logits, 2 * self.temperature)"),
+            "trained with other code than today's",
+        ),
+        (lambda clone: shutil.rmtree(clone.folder / "data"), "run `cdkd prepare` first"),
+    ],
+)
+def test_what_cannot_be_trusted_or_trained_again_is_refused(clone: Clone, do: Callable[[Clone], None], message: str) -> None:
+    do(clone)
+    before = snapshot(clone)
+    text = clone.run("cdkd", "verify", "kd", code=2)
+    assert message in text
+    assert len(text.splitlines()) == 1
+    assert snapshot(clone) == before
+
+
+def test_other_data_are_refused(clone: Clone) -> None:
+    clone.params((clone.folder / "params.yaml").read_text().replace("train_images: 300", "train_images: 299"))
+    clone.run("cdkd", "prepare")
+    assert "other data than kd seed 0 was trained on" in clone.run("cdkd", "verify", "kd", code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["kb"], "did you mean 'kd'"), (["kd", "--seed", "7"], "seed-7.json: missing"), (["teacher", "--seed", "7"], "`cdkd teacher`")]
+)
+def test_runs_that_cannot_be_meant(finished: Clone, words: list[str], message: str) -> None:
+    assert message in finished.run("cdkd", "verify", *words, code=2)
+
+
+def test_a_teacher_from_a_file_is_not_trained_again(clone: Clone) -> None:
+    digest = clone.record("teacher")["result"]["weights_sha256"]
+    shutil.copy(entry(clone, "teacher") / "weights.safetensors", clone.folder / "t.safetensors")
+    named = f"network: resnet14, weights: t.safetensors, sha256: {digest}"
+    clone.params((clone.folder / "params.yaml").read_text().replace("network: resnet14", named))
+    clone.run("cdkd", "teacher")
+    assert "came from a file" in clone.run("cdkd", "verify", "teacher", code=2)
+    assert "teacher        top-1 error" in clone.run("cdkd", "doctor")  # measured again, it is what its record says
+
+
+def test_the_first_place_where_values_part() -> None:
+    assert parting({"a": {"b": 1.0}, "c": 2}, {"a": {"b": 1}, "c": 2}) is None
+    assert parting({"a": {"b": 1.0, "c": 2}}, {"a": {"b": 1.5, "c": 3}}) == "a.b 1.0 -> 1.5"
+    assert parting({"a": {"b": 1}}, {"a": None}, "row") == "row.a {'b': 1} -> None"
+    assert parting({}, {"epoch": 3}) == "epoch None -> 3"
+    assert unlike({"threads": 1, "torch": "2"}, {"threads": 2, "torch": "2"}) == "threads 1 -> 2"
+
+
+def test_the_scratch_place_goes_again(finished: Clone, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["cdkd", "verify", "student"], cwd=finished.folder, env=finished.environment | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert "bit-identical" in done.stdout
+    assert os.listdir(tmp_path) == []
