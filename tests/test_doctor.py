@@ -20,7 +20,7 @@ from test_pipeline import Clone, snapshot
 
 from cdkd import doctor
 from cdkd.data.prepared import read_meta
-from cdkd.doctor import Site
+from cdkd.doctor import Site, machine, results
 from cdkd.record import Record, read
 from cdkd.store import Store
 
@@ -299,7 +299,7 @@ def test_a_held_lock_and_who_holds_it(clone: Clone) -> None:
         found = unsound(page(clone, "--quick"))
     assert [(line.mark, line.what) for line in found] == [("warn", "locks")]
     assert f"digits-students-seed-0 is held by process {os.getpid()} (" in found[0].text
-    assert "pytest" in found[0].text
+    assert "python" in found[0].text
     assert f"`kill {os.getpid()}`" in found[0].cure
 
 
@@ -368,7 +368,7 @@ def test_another_number_on_another_machine_is_a_warning(clone: Clone, monkeypatc
     reseal(entry(clone, "teacher") / "record.json", with_environment(processor="another"))
     measured = {"test_top1_error": 1.0, "test_top5_error": 2.0, "test_loss": 3.0}
     here = clone.record("teacher")["circumstances"]["environment"]
-    monkeypatch.setattr(doctor, "_measured", lambda *words: (measured, here))
+    monkeypatch.setattr(results, "_measured", lambda *words: (measured, here))
     (fault,) = doctor.teacher(Site(clone.folder, quick=False)).faults
     assert fault.mark == "warn"
     assert "-> 3.0" in fault.text
@@ -392,7 +392,7 @@ def test_little_room_on_the_disk(clone: Clone, monkeypatch: pytest.MonkeyPatch) 
     assert fault.mark == "warn"
     assert "100.0 MB free" in fault.text
     params(clone, "seeds: [0]", f"seeds: {list(range(200))}")
-    monkeypatch.setattr(doctor, "LEAST_FREE", 0.0)
+    monkeypatch.setattr(machine, "LEAST_FREE", 0.0)
     (fault,) = doctor.disk(Site(clone.folder, quick=True)).faults
     assert "398 runs still pending need about" in fault.text
 
@@ -457,7 +457,7 @@ def test_the_cures_heal(clone: Clone) -> None:
 
 
 def test_the_lock_file_of_this_checkout_is_understood() -> None:
-    lines = list(doctor._locked(Path(__file__).parents[1] / "requirements.lock"))
+    lines = list(machine._locked(Path(__file__).parents[1] / "requirements.lock"))
     assert len(lines) > 100
     assert {"torch", "numpy", "safetensors", "mlflow", "dvc"} <= {name for name, *_ in lines}
     assert [name for name, *_ in lines if name == "pywin32"] == ([] if sys.platform != "win32" else ["pywin32"])
