@@ -104,9 +104,13 @@ def plan(params: Params, export: Path | None) -> list[str]:
 
 
 def bring_home(params: Params, folder: Path) -> list[str]:
-    """Results of a campaign, put into the store; the next `dvc repro` finds them there and trains nothing."""
+    """Results of a campaign, put into the store; the next `dvc repro` finds them there and trains nothing.
+
+    folder: the campaign's, or the `results` in it
+    """
     from cdkd import pack
 
+    folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = pack.read(folder), read_meta(data_folder(params)), Store(params.root)
     if found.experiment != params.experiment:
         raise BadRecord(f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` changes it)")

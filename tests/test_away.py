@@ -233,7 +233,7 @@ def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Pat
     assert said.splitlines()[-1] == "complete"
     assert sorted(path.name for path in (tmp_path / "out" / "results").iterdir()) == ["records.json", "weights-000.safetensors"]
     assert away.run(*words, "--teacher", weights).splitlines()[-1] == "complete"
-    assert "2 runs imported" in clone.run("cdkd", "import", str(tmp_path / "out" / "results"))
+    assert "2 runs imported" in clone.run("cdkd", "import", str(tmp_path / "out"))
 
 
 def damaged(path: Path) -> None:
