@@ -225,7 +225,7 @@ code = main(["distill", "kd"])
 friends = {"torchvision", "torch._dynamo", "mlflow", "dvc", "optuna", "pandas", "scipy", "matplotlib", "sklearn", "PIL"}
 print(code, "torch" in sys.modules, sorted(friends & set(sys.modules)))
 """
-    assert clone.run(sys.executable, "-c", code).splitlines()[-1] == "0 True []"
+    assert "0 True []" in clone.run(sys.executable, "-c", code).splitlines()  # lines of progress may follow
     assert clone.record("kd", 0)["fingerprint"] == fingerprint
 
 
