@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cdkd.data.batches import Batch, Batches, Split, evaluation
+from cdkd.examine import Examination
 from cdkd.losses import signature
 from cdkd.losses.base import build
 from cdkd.models.features import Features
@@ -176,7 +177,7 @@ def trained(device: torch.device, names: Iterable[str] = METHODS, *, replayed: b
         teacher = Teacher(network("resnet14", DATA, 9, device), how)
         sample = next(evaluation(test, how.augmentation, batch=2))
         runs = [Run(name, METHODS[name], how, network("resnet8", DATA, 0, device), 0, sample, teacher, Path(folder) / name) for name in names]
-        train(runs, teacher, Batches(train_split, how.augmentation, how.batch), test, 0)
+        train(runs, teacher, Batches(train_split, how.augmentation, how.batch), Examination(test, how), 0)
     return {run.key: hashlib.sha256(run.weights() + repr(run.history).encode()).hexdigest() for run in runs}
 
 

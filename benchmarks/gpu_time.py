@@ -19,11 +19,12 @@ from benchmarks.gpu_checks import deterministic, graphs, recipe
 from benchmarks.stand_in import as_if_trained
 from cdkd.data.batches import Batch, Batches, Split, evaluation
 from cdkd.data.prepared import load
+from cdkd.examine import Examination, Reference
 from cdkd.graph import WARM_UP, Recorded
 from cdkd.models.measure import multiply_adds
 from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.teacher import Teacher
-from cdkd.train import Run, evaluate, network
+from cdkd.train import Run, network
 
 SHAPE = {"classes": images.CLASSES, "image": [images.SIDE, images.SIDE, 3]}
 ON = Weight(1.0)  # from the first step: a gate that opens late would make its method look cheap
@@ -204,10 +205,11 @@ def measure(variant: Variant, source: Source, device: Device, seconds: float, ce
         for _ in range(WARM_UP + 1):  # with the one that is recorded
             recorded(next(stream))
         first = device.now() - begin
+        exam = Examination(test, how, reference=Reference([teacher.without_maps(batch.images) for batch in evaluation(test, how.augmentation)]))
         a_step = device.rate(lambda: recorded(next(stream)), seconds)
-        evaluate(runs[0].model, test, how)
+        exam.row(runs[0].model)
         begin = device.now()
-        evaluate(runs[0].model, test, how)
+        exam.row(runs[0].model)
         tested = device.now() - begin
         madds = multiply_adds(teacher.model, (*SHAPE["image"],)), multiply_adds(runs[0].model, (*SHAPE["image"],))  # type: ignore[misc]
         losses = [float(total) for run in runs for total in run._sums.values()]

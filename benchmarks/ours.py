@@ -29,12 +29,13 @@ from benchmarks.options import parse, parser
 from benchmarks.stand_in import as_if_trained
 from cdkd.campaign import keep_freed_memory
 from cdkd.data.batches import Batch, Batches, Split, evaluation
+from cdkd.examine import Examination, Reference
 from cdkd.models.features import Features
 from cdkd.params import load
 from cdkd.schedule import Method, Term, Weight
 from cdkd.teacher import Teacher
 from cdkd.teacher_cache import TeacherCache
-from cdkd.train import Run, evaluate, network
+from cdkd.train import Run, network
 
 WITHOUT_MAPS = ("kd", "cd", "cd_gkd", "cd_gkd_edt", "rkd", "student")  # what a cache of the teacher's answers serves
 METHODS = (*WITHOUT_MAPS, "at", "fitnets")  # K students are these in turn; one is kd
@@ -80,11 +81,12 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     for run in runs:
         run.open_epoch()
     needs = max(run.objective.needs(0) for run in runs)
+    exam = Examination(test, recipe, reference=Reference([teacher.without_maps(batch.images) for batch in evaluation(test, recipe.augmentation)]))
     return Cohort(
         lambda: itertools.chain.from_iterable(batches.epoch(seed, epoch) for epoch in itertools.count()),
         lambda batch: teacher(batch, needs),
         runs,
-        lambda run: evaluate(run.model, test, recipe),
+        lambda run: exam.row(run.model),
     )
 
 

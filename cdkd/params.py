@@ -189,7 +189,13 @@ def _method(name: Any, terms: Any, epochs: int | None, faults: Faults) -> Method
 
 
 def _term(built: Any, place: tuple[Any, ...], epochs: int | None, faults: Faults) -> Term:
-    weight = Weight(built.weight, built.start, built.stop, built.milestones, built.decay)
+    weight = Weight(built.weight, built.start, built.stop, built.milestones, built.decay, built.curve, built.over)
+    if weight.over is not None and weight.milestones:
+        faults.add((*place, "over"), f"{weight.over} beside milestones; expected one of the two")
+    if weight.over is None and weight.curve != "step":
+        faults.add((*place, "curve"), f"{weight.curve} needs over, the epochs until weight * decay is reached")
+    if weight.decay == 0 and weight.curve not in ("linear", "cosine"):
+        faults.add((*place, "decay"), "0; expected more than 0, but for a linear or cosine curve")
     if weight.stop is not None and weight.stop <= weight.start:
         faults.add((*place, "stop"), f"{weight.stop}; expected more than start, {weight.start}")
     if epochs is not None:

@@ -27,6 +27,7 @@ TEACHER = "teacher"
 DECISIVE = (
     "data/batches.py",
     "data/randomness.py",
+    "examine.py",
     "losses/base.py",
     "models/features.py",
     "models/forward.py",
@@ -90,7 +91,7 @@ def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Ite
 
 def _config(data: Meta, network: str, seed: int, training: Training, method: Method) -> dict[str, Any]:
     return {
-        "data": {"digest": data.digest, "classes": len(data.classes), "image": list(data.image)},
+        "data": {"digest": data.digest, "classes": len(data.classes), "image": list(data.image), "judged_on": "test"},
         "network": network,
         "seed": seed,
         "training": training.model_dump(mode="json", exclude={"recipe"}),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
+
+Curve = Literal["step", "exponential", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,10 @@ class Weight:
     Epochs count from 0; a milestone m is passed in epoch m and after. EDT is made of these: the decay of the
     distillation weight is `milestones` and `decay`, the epochs of channel distillation alone are the `start` of the
     other losses, and a two-stage FitNets is a `stop`.
+
+    With `over` there are no milestones but a curve: after so many epochs from the start the weight is value * decay
+    whichever curve it takes there. A step falls then, and again every `over` epochs; an exponential goes on falling;
+    linear and cosine stay where they have come to.
     """
 
     value: float
@@ -21,11 +28,24 @@ class Weight:
     stop: int | None = None
     milestones: tuple[int, ...] = ()
     decay: float = 1.0
+    curve: Curve = "step"
+    over: int | None = None
 
     def at(self, epoch: int) -> float:
         if epoch < self.start or (self.stop is not None and epoch >= self.stop):
             return 0.0
-        return self.value * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+        return self.value * self._factor(epoch)
+
+    def _factor(self, epoch: int) -> float:
+        if self.over is None:
+            return self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+        share = (epoch - self.start) / self.over
+        if self.curve == "step":
+            return self.decay ** math.floor(share)
+        if self.curve == "exponential":
+            return self.decay**share
+        way = min(share, 1.0)
+        return 1 - (1 - self.decay) * (way if self.curve == "linear" else (1 - math.cos(math.pi * way)) / 2)
 
 
 class Term(NamedTuple):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from cdkd.errors import BadParams
 from cdkd.losses import signature
-from cdkd.schedule import Recipe
+from cdkd.schedule import Curve, Recipe
 
 Epochs = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Triple = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1, max_length=3)]
@@ -113,7 +113,9 @@ class Schedule(Section):
     start: NonNegativeInt = 0
     stop: PositiveInt | None = None
     milestones: Epochs = ()
-    decay: PositiveFloat = 1.0
+    decay: NonNegativeFloat = 1.0
+    curve: Curve = "step"  # with over, the way from weight to weight * decay
+    over: PositiveInt | None = None  # epochs from start until weight * decay is reached
 
 
 @cache

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
-from torch.nn import functional
 
 from cdkd import checkpoint
-from cdkd.data.batches import Batch, Batches, Split, evaluation
+from cdkd.data.batches import Batch, Batches
 from cdkd.data.randomness import stream_seed
 from cdkd.errors import Diverged
+from cdkd.examine import Examination, Row
 from cdkd.graph import Recorded
 from cdkd.losses.base import Needs
 from cdkd.models.build import build
@@ -33,7 +33,6 @@ from cdkd.optimizer import SGD
 from cdkd.schedule import Method, Recipe
 from cdkd.teacher import Teacher
 
-Row = dict[str, Any]
 WRONG = "train_top1_error"  # beside the losses among an epoch's sums
 
 
@@ -73,6 +72,7 @@ class Run:
         self.environments: list[dict[str, Any]] = []  # that it was trained in, one after the other
         self.diverged: Diverged | None = None
         self.failed: Exception | None = None  # what torch raised in a step: no memory, say
+        self.pruned = False  # not worth another epoch: somebody's decision, set between epochs
         # sums over an epoch stay on the device: one synchronisation an epoch
         self._sums = {name: torch.zeros((), device=sample.images.device) for name in (*self.objective.weights, WRONG)}
         if (state := checkpoint.load(folder)) is not None:
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.diverged is not None or self.failed is not None or self.epoch >= self.recipe.epochs
+        return self.pruned or self.diverged is not None or self.failed is not None or self.epoch >= self.recipe.epochs
 
     def open_epoch(self) -> None:
         self.model.train()
@@ -111,7 +111,7 @@ class Run:
             self._sums[name].add_(value, alpha=len(batch.labels))
         self._sums[WRONG].add_(wrong)
 
-    def close_epoch(self, images: int, test: Split) -> Row | None:
+    def close_epoch(self, images: int, test: Examination) -> Row | None:
         """The epoch's row of the history, after so many images; None, and `diverged` set, where a number stopped being finite."""
         means = {name: self._sums[name].item() / images for name in (*self.objective.active, WRONG)}
         learning_rate = self.recipe.learning_rate_at(self.epoch)
@@ -124,7 +124,7 @@ class Run:
         weights = {name: weight.at(self.epoch) for name, weight in self.objective.weights.items()}
         wrong = means.pop(WRONG)
         row = {"epoch": self.epoch, "learning_rate": learning_rate, "weights": weights, "losses": means, "train_top1_error": 100 * wrong}
-        self.history.append(row | evaluate(self.model, test, self.recipe))
+        self.history.append(row | test.row(self.model))
         return self.history[-1]
 
     def save(self) -> None:
@@ -136,31 +136,11 @@ class Run:
         return to_safetensors({name: value.contiguous().cpu() for name, value in self.model.state_dict().items()})
 
 
-def evaluate(model: nn.Module, split: Split, recipe: Recipe) -> Row:
-    """Errors in percent and mean cross-entropy on a split, in eval mode."""
-    model.eval()
-    forward = Forward(model, recipe)
-    loss, right1, right5 = (torch.zeros((), dtype=torch.float64, device=split.device) for _ in range(3))
-    with torch.inference_mode():
-        for batch in evaluation(split, recipe.augmentation):
-            logits = forward(batch.images).logits.float()
-            loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
-            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-            right1 += hits[:, 0].sum()
-            right5 += hits.sum()
-    count = len(split)
-    return {
-        "test_top1_error": 100 * (count - right1.item()) / count,
-        "test_top5_error": 100 * (count - right5.item()) / count,
-        "test_loss": loss.item() / count,
-    }
-
-
 def train(
     cohort: Sequence[Run],
     teacher: Teacher | None,
     batches: Batches,
-    test: Split,
+    test: Examination,
     seed: int,
     *,
     checkpoint_seconds: float = 30.0,

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdkd.campaign import training_split
 from cdkd.data.batches import Batches, Split, evaluation, order, random_boxes
 from cdkd.data.prepare import prepare
 from cdkd.data.prepared import read_meta
 from cdkd.data.randomness import stream
 from cdkd.errors import BadData
+from cdkd.inputs import training_split
 from cdkd.schema import Augmentation, Data
 
 CPU = torch.device("cpu")

@@ -129,6 +129,10 @@ def test_faults_that_need_the_whole_schedule(write: Any) -> None:
         ("{ce: {weight: 1}}", "{xe: {weight: 1}}", "methods.student.xe"),
         ("{ce: {weight: 1}}", "{ce: 1}", "methods.student.ce"),
         ("{ce: {weight: 1}}", "{ce: {weight: 1, start: 2, stop: 2}}", "methods.student.ce.stop"),
+        ("{ce: {weight: 1}}", "{ce: {weight: 1, curve: linear}}", "methods.student.ce.curve"),
+        ("{ce: {weight: 1}}", "{ce: {weight: 1, over: 2, milestones: [1]}}", "methods.student.ce.over"),
+        ("{ce: {weight: 1}}", "{ce: {weight: 1, over: 2, decay: 0}}", "methods.student.ce.decay"),
+        ("{ce: {weight: 1}}", "{ce: {weight: 1, over: 2, curve: cosin}}", "methods.student.ce.curve"),
     ],
 )
 def test_each_fault_is_named_by_its_place(write: Any, old: str, new: str, place: str) -> None:
@@ -210,3 +214,25 @@ load(Path({str(write(GOOD))!r}))
 print(sorted({{"torch", "numpy", "mlflow", "dvc", "pandas", "matplotlib", "sklearn"}} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("curve", ["step", "exponential", "linear", "cosine"])
+def test_every_curve_goes_from_the_weight_to_its_decayed_value(curve: Any) -> None:
+    weight = Weight(6.0, start=2, decay=0.25, curve=curve, over=4)
+    assert [weight.at(0), weight.at(1)] == [0.0, 0.0]
+    assert weight.at(2) == 6.0
+    assert weight.at(6) == pytest.approx(1.5)
+    middle = {"step": 6.0, "exponential": 6 * 0.25**0.5, "linear": 6 * 0.625, "cosine": 6 * 0.625}[curve]
+    assert weight.at(4) == pytest.approx(middle)
+    assert weight.at(3) > weight.at(4) or curve == "step"
+    later = {"step": 6 / 16, "exponential": 6 / 16, "linear": 1.5, "cosine": 1.5}[curve]
+    assert weight.at(10) == pytest.approx(later)
+
+
+def test_a_decay_per_epoch_is_an_exponential_over_one() -> None:
+    assert [Weight(2.0, decay=0.5, curve="exponential", over=1).at(epoch) for epoch in range(4)] == [2.0, 1.0, 0.5, 0.25]
+
+
+def test_the_papers_imagenet_schedule_is_a_step_over_thirty() -> None:
+    every, listed = Weight(6.0, decay=0.9, over=30), Weight(6.0, decay=0.9, milestones=(30, 60, 90))
+    assert [every.at(epoch) for epoch in range(100)] == [listed.at(epoch) for epoch in range(100)]

@@ -14,6 +14,7 @@ import torch
 
 from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.errors import BadParams
+from cdkd.examine import Examination, Reference
 from cdkd.losses.base import Needs
 from cdkd.optimizer import SGD
 from cdkd.schedule import Method, Recipe, Term, Weight
@@ -63,7 +64,8 @@ def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None,
         teacher.cache = TeacherCache(cache, {}, len(TRAIN), batches.views, 1.0, teacher.without_maps, sample)
     sample = next(evaluation(TEST, how.augmentation, batch=2))
     runs = [Run(name, METHODS[name], how, network("resnet8", DATA, seed, CPU), seed, sample, teacher, folder / f"{name}-{seed}") for name in names]
-    train(runs, teacher, batches, TEST, seed, checkpoint_seconds=0)
+    answers = [teacher.without_maps(batch.images) for batch in evaluation(TEST, how.augmentation)]
+    train(runs, teacher, batches, Examination(TEST, how, reference=Reference(answers)), seed, checkpoint_seconds=0)
     return runs
 
 
@@ -273,7 +275,7 @@ def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
         return Run("kd", METHODS["student"], RECIPE, network("resnet8", DATA, 0, CPU), 0, sample, None, tmp_path, environment)
 
     begun = run({"threads": 1})
-    train([begun], None, Batches(TRAIN, RECIPE.augmentation, RECIPE.batch), TEST, 0, checkpoint_seconds=0, stop=lambda: True)
+    train([begun], None, Batches(TRAIN, RECIPE.augmentation, RECIPE.batch), Examination(TEST, RECIPE), 0, checkpoint_seconds=0, stop=lambda: True)
     assert (begun.epoch, begun.environments) == (1, [{"threads": 1}])
     assert run({"threads": 1}).environments == [{"threads": 1}]
     assert run({"threads": 2}).environments == [{"threads": 1}, {"threads": 2}]

@@ -220,9 +220,11 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     """Errors and loss on the test split, and the environment they were measured in: with as many threads as then."""
     import torch
 
-    from cdkd.campaign import choose_device, environment, load_weights, test_split
+    from cdkd.campaign import choose_device, environment
+    from cdkd.examine import Examination
+    from cdkd.inputs import load_weights, split
     from cdkd.schedule import Recipe
-    from cdkd.train import evaluate, network
+    from cdkd.train import network
 
     threads = environment_of(record).get("threads")
     if isinstance(threads, int) and threads > 0:
@@ -232,4 +234,4 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     load_weights(model, weights, record.result["weights_sha256"])
     training = record.config["training"]
     recipe = params.teacher.training.resolved if training is None else Recipe.of(training)
-    return evaluate(model, test_split(folder, read_meta(folder), device), recipe), environment(device)
+    return Examination(split(folder, read_meta(folder), device, "test"), recipe).row(model), environment(device)
