@@ -6,6 +6,7 @@ import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pydantic
@@ -75,11 +76,13 @@ def _scalar(node: Any) -> Any:
 class Faults:
     """Collects what is wrong, so that a user mends a file once and not ten times."""
 
-    def __init__(self, path: Path, lines: Mapping[tuple[Any, ...], int]) -> None:
+    def __init__(self, path: Path = Path(), lines: Mapping[tuple[Any, ...], int] = MappingProxyType({})) -> None:
         self.path, self.lines, self.found = path, lines, list[tuple[int, str]]()
+        self.places = list[tuple[tuple[Any, ...], str]]()
 
     def add(self, place: tuple[Any, ...], what: str) -> None:
         line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), 0)
+        self.places.append((place, what))
         self.found.append((line, f"{self.path.name}:{line}: {place_text(place)}: {what}"))
 
     def section(self, model: type[BaseModel], value: Any, place: tuple[Any, ...]) -> Any:

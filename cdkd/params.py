@@ -5,7 +5,6 @@ Needs neither torch nor any other heavy friend: `cdkd` reads params.yaml in mill
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from cdkd.errors import BadParams
 from cdkd.faults import Faults, read, show, suggest
-from cdkd.losses import signature
+from cdkd.methods import methods_of, milestones_rise, named
 from cdkd.models import names
-from cdkd.schedule import Method, Term, Weight
-from cdkd.schema import Data, Normalisation, Report, Schedule, Student, Teacher, Training, term_model
-
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-RESERVED = ("teacher",)  # the teacher's runs lie beside the methods'
+from cdkd.schedule import Method
+from cdkd.schema import Data, Normalisation, Report, Student, Study, Teacher, Training
+from cdkd.space import Space
+from cdkd.space_faults import space_of
 
 
 class Params(BaseModel):
@@ -34,6 +32,7 @@ class Params(BaseModel):
     training: Training
     seeds: tuple[int, ...]
     methods: dict[str, Any]  # name -> Method, in the order of the tables' rows
+    search: dict[str, Space]  # study -> what it may choose
     report: Report
     root: Path  # the folder of params.yaml, which every relative path starts from
 
@@ -55,17 +54,17 @@ def load(path: Path) -> Params:
     return params
 
 
-TOP = ("experiment", "data", "teacher", "student", "training", "seeds", "methods", "report")
+TOP = ("experiment", "data", "teacher", "student", "training", "seeds", "methods", "search", "report")
 
 
 def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     for key in raw:
         if key not in TOP:
             faults.add((key,), f"unknown section{suggest(str(key), TOP)}; expected one of {', '.join(TOP)}")
-    for key in TOP[:-1]:
+    for key in TOP[:-2]:
         if key not in raw:
             faults.add((key,), "missing")
-    experiment = _name(raw.get("experiment", "x"), ("experiment",), faults)
+    experiment = named(raw.get("experiment", "x"), ("experiment",), faults)
     training_raw = raw.get("training")
     training = faults.section(Training, training_raw, ("training",)) if "training" in raw else None
     data = faults.section(Data, raw["data"], ("data",)) if "data" in raw else None
@@ -73,11 +72,12 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     teacher = _teacher(raw["teacher"], training, faults) if "teacher" in raw else None
     report = faults.section(Report, raw.get("report", {}), ("report",))
     seeds = _seeds(raw.get("seeds", [0]), faults)
-    methods = _methods(raw["methods"], _epochs(training_raw), faults) if "methods" in raw else {}
+    methods = methods_of(raw["methods"], _epochs(training_raw), faults) if "methods" in raw else {}
+    search = _search(raw.get("search", {}), raw.get("methods"), training, faults)
 
     for place, section in ((("training",), training), (("teacher", "training"), teacher.training if teacher else None)):
         if section is not None:
-            _milestones(section.milestones, section.epochs, (*place, "milestones"), faults)
+            milestones_rise(section.milestones, section.epochs, (*place, "milestones"), faults)
             if section.nesterov and section.momentum == 0:
                 faults.add((*place, "nesterov"), "true with momentum 0; expected a momentum above 0")
             if section.batch < 2:
@@ -97,17 +97,13 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     if report is not None and isinstance(raw.get("methods"), dict):
         for table in ("ablation", "comparison"):
             for index, row in enumerate(getattr(report, table)):
-                if row not in raw["methods"]:
-                    faults.add(("report", table, index), f"no method {show(row)}{suggest(row, raw['methods'])}")
+                known = [*raw["methods"], *(space.study.method for space in search.values() if space.study.method)]
+                if row not in known:
+                    faults.add(("report", table, index), f"no method {show(row)}{suggest(row, known)}")
     if faults.found or data is None or teacher is None or student is None or training is None:
         return None
-    return Params(experiment=experiment, data=data, teacher=teacher, student=student, training=training, seeds=seeds, methods=methods, report=report, root=root)
-
-
-def _name(value: Any, place: tuple[Any, ...], faults: Faults) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value) or value in RESERVED:
-        faults.add(place, f"{show(value)} is no name; expected lower-case letters, digits, '_', '.', '-', at most 64, and not {RESERVED[0]!r}")
-    return str(value)
+    sections = {"data": data, "teacher": teacher, "student": student, "training": training, "report": report}
+    return Params(experiment=experiment, seeds=seeds, methods=methods, search=search, root=root, **sections)
 
 
 def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher | None:
@@ -134,6 +130,30 @@ def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher |
     return teacher
 
 
+def _search(value: Any, methods: Any, training: Training | None, faults: Faults) -> dict[str, Space]:
+    if not isinstance(value, dict):
+        faults.add(("search",), f"{show(value)}; expected named studies")
+        return {}
+    found: dict[str, Space] = {}
+    taken = set(methods) if isinstance(methods, dict) else set()
+    for name, section in value.items():
+        place = ("search", name)
+        named(name, place, faults)
+        study: Study | None = faults.section(Study, section, place)
+        if study is None:
+            continue
+        if study.method is not None:
+            named(study.method, (*place, "method"), faults)
+            if study.method in taken:
+                faults.add((*place, "method"), f"{show(study.method)} is another method's name")
+            taken.add(study.method)
+        if training is not None and isinstance(methods, dict):
+            space = space_of(study, place, methods, training, faults)
+            if space is not None:
+                found[name] = space
+    return found
+
+
 def _epochs(training: Any) -> int | None:
     """The length that schedules are checked against, even where the rest of the recipe is faulty."""
     epochs = training.get("epochs") if isinstance(training, dict) else None
@@ -150,69 +170,3 @@ def _seeds(value: Any, faults: Faults) -> tuple[int, ...]:
         elif seed in value[:index]:
             faults.add(("seeds", index), f"{seed} again; a seed counts once")
     return tuple(value)
-
-
-def _milestones(milestones: tuple[int, ...], epochs: int, place: tuple[Any, ...], faults: Faults) -> None:
-    if list(milestones) != sorted(set(milestones)):
-        faults.add(place, f"{list(milestones)}; expected rising epochs, each once")
-    if late := [m for m in milestones if m >= epochs]:
-        faults.add(place, f"{late} beyond the last epoch; training has epochs 0 to {epochs - 1}")
-
-
-def _methods(value: Any, epochs: int | None, faults: Faults) -> dict[str, Method]:
-    if not isinstance(value, dict) or not value:
-        faults.add(("methods",), f"{show(value)}; expected named methods, such as kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9}}}}")
-        return {}
-    return {str(name): _method(name, terms, epochs, faults) for name, terms in value.items()}
-
-
-def _method(name: Any, terms: Any, epochs: int | None, faults: Faults) -> Method:
-    place = ("methods", name)
-    _name(name, place, faults)
-    if not isinstance(terms, dict) or not terms:
-        faults.add(place, f"{show(terms)}; expected losses with their weights, such as {{ce: {{weight: 1}}}}")
-        return {}
-    method: dict[str, Term] = {}
-    losses = signature.names()
-    for loss, term in terms.items():
-        if loss not in losses:
-            faults.add((*place, loss), f"no such loss{suggest(str(loss), losses)}; expected one of {', '.join(losses)}")
-            continue
-        built = faults.section(term_model(loss), term, (*place, loss))
-        if built is not None:
-            method[loss] = _term(built, (*place, loss), epochs, faults)
-    if epochs is not None and len(method) == len(terms):
-        silent = [e for e in range(epochs) if not any(term.weight.at(e) > 0 for term in method.values())]
-        if silent:
-            faults.add(place, f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there")
-    return method
-
-
-def _term(built: Any, place: tuple[Any, ...], epochs: int | None, faults: Faults) -> Term:
-    weight = Weight(built.weight, built.start, built.stop, built.milestones, built.decay, built.curve, built.over)
-    if weight.over is not None and weight.milestones:
-        faults.add((*place, "over"), f"{weight.over} beside milestones; expected one of the two")
-    if weight.over is None and weight.curve != "step":
-        faults.add((*place, "curve"), f"{weight.curve} needs over, the epochs until weight * decay is reached")
-    if weight.decay == 0 and weight.curve not in ("linear", "cosine"):
-        faults.add((*place, "decay"), "0; expected more than 0, but for a linear or cosine curve")
-    if weight.stop is not None and weight.stop <= weight.start:
-        faults.add((*place, "stop"), f"{weight.stop}; expected more than start, {weight.start}")
-    if epochs is not None:
-        _milestones(weight.milestones, epochs, (*place, "milestones"), faults)
-        for field in ("start", "stop"):
-            epoch = getattr(weight, field)
-            if epoch is not None and epoch > epochs - (field == "start"):
-                faults.add((*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {epochs - 1}")
-    return Term(weight, {key: value for key, value in built.model_dump().items() if key not in Schedule.model_fields})
-
-
-def _ranges(epochs: list[int]) -> str:
-    """[0, 1, 2, 7] as "0-2, 7"."""
-    parts: list[list[int]] = []
-    for epoch in epochs:
-        if parts and epoch == parts[-1][-1] + 1:
-            parts[-1].append(epoch)
-        else:
-            parts.append([epoch])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

@@ -38,12 +38,12 @@ class Weight:
 
     def _factor(self, epoch: int) -> float:
         if self.over is None:
-            return self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+            return float(self.decay ** sum(milestone <= epoch for milestone in self.milestones))
         share = (epoch - self.start) / self.over
         if self.curve == "step":
-            return self.decay ** math.floor(share)
+            return float(self.decay ** math.floor(share))
         if self.curve == "exponential":
-            return self.decay**share
+            return float(self.decay**share)
         way = min(share, 1.0)
         return 1 - (1 - self.decay) * (way if self.curve == "linear" else (1 - math.cos(math.pi * way)) / 2)
 

@@ -87,6 +87,38 @@ class Student(Section):
     network: str
 
 
+class Parameter(Section):
+    """One number that a search may choose; its name is the place of the number (`cd.weight`), unless `sets` names others.
+
+    A range has low and high, whole where the number is; choices are values, or named changes of the method.
+    """
+
+    sets: Annotated[tuple[str, ...], Strict(False)] = ()
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    step: float | int | None = None
+    choices: list[Any] | dict[str, dict[str, dict[str, Any]]] | None = None
+
+
+class Study(Section):
+    """A search: from a method's numbers, in a space around them, judged on the validation split."""
+
+    base: str  # the method whose own numbers are trial 0
+    method: str | None = None  # the name under which the best setting is trained with all seeds; without it that is not done
+    space: dict[str, Parameter]
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["median", "none"] = "median"
+    warmup: NonNegativeInt | None = None  # epochs before a trial may be pruned; without it half of them
+    trials: PositiveInt = 32
+    generation: PositiveInt = 8  # trials that are chosen at once and trained side by side
+    epochs: PositiveInt | None = None  # of a trial; every other epoch in method and recipe is scaled. Without it the recipe's
+    seeds: Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=1)] = (0,)  # a trial's value is their mean
+    seed: NonNegativeInt = 0  # of the sampler
+    minutes: PositiveFloat | None = None  # no further generation after so long
+    storage: str | None = None  # a database's address; without it a file in .cdkd
+
+
 class Published(Section):
     """Which rows of published.csv stand beside ours."""
 

@@ -6,39 +6,23 @@ none of them.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.errors import BadCheckpoint, BadData, BadRecord, CdkdError
+from cdkd.errors import BadData, BadRecord, CdkdError
 from cdkd.params import Params
+from cdkd.pending import helpers, jobs, train_pending
+from cdkd.places import data_folder, report_folder, runs_folder
 from cdkd.plan import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
-from cdkd.progress import HELPER, Progress
+from cdkd.progress import Progress
 from cdkd.record import Record
 from cdkd.store import Store
-from cdkd.tracking import settle
 
 if TYPE_CHECKING:
-    from cdkd.tracking import Apart
-
-
-def data_folder(params: Params) -> Path:
-    return params.root / "data" / params.experiment
-
-
-def runs_folder(params: Params) -> Path:
-    return params.root / "runs" / params.experiment
-
-
-def report_folder(params: Params) -> Path:
-    return params.root / "reports" / params.experiment
+    pass
 
 
 def prepare(params: Params) -> Meta:
@@ -79,7 +63,7 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     if helper:
         train_pending(params, store, cohorts, teacher_record, wait=False)
         return []
-    with _helpers(method, min(jobs(params), len(cohorts)) - 1):
+    with helpers(min(jobs(params), len(cohorts)) - 1, "distill", method):
         train_pending(params, store, cohorts, teacher_record)
     records = [_finished(store, plan) for plan in wanted]
     _replace(runs_folder(params) / method, store, records)
@@ -195,84 +179,6 @@ def _replace(folder: Path, store: Store, records: list[Record]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for record in records:
         store.copy_out(record, folder)
-
-
-def jobs(params: Params) -> int:
-    """Processes that train students at once. Seeds share nothing, and one thread for each of two processes is faster than two
-    threads for one. A function of the params and the machine, never of what is pending: threads decide the last bits."""
-    return 1 if Path("/proc/driver/nvidia/gpus").exists() else min(_cores(), len(params.seeds))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _helpers(method: str, count: int) -> Iterator[None]:
-    """So many further processes, which train what is free; they end with this one."""
-    words = [sys.executable, "-m", "cdkd", "distill", method, "--helper"]
-    helpers = [subprocess.Popen(words, env=os.environ | {HELPER: "1"}) for _ in range(count)]
-    try:
-        yield
-        for helper in helpers:
-            helper.wait()  # what it could not do was done here
-    finally:
-        for helper in helpers:
-            helper.terminate()
-
-
-def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], teacher: Record | None = None, *, wait: bool = True) -> None:
-    """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last, or with
-    `wait` false not at all."""
-    waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
-    while waiting:
-        for cohort in list(waiting):
-            with _cohort_lock(store, cohort, wait=False) as held:
-                if held:
-                    _train(params, store, _pending(store, cohort), teacher)
-                    waiting.remove(cohort)
-        if not wait:
-            break
-        if waiting:
-            with _cohort_lock(store, waiting[0], wait=True):
-                _train(params, store, _pending(store, waiting.pop(0)), teacher)
-    if cohorts:
-        settle()
-
-
-def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
-    return [plan for plan in cohort if store.get(plan.fingerprint) is None]
-
-
-@contextlib.contextmanager
-def _cohort_lock(store: Store, cohort: list[RunPlan], *, wait: bool) -> Iterator[bool]:
-    plan = cohort[0]
-    what = TEACHER if plan.method == TEACHER else "students"
-    with store.lock(f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, say=lambda text: print(text, flush=True)) as held:
-        yield held
-
-
-def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record | None) -> None:
-    if not plans:
-        return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy neighbour must not stop both threads; read when torch is imported
-    os.environ.setdefault("OMP_NUM_THREADS", str(_cores() if teacher is None else max(1, _cores() // jobs(params))))
-    from cdkd.campaign import adopt_teacher, train_cohort
-
-    if plans[0].config["training"] is None:
-        adopt_teacher(params.root, store, plans[0], data_folder(params), str(params.teacher.weights), params.teacher.training.resolved)
-    else:
-        weights = store.weights(teacher.fingerprint) if teacher else None
-        if weights is not None and not weights.exists():
-            cure = f"`cdkd import` them with the results they belong to, or remove {weights.parent} and run `cdkd teacher` to train it here"
-            raise BadCheckpoint(f"the teacher was trained elsewhere and its weights did not come along: {cure}")
-        train_cohort(params.root, store, plans, data_folder(params), weights, cache=params.teacher.cache, watch=partial(_apart, params))
-
-
-def _apart(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Apart:
-    from cdkd.tracking import Apart
-
-    return Apart(params.root, params.experiment, plans[0].seed, [(plan, circumstances) for plan in plans])
 
 
 def track(params: Params) -> str:

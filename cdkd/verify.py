@@ -10,10 +10,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cdkd import stages
 from cdkd.data.prepared import read_meta
 from cdkd.errors import BadCheckpoint, BadData, BadRecord, CdkdError
 from cdkd.files import digest, sha256
+from cdkd.places import data_folder, runs_folder
 from cdkd.plan import TEACHER, RunPlan, code_digest
 from cdkd.record import Record, read
 from cdkd.store import RECORD, WEIGHTS, Store
@@ -43,7 +43,7 @@ def verify(params: Params, method: str, seed: int | None) -> tuple[bool, list[st
     kept = _kept(params, method, seed)
     record = kept[0].record
     plan = _plan(kept[0].path, record, method, seed)
-    folder = stages.data_folder(params)
+    folder = data_folder(params)
     if read_meta(folder).digest != record.config["data"]["digest"]:
         raise BadData(f"{folder}: other data than {method} seed {seed} was trained on; `dvc checkout` or `cdkd prepare` brings them back")
     taught = record.config["teacher"]
@@ -77,7 +77,7 @@ def parting(old: Any, new: Any, place: str = "") -> str | None:
 
 def _kept(params: Params, method: str, seed: int) -> list[Kept]:
     """The workspace's run first; the fingerprint leads from it to the store's."""
-    path = stages.runs_folder(params) / method / f"seed-{seed}.json"
+    path = runs_folder(params) / method / f"seed-{seed}.json"
     if not path.exists():
         command = TEACHER if method == TEACHER else f"distill {method}"
         raise BadRecord(f"{path}: missing; `cdkd {command}` trains the runs of params.yaml, or restores them")

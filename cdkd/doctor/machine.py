@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from cdkd import stages
 from cdkd.doctor.site import Fault, Mark, Site, Verdict, amount, dvc_settings, environment_of, how_many, some
+from cdkd import pending
 from cdkd.plan import TEACHER
 from cdkd.record import Record
 
@@ -45,8 +45,8 @@ def packages(site: Site) -> Verdict:
 
 def determinism(site: Site) -> Verdict:
     """The settings that decide the last bits: threads above all."""
-    given, cores = os.environ.get("OMP_NUM_THREADS"), stages._cores()
-    jobs = stages.jobs(site.params) if site.params else 1
+    given, cores = os.environ.get("OMP_NUM_THREADS"), pending.cores()
+    jobs = pending.jobs(site.params) if site.params else 1
     usual = max(1, cores // jobs)
     faults = [Fault("warn", f"{name}={os.environ[name]} is set, which may change the last bits", f"`unset {name}`") for name in UNSET if name in os.environ]
     if given not in (None, str(usual)):

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cdkd import stages
 from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
 from cdkd.doctor.site import NOTHING, Fault, Site, Verdict, environment_of, how_many, size_of, some
 from cdkd.errors import CdkdError
 from cdkd.files import sha256
 from cdkd.params import Params, load
+from cdkd.places import data_folder, runs_folder
 from cdkd.plan import TEACHER, RunPlan
 from cdkd.record import Record, read
 from cdkd.verify import sound, unlike
@@ -30,7 +30,7 @@ def params(site: Site) -> Verdict:
 def data(site: Site) -> Verdict:
     """Prepared data by their digests; of a large split the size and the checksums, by which training checks each image."""
     faults, folders = [], [path.parent for path in sorted((site.root / "data").glob(f"*/{FILE}"))]
-    active = stages.data_folder(site.params) if site.params else None
+    active = data_folder(site.params) if site.params else None
     if active is not None and active not in folders:
         faults.append(Fault("warn", f"{active.relative_to(site.root)}: nothing prepared yet", "`cdkd prepare`"))
     for folder in folders:
@@ -93,7 +93,7 @@ def stale_runs(site: Site) -> Verdict:
     """Runs of the workspace that today's params and code would not give."""
     if site.params is None or site.data is None:
         return NOTHING
-    paths = sorted(stages.runs_folder(site.params).glob("*/seed-*.json"))
+    paths = sorted(runs_folder(site.params).glob("*/seed-*.json"))
     if paths and site.teacher is None:
         return Verdict("", [Fault("warn", "cannot be told: the teacher of today's params and code is not trained", "`dvc repro`")])
     wanted = {(plan.method, f"seed-{plan.seed}.json"): key for key, plan in site.plans.items()}
@@ -212,7 +212,7 @@ def _at_work(folder: Path) -> bool:
 def _weights(site: Site, record: Record) -> Path | None:
     if site.params is None:
         return None
-    places = (site.store.weights(record.fingerprint), stages.runs_folder(site.params) / TEACHER / f"seed-{record.seed}.safetensors")
+    places = (site.store.weights(record.fingerprint), runs_folder(site.params) / TEACHER / f"seed-{record.seed}.safetensors")
     return next((path for path in places if path.is_file()), None)
 
 
@@ -229,7 +229,7 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     threads = environment_of(record).get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    device, folder = choose_device(), stages.data_folder(params)
+    device, folder = choose_device(), data_folder(params)
     model = network(record.config["network"], record.config["data"], 0, device)
     load_weights(model, weights, record.result["weights_sha256"])
     training = record.config["training"]

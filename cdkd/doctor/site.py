@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cdkd import stages
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.errors import BadCheckpoint, BadRecord, CdkdError
 from cdkd.params import Params, load
+from cdkd.places import data_folder, runs_folder
 from cdkd.plan import TEACHER, RunPlan, student_plans, teacher_plan
 from cdkd.record import Record, read
 from cdkd.store import ABSENT, RECORD, WEIGHTS, Store
@@ -75,7 +75,7 @@ class Site:
     @cached_property
     def data(self) -> Meta | None:
         with contextlib.suppress(CdkdError):
-            return read_meta(stages.data_folder(self.params)) if self.params else None
+            return read_meta(data_folder(self.params)) if self.params else None
         return None
 
     @cached_property
@@ -84,7 +84,7 @@ class Site:
         if self.params is None or self.data is None:
             return None
         plan = teacher_plan(self.params, self.data)
-        for path in (self.store.folder / plan.fingerprint / RECORD, stages.runs_folder(self.params) / TEACHER / f"seed-{plan.seed}.json"):
+        for path in (self.store.folder / plan.fingerprint / RECORD, runs_folder(self.params) / TEACHER / f"seed-{plan.seed}.json"):
             with contextlib.suppress(CdkdError):
                 record = read(path)
                 if (record.fingerprint, record.status) == (plan.fingerprint, "finished"):
