@@ -74,13 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     distill = command("distill", _distill, "train or restore all seeds of a method (and its pending companions)")
     distill.add_argument("method", help="a method of params.yaml")
     distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see stages.distill
-    command("report", _report, "render tables and figures from the records")
+    search = command("search", _search, "run or continue the studies of params.yaml, and train what comes out of them")
+    search.add_argument("--study", metavar="NAME", help="this one; without it those that give a method")
+    search.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)
+    explain = command("explain", _explain, "list what differs from the published recipe of a method, and what that is known to be worth")
+    explain.add_argument("method", help="a method of params.yaml")
+    report = command("report", _report, "render the report from the records")
+    report.add_argument("--compare", nargs="+", metavar="EXPERIMENT", help="one table of several experiments instead")
     command("show", _show, "print the tables that the last report made")
     doctor = command("doctor", _doctor, "say what of this checkout is sound and what is not, with the cure; exit code 1 if something is BAD")
     doctor.add_argument("--quick", action="store_true", help="without DVC's cache, the teacher's accuracy and torch")
     verify = command("verify", _verify, "train a finished run again and say whether the same bits come out; exit code 1 if not")
     verify.add_argument("method", help="a method of params.yaml, or teacher")
     verify.add_argument("--seed", type=int, help="without it: the first of params.yaml")
+    dashboard = command("dashboard", _dashboard, "open the searches' database in optuna-dashboard, on 127.0.0.1")
+    dashboard.add_argument("--study", metavar="NAME", help="whose database; without it the first's")
+    dashboard.add_argument("--port", type=int, default=8080)
     command("track", _track, "complete the MLflow view from the records")
     ui = command("ui", _ui, "open MLflow on 127.0.0.1, the view completed from the records")
     ui.add_argument("--port", type=int, default=5000)
@@ -139,16 +148,29 @@ def _distill(arguments: argparse.Namespace) -> None:
     _tell(stages.distill(_params(), arguments.method, helper=arguments.helper))
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _search(arguments: argparse.Namespace) -> None:
     from cdkd import stages
 
-    print("\n".join(stages.report(_params())))
+    for result in stages.search(_params(), arguments.study, helper=arguments.helper):
+        print("\n".join(result.lines()))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from cdkd import results
+
+    print("\n".join(results.compare(root(), arguments.compare) if arguments.compare else results.report(_params())))
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from cdkd import results
+
+    print("\n".join(results.explain(_params(), arguments.method)))
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd import results
 
-    print(stages.tables(_params()), end="")
+    print(results.tables(_params()), end="")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -170,15 +192,21 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _track(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd import results
 
-    print(stages.track(_params()))
+    print(results.track(_params()))
+
+
+def _dashboard(arguments: argparse.Namespace) -> None:
+    from cdkd.search.dashboard import serve
+
+    serve(_params(), arguments.study, arguments.port)
 
 
 def _ui(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd import results
 
-    stages.ui(_params(), arguments.port)
+    results.ui(_params(), arguments.port)
 
 
 def _tell(records: Sequence[Record]) -> None:

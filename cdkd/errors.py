@@ -21,5 +21,9 @@ class BadRecord(CdkdError):
     """A record is damaged or does not belong where it lies."""
 
 
+class BadStudy(CdkdError):
+    """A search's database cannot be read, or holds what no search of ours wrote."""
+
+
 class Diverged(CdkdError):
     """A run's loss or gradient stopped being finite."""

@@ -33,8 +33,12 @@ class Params(BaseModel):
     seeds: tuple[int, ...]
     methods: dict[str, Any]  # name -> Method, in the order of the tables' rows
     search: dict[str, Space]  # study -> what it may choose
+    tuned: dict[str, Training] = {}  # of the methods, those that a search gave, and their recipes
     report: Report
     root: Path  # the folder of params.yaml, which every relative path starts from
+
+    def recipe(self, method: str) -> Training:
+        return self.tuned.get(method, self.training)
 
     def method(self, name: str) -> Method:
         if name not in self.methods:

@@ -15,5 +15,10 @@ def runs_folder(params: Params) -> Path:
     return params.root / "runs" / params.experiment
 
 
+def run_folder(params: Params, method: str) -> Path:
+    """Where the runs of a method lie; those of a method that a search gave lie with the search."""
+    return runs_folder(params) / ("search" if method in params.tuned else "") / method
+
+
 def report_folder(params: Params) -> Path:
     return params.root / "reports" / params.experiment

@@ -78,9 +78,15 @@ def teacher_plan(params: Params, data: Meta) -> RunPlan:
 
 
 def student_plan(params: Params, data: Meta, teacher: Record, method: str, seed: int) -> RunPlan:
-    config = _config(data, params.student.network, seed, params.training, params.method(method))
+    return variant_plan(params, data, teacher, method, params.method(method), params.recipe(method), seed)
+
+
+def variant_plan(params: Params, data: Meta, teacher: Record, name: str, method: Method, training: Training, seed: int, judged_on: str = "test") -> RunPlan:
+    """A student of a method or recipe that params.yaml does not name: a search's."""
+    config = _config(data, params.student.network, seed, training, method)
+    config["data"]["judged_on"] = judged_on
     of = {"network": params.teacher.network, "weights_sha256": teacher.result["weights_sha256"], "batchnorm": params.teacher.batchnorm}
-    return RunPlan(params.experiment, method, seed, config | {"teacher": of})
+    return RunPlan(params.experiment, name, seed, config | {"teacher": of})
 
 
 def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Iterator[RunPlan]:

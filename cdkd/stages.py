@@ -7,19 +7,21 @@ none of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.errors import BadData, BadRecord, CdkdError
+from cdkd.errors import BadData, BadParams, BadRecord, CdkdError
+from cdkd.faults import suggest
 from cdkd.params import Params
-from cdkd.pending import helpers, jobs, train_pending
-from cdkd.places import data_folder, report_folder, runs_folder
+from cdkd.pending import helpers, jobs, share_cores, train_pending
+from cdkd.places import data_folder, run_folder, runs_folder
 from cdkd.plan import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
 from cdkd.progress import Progress
 from cdkd.record import Record
 from cdkd.store import Store
+from cdkd.study_file import Result
+from cdkd.tuned import results, with_tuned
 
 if TYPE_CHECKING:
     pass
@@ -53,6 +55,8 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
 
     helper: train what no other process trains, and leave the rest to the one that asked for help
     """
+    if method not in params.methods:
+        params = full(params)
     params.method(method)  # an unknown name is refused before anything else
     data = read_meta(data_folder(params))
     teacher_record = trained_teacher(params, data)
@@ -66,7 +70,7 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     with helpers(min(jobs(params), len(cohorts)) - 1, "distill", method):
         train_pending(params, store, cohorts, teacher_record)
     records = [_finished(store, plan) for plan in wanted]
-    _replace(runs_folder(params) / method, store, records)
+    _replace(run_folder(params, method), store, records)
     return records
 
 
@@ -109,19 +113,67 @@ def bring_home(params: Params, folder: Path) -> list[str]:
     return list(pack.into_store(found, {run.fingerprint: run for run in (plan, *students)}, store))
 
 
-def report(params: Params) -> list[str]:
-    """Tables and figures from the records; returns the tables as lines for a terminal."""
-    from cdkd.report.render import render
+def search(params: Params, only: str | None, *, helper: bool = False) -> list[Result]:
+    """Run or continue studies, and train the methods that come out of them with all seeds; both lie in `runs/<experiment>/search`.
 
-    return render(params, expected(params), runs_folder(params), report_folder(params))
+    only: one study; without it those that give a method. Others that are finished are put there as well.
+    helper: be a worker of that study, and leave all else to the process that asked for help
+    """
+    if only is not None and only not in params.search:
+        raise BadParams(f"no study {only!r} in params.yaml; expected one of {', '.join(params.search) or 'none'}{suggest(only, params.search)}")
+    folder = runs_folder(params) / "search"
+    found: dict[str, Result] = {}
+    if params.search:
+        from cdkd.search.run import kept, studied, workers
+
+        data = read_meta(data_folder(params))
+        record = trained_teacher(params, data)
+        if helper:
+            from cdkd.search.outcome import work
+
+            share_cores(workers(params, str(only)))
+            work(params, str(only), data, record)
+            return []
+        for name, space in params.search.items():
+            wanted = name == only or (only is None and space.study.method is not None)
+            before = kept(params, name, data, record)
+            result = studied(params, name, data, record) if wanted else before
+            if result is not None:
+                found[name] = result
+                if wanted and result != before:
+                    show_study(params, result)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, result in found.items():
+        result.write(folder / f"{name}.json")
+    for method in with_tuned(params, found).tuned:
+        distill(with_tuned(params, found), method)
+    return list(found.values())
 
 
-def tables(params: Params) -> str:
-    """The tables as the last report printed them."""
-    path = report_folder(params) / "tables.txt"
-    if not path.exists():
-        raise BadData(f"{path}: missing; `cdkd report` makes it")
-    return path.read_text(encoding="utf-8")
+def show_study(params: Params, study: Result) -> None:
+    """The study in MLflow; where that fails it is said, and `cdkd track` makes it up."""
+    from cdkd.report.study import pictures_of
+    from cdkd.tracking import tell_study
+
+    try:
+        tell_study(params.root, study, {f"{what}.png": png for what, (_, png) in pictures_of(study).items()})
+    except CdkdError as fault:
+        print(f"{fault}; `cdkd track` completes the view", flush=True)
+
+
+def full(params: Params) -> Params:
+    """The params with the methods that searches gave."""
+    return with_tuned(params, todays_studies(params))
+
+
+def todays_studies(params: Params) -> dict[str, Result]:
+    """The workspace's studies; none where nothing is known of their inputs."""
+    try:
+        data = read_meta(data_folder(params))
+        return results(params, data, trained_teacher(params, data))
+    except CdkdError:
+        return {}
 
 
 def expected(params: Params) -> dict[tuple[str, int], str]:
@@ -179,39 +231,3 @@ def _replace(folder: Path, store: Store, records: list[Record]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for record in records:
         store.copy_out(record, folder)
-
-
-def track(params: Params) -> str:
-    """The MLflow view of everything that this workspace and its store hold, completed from the records."""
-    from cdkd.report.figures import run_pictures
-    from cdkd.tracking import describe, rebuild
-
-    records = list(_records(params))
-    created, completed = rebuild(params.root, records, run_pictures)
-    text = report_folder(params) / "report.md"
-    if text.exists():
-        describe(params.root, params.experiment, text.read_text(encoding="utf-8"))
-    return f"MLflow: {len(records)} runs; {created} were missing and {completed} incomplete"
-
-
-def ui(params: Params, port: int) -> None:
-    from cdkd.ui import serve
-
-    print(track(params), flush=True)
-    serve(params.root, params.experiment, port)
-
-
-def _records(params: Params) -> Iterator[Record]:
-    """Every sound record once: of the workspace (any experiment) and of the store."""
-    from cdkd.record import read
-
-    seen: set[str] = set()
-    for path in [*sorted((params.root / "runs").glob("*/*/seed-*.json")), *sorted(Store(params.root).folder.glob("[0-9a-f]*/record.json"))]:
-        try:
-            record = read(path)
-        except CdkdError as fault:
-            print(f"{fault}; left out", flush=True)
-            continue
-        if record.fingerprint not in seen:
-            seen.add(record.fingerprint)
-            yield record

@@ -17,13 +17,13 @@ from pathlib import Path
 from cdkd import tracking
 from cdkd.errors import CdkdError
 
-HOST = "127.0.0.1"
+HOST, PORT = "127.0.0.1", 5000
 STARTING = 180.0  # seconds that the server may take: four where nothing else runs, forty on a busy machine
 # Without job execution: 2 processes and 0.5 GB instead of 15 and 3 GB.
 LEAN = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-def serve(root: Path, experiment: str, port: int = 5000, say: Callable[[str], None] = print) -> None:
+def serve(root: Path, experiment: str, port: int = PORT, say: Callable[[str], None] = print) -> None:
     """Serve until Ctrl-C, and leave no process behind. Where MLFLOW_TRACKING_URI is a server, only say its link."""
     address = tracking.uri(root)
     key = tracking.experiment_id(root, experiment)
@@ -56,7 +56,7 @@ def serve(root: Path, experiment: str, port: int = 5000, say: Callable[[str], No
 
 def link(server: str, experiment: str) -> str:
     """The table of the experiment's runs. Without the last part MLflow may open an empty page for language models."""
-    return f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    return f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=story"
 
 
 def free_port(first: int) -> int:

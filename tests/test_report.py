@@ -23,9 +23,10 @@ from cdkd.params import Params
 from cdkd.record import Record
 from cdkd.report import published
 from cdkd.report.figures import run_curves
-from cdkd.report.formats import NO_RECORDS, md, tex
+from cdkd.report.formats import md, tex
 from cdkd.report.notes import written_out
 from cdkd.report.render import render
+from cdkd.report.tables import NO_RECORDS
 from cdkd.schedule import Term, Weight
 from cdkd.schema import Data, Published, Report, Student, Teacher, Training
 
@@ -44,6 +45,7 @@ def an_experiment(root: Path, methods: dict[str, Any], seeds: tuple[int, ...] = 
         training=training,
         seeds=seeds,
         methods=methods,
+        search={},
         report=report or Report(),
         root=root,
     )
@@ -119,12 +121,17 @@ class Folder:
         line = next(line for line in self.text(name).splitlines() if line.startswith(f"| {md(method)} "))
         return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
+    def cell(self, method: str, column: str, name: str = "ablation.md") -> str:
+        """By the beginning of the column's title."""
+        header = [cell.strip() for cell in self.text(name).splitlines()[0].split("|")[1:-1]]
+        return self.cells(method, name)[next(index for index, title in enumerate(header) if title.startswith(column))]
+
 
 @pytest.fixture(autouse=True)
 def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take a second a report; a test that asks for `pictures` gets them."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("cdkd.report.render.draw", lambda params, rows: {})
+        monkeypatch.setattr("cdkd.report.render.draw", lambda params, rows, names: {})
 
 
 @pytest.fixture
@@ -153,8 +160,12 @@ def test_numbers_are_those_computed_by_hand(folder: Folder) -> None:
     assert kd["top1_error_minus_kd_mean"] == ""
     assert float(kd["images_per_second"]) == 1100
     assert (teacher["network"], teacher["n"], teacher["top1_error_std"]) == ("resnet20", "1", "")
-    assert folder.cells("kd") == ["kd", "7.90 ± 0.79 (n = 3)", "0.79 ± 0.08", "7.40", "–", "−1.10", "78.0 k", "1.23 M", "1,100"]
-    assert folder.cells("student")[4:6] == ["+1.10", "–"]
+    half = 4.302653 * math.sqrt(0.63 / 3)  # the t table at 2 degrees of freedom
+    assert float(kd["top1_error_high"]) == pytest.approx(7.9 + half, abs=1e-4)
+    assert folder.cells("kd") == ["kd", "7.90 ± 0.79 (n = 3)", "5.93 to 9.87", "7.40", "0.79 ± 0.08", "–", "−1.10"]
+    assert folder.cells("student")[5:] == ["+1.10", "–"]
+    size = next(line for line in folder.text("report.md").splitlines() if line.startswith("| kd | resnet8"))
+    assert size == "| kd | resnet8 | 78.0 k (100 %) | 1.23 M (100 %) | not recorded | 12 s | 38 s | 1,100 |"
     assert json.loads(folder.text("metrics.json"))["student"] == {"top1_error": 9.0, "std": 1.0, "n": 3}
 
 
@@ -162,7 +173,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     folder = Folder(tmp_path, {"student": CE}, seeds=(0,))
     keep(folder.runs, a_record("student", 0, 8.0))
     folder.render()
-    assert folder.cells("student")[1] == "8.00 (n = 1)"
+    assert folder.cells("student")[1:3] == ["8.00 (n = 1)", "one seed: none"]
     assert json.loads(folder.text("metrics.json"))["student"] == {"top1_error": 8.0, "std": None, "n": 1}
     assert "nan" not in folder.text("report.md").lower()
 
@@ -172,11 +183,11 @@ def test_a_missing_run_is_said_and_pairs_are_those_that_exist(folder: Folder) ->
     folder.render()
     cells = folder.cells("kd")
     assert cells[1] == "7.75 ± 1.06 (n = 2); missing seed 2"
-    assert cells[5] == "−0.75"
-    assert folder.cells("student")[4] == "+0.75 (n = 2)"
+    assert cells[6] == "−0.75"
+    assert folder.cell("student", "Δ kd") == "+0.75 (n = 2)"
     shutil.rmtree(folder.runs / "kd")
     lines = folder.render()
-    assert folder.cells("kd") == ["kd", "missing seeds 0, 1, 2", "–", "–", "–", "–", "–", "–", "–"]
+    assert folder.cells("kd") == ["kd", "missing seeds 0, 1, 2", *["–"] * 5]
     assert any("missing seeds 0, 1, 2" in line for line in lines)
     assert json.loads(folder.text("metrics.json"))["kd"]["top1_error"] is None
 
@@ -313,7 +324,7 @@ def test_tables_have_the_rows_that_params_name(folder: Folder) -> None:
     folder.render()
     assert list(folder.csv("ablation")) == ["teacher", "kd"]
     assert list(folder.csv("comparison")) == ["teacher", "kd", "student"]
-    assert folder.cells("kd")[4] == "−1.10"  # compared to a row that this table does not show
+    assert folder.cell("kd", "Δ student") == "−1.10"  # compared to a row that this table does not show
 
 
 def test_published_results_of_the_two_papers_are_found() -> None:
@@ -334,8 +345,12 @@ def test_published_results_stand_beside_ours_with_their_protocol(folder: Folder)
     report = Report(published=Published(dataset="CIFAR-100", teacher="resnet32x4", student="resnet8x4", source="HobbitLong", methods={"kd": "KD"}))
     folder.params = folder.params.model_copy(update={"report": report})
     folder.render()
-    assert folder.cells("kd")[-2:] == ["26.67", "last epoch; HobbitLong/RepDistiller"]
+    assert folder.cells("kd")[-4:] == ["26.67", "−18.77", "outside it: ours is lower", "last epoch; HobbitLong/RepDistiller"]
     assert float(folder.csv()["kd"]["published_top1_error"]) == 26.67
+    assert folder.cells("teacher (resnet20)")[-4:-1] == ["20.58", "−17.58", "too few seeds to say"]
+    keep(folder.runs, *(a_record("kd", seed, error, losses=("ce", "kd")) for seed, error in enumerate((26.5, 26.9, 26.4))))
+    folder.render()
+    assert folder.cell("kd", "Verdict") == "within the interval"
 
 
 @pytest.mark.usefixtures("pictures")
@@ -348,6 +363,7 @@ def test_the_same_records_give_the_same_bytes(folder: Folder, tmp_path: Path) ->
     names = sorted(path.name for path in folder.target.iterdir())
     assert names == sorted(path.name for path in (other / "reports").iterdir())
     assert {"report.md", "ablation.tex", "comparison.csv", "metrics.json", "curves.svg", "curves.png", "errors.svg", "errors.png"} <= set(names)
+    assert {"report.html", "report.tex", "runs.csv", "differences.csv", "forest.svg", "shares.png"} <= set(names)
     for name in names:
         assert (folder.target / name).read_bytes() == (other / "reports" / name).read_bytes(), name
 
@@ -366,7 +382,7 @@ def test_hostile_names_stay_in_their_cells(tmp_path: Path) -> None:
     table = folder.text("ablation.md").splitlines()
     assert len({len(re.split(r"(?<!\\)\|", line)) for line in table[:5]}) == 1
     assert folder.cells(HOSTILE)[1] == "8.00 (n = 1)"
-    for name in ("ablation.md", "report.md", "curves.svg", "errors.svg", "schedules.svg"):
+    for name in ("ablation.md", "report.md", "report.html", "curves.svg", "errors.svg", "schedules.svg"):
         assert "<script>" not in folder.text(name)
     latex = folder.text("ablation.tex")
     assert r"a\textbar{}b\_c*\textless{}script\textgreater{}\&\%\$\#\textbackslash{}\{x\}\textasciicircum{}\textasciitilde{}" in latex
@@ -388,7 +404,7 @@ def test_latex_compiles(folder: Folder, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here")
     folder.render()
-    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{%s}\\end{document}" % (folder.target / "ablation.tex")
+    document = "\\documentclass{article}\\usepackage{array,booktabs,graphicx}\\begin{document}\\input{%s}\\end{document}" % (folder.target / "ablation.tex")
     (tmp_path / "x.tex").write_text(document)
     done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "x.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -403,5 +419,6 @@ def test_one_runs_curves(record: Record) -> None:
 
 
 def test_importing_the_package_imports_no_heavy_friends() -> None:
-    code = "import sys, cdkd.report, cdkd.report.notes, cdkd.report.formats; print([m for m in ('pandas', 'matplotlib', 'torch', 'scipy') if m in sys.modules])"
+    rooms = "cdkd.report.notes, cdkd.report.formats, cdkd.report.tables, cdkd.report.versus"
+    code = f"import sys, {rooms}; print([m for m in ('pandas', 'matplotlib', 'torch', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

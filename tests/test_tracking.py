@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from cdkd import tracking, ui
 from cdkd.errors import CdkdError
 from cdkd.plan import RunPlan
 from cdkd.record import Record
-from cdkd.tracking import form
+from cdkd.tracking import form, story
 
 CIRCUMSTANCES = {"environment": {"device": "cpu", "threads": 2, "torch": "2.15.0"}, "git": {"commit": "abc123", "dirty": True}, "cohort": ["kd", "cd"]}
 STARTED, START_MS = "2026-01-02T03:04:05+00:00", 1767323045000
@@ -137,7 +138,7 @@ def held(root: Path):
         other.stdin.close()
 
 
-def test_a_cohort_becomes_a_group_of_runs_beside_the_teacher(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_grouped_by_method_beside_the_teacher(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_STAGE", "distill@kd")
     plans = [plan("kd"), plan("cd_gkd_edt")]
     with live(root, [plan("teacher")]) as tracker:
@@ -150,12 +151,20 @@ def test_a_cohort_becomes_a_group_of_runs_beside_the_teacher(root: Path, monkeyp
             tracker.finish(record(one))
 
     found = runs(root)
-    assert set(found) == {"teacher · seed 0", "seed 0", "kd · seed 0", "cd_gkd_edt · seed 0"}
+    assert set(found) == {"teacher · seed 0", "kd", "cd_gkd_edt", "kd · seed 0", "cd_gkd_edt · seed 0"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     run = found["cd_gkd_edt · seed 0"]
-    assert run.data.tags["mlflow.parentRunId"] == found["seed 0"].info.run_id
+    assert run.data.tags["mlflow.parentRunId"] == found["cd_gkd_edt"].info.run_id
+    assert "method" not in found["kd"].data.tags  # means over the tag would count the group itself
     assert "mlflow.parentRunId" not in found["teacher · seed 0"].data.tags
-    expected = {"cdkd.fingerprint": plans[1].fingerprint, "method": "cd_gkd_edt", "seed": "0", "data.digest": "d" * 64, "teacher.digest": "f" * 64}
+    expected = {
+        "cdkd.fingerprint": plans[1].fingerprint,
+        "method": "cd_gkd_edt",
+        "seed": "0",
+        "current": "yes",
+        "data.digest": "d" * 64,
+        "teacher.digest": "f" * 64,
+    }
     expected |= {"git.commit": "abc123", "git.dirty": "true", "dvc.stage": "distill@kd", "device": "cpu", "env.torch": "2.15.0", "cdkd.status": "finished"}
     assert expected.items() <= run.data.tags.items()
     assert run.data.params["training.learning_rate"] == "0.05"
@@ -184,10 +193,55 @@ def test_rebuild_makes_the_view_from_records_once(root: Path) -> None:
     assert len(asked) == 5
     found = runs(root)
     assert (found["kd · seed 1"].info.start_time, found["kd · seed 1"].info.end_time) == (START_MS, START_MS + 50_000)
-    assert found["seed 1"].info.end_time == START_MS + 50_000
+    assert found["kd"].info.end_time == START_MS + 50_000
+    assert found["kd"].info.start_time > found["cd"].info.start_time  # the cohort's order, newest first
     assert found["cd · seed 1"].info.status == "FAILED"
     assert found["cd · seed 1"].data.tags["cdkd.reason"] == "loss ce is nan in epoch 5"
     assert {run.info.status for name, run in found.items() if name != "cd · seed 1"} == {"FINISHED"}
+
+
+def test_a_run_that_another_replaced_is_current_no_more(root: Path) -> None:
+    old, new = plan("kd"), plan("kd", note="changed")
+    with live(root, [old]) as tracker:
+        tracker.finish(record(old))
+    with live(root, [new]) as tracker:
+        tracker.finish(record(new))
+    assert current(root) == {old.fingerprint: "no", new.fingerprint: "yes"}
+    assert tracking.rebuild(root, [record(old), record(new)]) == (0, 0)  # params went back: the workspace holds the first again
+    assert current(root) == {old.fingerprint: "yes", new.fingerprint: "no"}
+
+
+def current(root: Path) -> dict[str, str]:
+    mlflow = client(root)
+    found = mlflow.search_runs([mlflow.get_experiment_by_name("digits").experiment_id], "tags.method = 'kd'")
+    return {run.data.tags["cdkd.fingerprint"]: run.data.tags["current"] for run in found}
+
+
+def test_a_view_that_was_grouped_by_seed_is_grouped_anew(root: Path) -> None:
+    plans = [plan("kd"), plan("cd")]
+    tracking.rebuild(root, map(record, plans))
+    mlflow, found = client(root), runs(root)
+    old = mlflow.create_run(found["kd"].info.experiment_id, run_name="seed 0", tags={"cdkd.group": "seed 0"}).info.run_id
+    for name in ("kd · seed 0", "cd · seed 0"):
+        mlflow.set_tag(found[name].info.run_id, "mlflow.parentRunId", old)
+    for name in ("kd", "cd"):
+        mlflow.delete_run(found[name].info.run_id)
+    assert tracking.rebuild(root, map(record, plans)) == (0, 0)
+    found = runs(root)
+    assert set(found) == {"kd", "cd", "kd · seed 0", "cd · seed 0"}
+    assert found["kd · seed 0"].data.tags["mlflow.parentRunId"] == found["kd"].info.run_id
+
+
+def test_the_page_opens_on_current_runs_grouped_by_method(root: Path) -> None:
+    with live(root, [plan("kd"), plan("cd")]):
+        pass
+    with live(root, [plan("at", 1)]):
+        pass
+    tags = client(root).get_experiment(tracking.experiment_id(root, "digits")).tags
+    view = json.loads(tags["mlflow.sharedViewState.story"])
+    assert view["groupsExpanded"] == {"tag.method.at": False, "tag.method.cd": False, "tag.method.kd": False}
+    assert {"test_top1_error", "loss.cd", "weight.cd"} <= {chart["metricKey"] for chart in view["compareRunCharts"]}
+    assert len(story.view([f"{'x' * 60}{number:04}" for number in range(1000)])) <= story.LONGEST_NOTE  # such a tag's bound
 
 
 def test_a_teacher_from_a_file_has_no_history(root: Path) -> None:
@@ -313,7 +367,7 @@ def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> Non
     words = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(tmp_path)]
     others = [subprocess.Popen([*words, str(seed)], stderr=subprocess.PIPE, text=True, env=child_environment()) for seed in range(4)]
     assert [(other.communicate()[1], other.returncode) for other in others] == [("", 0)] * 4
-    assert len(runs(tmp_path)) == 8
+    assert len(runs(tmp_path)) == 5  # and their group
     assert all(steps(tmp_path, f"kd · seed {seed}") == list(range(EPOCHS)) for seed in range(4))
     with contextlib.closing(sqlite3.connect(tmp_path / ".cdkd" / "mlflow" / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -381,8 +435,23 @@ def test_many_epochs_go_in_several_batches_none_split(root: Path) -> None:
 def test_the_experiment_is_described_and_comes_back_when_deleted(root: Path) -> None:
     key = tracking.experiment_id(root, "digits")
     assert "reports/digits/report.html" in client(root).get_experiment(key).tags["mlflow.note.content"]
-    tracking.describe(root, "digits", "**table**")
-    assert client(root).get_experiment(key).tags["mlflow.note.content"] == "**table**"
+    metrics = {
+        "teacher": {"top1_error": 1.0, "std": None, "n": 1},
+        "kd": {"top1_error": 2.434, "std": 0.4, "n": 3},
+        "cd_gkd": {"top1_error": 2.0, "std": None, "n": 1},
+    }
+    tracking.describe(
+        root,
+        "digits",
+        "# title\n\n| table |\n\n![a\\]b](c.svg)\n\nCaption.\n\n![d](e.svg)\n\n## End",
+        metrics | {"at": {"top1_error": None, "std": None, "n": 0}},
+    )
+    said = client(root).get_experiment(key).tags["mlflow.note.content"]
+    assert said.startswith("**Top-1 error (%): lowest cd\\_gkd 2.00 (n = 1), kd 2.43 ± 0.40 (n = 3)**. ")
+    assert "| table |" in said
+    assert "## End" in said
+    assert "svg" not in said  # MLflow would ask its own server for it
+    assert "Caption" not in said
     tracking.describe(root, "digits", "paragraph\n\n" * 2000)
     assert client(root).get_experiment(key).tags["mlflow.note.content"].endswith("paragraph\n\nCut here; whole in `reports/digits`.")
     client(root).delete_experiment(key)
@@ -422,7 +491,7 @@ def test_the_pages_are_served_and_no_process_is_left(template: Path, tmp_path: P
                 if number == signal.SIGINT:
                     assert f"port {port} is taken; using " in server.stdout.readline()
                 address = server.stdout.readline().split()[1]
-                assert address.endswith("/runs?workflowType=machine_learning")
+                assert "/runs?workflowType=machine_learning" in address
                 with urllib.request.urlopen(address.split("/#")[0] + "/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=digits") as answer:
                     assert answer.status == 200
                 group = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])

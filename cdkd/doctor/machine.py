@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from cdkd.doctor.site import Fault, Mark, Site, Verdict, amount, dvc_settings, environment_of, how_many, some
 from cdkd import pending
+from cdkd.doctor.site import Fault, Mark, Site, Verdict, amount, dvc_settings, environment_of, how_many, some
 from cdkd.plan import TEACHER
 from cdkd.record import Record
 

@@ -39,7 +39,8 @@ def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[F
     expected: today's fingerprint of each (method, seed); a run that it lacks cannot be verified and does not count
     runs: the folder that holds `<method>/seed-<n>.json`
     """
-    wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(params.methods, params.seeds)
+    named = (*params.methods, *params.report.ablation, *params.report.comparison)  # a search may have to give some of them first
+    wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(named, params.seeds)
     return {method: _without_duplicates(runs / method, tuple(_look(runs, method, seed, expected) for seed in seeds)) for method, seeds in wanted.items()}
 
 

@@ -39,6 +39,11 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     shown = list(rows)
     runs = [run for row in shown for run in row.runs]
     notes = [f"{run.method} seed {run.seed} {run.state}: {run.detail}" for run in runs if run.detail]
+    notes += [f"{row.name} seed {seed}: what it measured beyond its errors cannot be read ({why})" for row in shown for seed, why in row.unreadable.items()]
+    notes += [f"{row.name}: no search has given this method yet; `cdkd search` does" for row in shown if row.name not in (TEACHER, *params.methods)]
+    notes += [f"{row.title}: {row.tuned}" for row in shown if row.tuned]
+    own = {name: training for name, training in params.tuned.items() if training != params.training}
+    notes += [f"{row.title} was trained by a recipe of its own: {recipe(own[row.name])}" for row in shown if row.name in own]
     states = {run.state for run in runs}
     notes += [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
     counted = [run for run in runs if run.ok]

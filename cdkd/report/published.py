@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from cdkd.report.statistics import Summary
 from cdkd.schema import Published
 
 TABLE = Path(__file__).with_name("published.csv")
@@ -21,6 +22,32 @@ class Reference:
     top5_error: float | None
     protocol: str  # "last epoch", "authors run, single run, best epoch", ...
     source: str  # the repository or paper, in short
+
+    @property
+    def epoch(self) -> str:
+        """Which epoch of ours stands against it: best | last; last where the source does not say."""
+        return "best" if "best epoch" in self.protocol else "last"
+
+
+@dataclass(frozen=True)
+class Against:
+    """Our mean minus the published value, and whether that value lies in the 95 % interval of our mean."""
+
+    difference: float | None
+    verdict: str
+
+
+def against(reference: Reference, last: Summary, best: Summary) -> Against:
+    """Like with like: our best epoch against a best epoch, our last against anything else."""
+    ours = best if reference.epoch == "best" else last
+    if ours.mean is None:
+        return Against(None, "nothing to compare")
+    difference = ours.mean - reference.top1_error
+    if ours.low is None or ours.high is None:
+        return Against(difference, "too few seeds to say" if ours.n < 2 else "all seeds alike: no interval to say")
+    if ours.low <= reference.top1_error <= ours.high:
+        return Against(difference, "within the interval")
+    return Against(difference, f"outside it: ours is {'lower' if difference < 0 else 'higher'}")
 
 
 @cache

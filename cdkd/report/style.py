@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,12 +11,16 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which the colour-blind tell apart; without yellow, which is too pale for a line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D")
+# of areas that lie on each other, which are no methods: Paul Tol's light colours
+FILLS = ("#77aadd", "#ee8866", "#eedd88", "#44bb99", "#ffaabb", "#99ddff", "#bbcc33", "#aaaa00")
+DIVERGING = LinearSegmentedColormap.from_list("cdkd", ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"))
 GREY = "#6b6b6b"
 PALE = "#d9d9d9"
 
@@ -63,6 +68,13 @@ def style() -> Iterator[None]:
         yield
 
 
+def both(figure: Figure) -> tuple[bytes, bytes]:
+    """SVG and PNG, cut to what is drawn, which may lie outside the figure. Measured once for both."""
+    FigureCanvasAgg(figure)
+    box = figure.get_tightbbox().padded(0.08)
+    return svg(figure, bbox_inches=box), png(figure, bbox_inches=box)
+
+
 def png(figure: Figure, dpi: int = 150, **options: Any) -> bytes:
     out = io.BytesIO()
     FigureCanvasAgg(figure)
@@ -74,4 +86,5 @@ def svg(figure: Figure, **options: Any) -> bytes:
     out = io.BytesIO()
     FigureCanvasSVG(figure)
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, **options)
-    return out.getvalue()
+    # a hundredth of a point is enough for a curve; whole glyphs and transformations stay as they are
+    return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"\d+\.\d{3,}", lambda value: b"%.2f" % float(value.group()), path.group()), out.getvalue())

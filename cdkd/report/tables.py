@@ -1,93 +1,80 @@
-"""A table of methods: which rows and columns it has and what its cells say."""
+"""The table of methods, as the paper has it: which rows and columns, and what its cells say."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from cdkd.report.collect import TEACHER
+from cdkd.record import Record
+from cdkd.report.document import NONE, Cell, Column, Grid, Link
 from cdkd.report.notes import faults
-from cdkd.report.summary import BASELINES, Row, Summary
+from cdkd.report.phrases import fixed, interval, shown, si
+from cdkd.report.published import against
+from cdkd.report.statistics import Summary
+from cdkd.report.summary import BASELINES, Row
 
-NONE = "–"
+__all__ = ["CAPTION", "NONE", "NO_RECORDS", "bases", "console", "method_table", "shown", "si"]
+
+NO_RECORDS = "No records yet: `dvc repro` trains the runs that params.yaml names, and `cdkd report` shows them."
 CAPTION = (
     "Errors in percent on the test split, mean ± sample standard deviation over n seeds; the last epoch is the headline, the best epoch is beside it. "
-    "Δ: top-1 error at the last epoch minus that of the baseline, mean of the differences seed by seed; negative means fewer errors. "
-    "Multiply-adds: of one image's forward pass. Images/s: training throughput as recorded."
+    "95 % interval: of the mean at the last epoch (Student's t). "
+    "Δ: top-1 error at the last epoch minus that of the baseline, mean of the differences seed by seed; negative means fewer errors."
 )
-PUBLISHED = " Published: top-1 error under the protocol of its source, which need not be ours."
+PUBLISHED = (
+    " Published: top-1 error under the protocol of its source, which need not be ours. Ours − published: against our best epoch where the source "
+    "reports its best, else our last. "
+    "The verdict asks whether the published value lies in the 95 % interval of our mean; its own spread, seldom published, is not in it."
+)
+Links = Callable[[Record], str | None]  # the address of a record's run in MLflow
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows in order, the teacher's first, with their footnotes and the methods written out."""
-
-    name: str  # ablation | comparison
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    legend: tuple[tuple[str, str], ...]
-
-    @property
-    def empty(self) -> bool:
-        return all(run.state == "missing" for row in self.rows for run in row.runs)
-
-    @property
-    def caption(self) -> str:
-        return CAPTION + (PUBLISHED if self._published else "")
-
-    @property
-    def _published(self) -> bool:
-        return any(row.published for row in self.rows)
-
-    @property
-    def bases(self) -> tuple[str, ...]:
-        return tuple(base for base in BASELINES if any(base in row.minus for row in self.rows))
-
-    def header(self) -> list[str]:
-        columns = [
-            "Method",
-            *(f"{error} (%)" for error in ("Top-1 error, last epoch", "Top-5 error, last epoch", "Top-1 error, best epoch")),
-            *(f"Δ {base}" for base in self.bases),
-        ]
-        return [
-            *columns,
-            "Parameters",
-            "Multiply-adds",
-            "Images/s",
-            *(("Published top-1 error (%)", "Published protocol and source") if self._published else ()),
-        ]
-
-    def cells(self, row: Row) -> list[str]:
-        n = row.top1.n
-        wrong = faults(row.runs)
-        top1 = f"{shown(row.top1)} (n = {n})" if n else ""
-        cells = [title(row), "; ".join(filter(None, (top1, wrong))), shown(row.top5, n), shown(Summary(row.best.mean, None, row.best.n), n)]
-        cells += [shown(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE for base in self.bases]
-        cells += [si(row.parameters), si(row.multiply_adds), f"{row.images_per_second:,.0f}" if row.images_per_second is not None else NONE]
-        if self._published:
-            there = row.published
-            cells += [shown(Summary(there.top1_error, there.top1_std, 1)), f"{there.protocol}; {there.source}"] if there else [NONE, NONE]
-        return cells
+def method_table(name: str, title: str, rows: Sequence[Row], links: Links = lambda record: None) -> Grid:
+    published = any(row.published for row in rows)
+    baselines = bases(rows)
+    columns = [
+        Column("Method", words=True),
+        Column("Top-1 error, last epoch (%)"),
+        Column("95 % interval"),
+        Column("Top-1 error, best epoch (%)"),
+        Column("Top-5 error, last epoch (%)"),
+        *(Column(f"Δ {base}") for base in baselines),
+    ]
+    if published:
+        columns += [Column("Published top-1 error (%)"), Column("Ours − published"), Column("Verdict", words=True)]
+        columns += [Column("Published protocol and source", words=True)]
+    empty = all(run.state == "missing" for row in rows for run in row.runs)
+    cells = [] if empty else [_cells(row, baselines, published, links) for row in rows]
+    return Grid.of(name, title, CAPTION + PUBLISHED * published, columns, cells, NO_RECORDS)
 
 
-def title(row: Row) -> str:
-    return f"{TEACHER} ({row.network})" if row.name == TEACHER else row.name
+def bases(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(base for base in BASELINES if any(base in row.minus for row in rows))
 
 
-def shown(summary: Summary, n: int | None = None, *, sign: bool = False, spread: bool = True) -> str:
-    """ "6.12 ± 0.20"; with its own n where that is not the row's."""
-    if summary.mean is None:
-        return NONE
-    text = f"{summary.mean:{'+' if sign else ''}.2f}".replace("-", "−")
-    text += f" ± {summary.std:.2f}" if spread and summary.std is not None else ""
-    return text if n is None or summary.n == n else f"{text} (n = {summary.n})"
+def _cells(row: Row, baselines: Sequence[str], published: bool, links: Links) -> list[Cell | str]:
+    n = row.top1.n
+    top1 = f"{shown(row.top1)} (n = {n})" if n else ""
+    to_runs = tuple(Link(f"seed {record.seed}: {fixed(row.errors[record.seed])}", address) for record in row.records if (address := links(record)))
+    cells: list[Cell | str] = [row.title, Cell("; ".join(filter(None, (top1, faults(row.runs)))), to_runs, strong=True), interval(row.top1)]
+    cells += [shown(Summary(row.best.mean, None, row.best.n), n), shown(row.top5, n)]
+    cells += [shown(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE for base in baselines]
+    if published and row.published:
+        there, ours = row.published, against(row.published, row.top1, row.best)
+        cells += [shown(Summary(there.top1_error, there.top1_std, 1)), fixed(ours.difference, sign=True), ours.verdict, f"{there.protocol}; {there.source}"]
+    elif published:
+        cells += [NONE] * 4
+    return cells
 
 
-def si(value: int | None) -> str:
-    """Three digits and a unit: 1.23 M."""
-    if value is None:
-        return NONE
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            digits = value / size
-            return f"{digits:.{2 if digits < 10 else 1 if digits < 100 else 0}f} {unit}"
-    return str(value)
+def console(rows: Sequence[Row]) -> list[str]:
+    """Method, top-1 error at the last epoch with n, and the differences to the baselines, aligned."""
+    if all(run.state == "missing" for row in rows for run in row.runs):
+        return [NO_RECORDS]
+    baselines = bases(rows)
+    lines = [["method", "top-1 error, %", *(f"Δ {base}" for base in baselines), ""]]
+    for row in rows:
+        top1 = f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else NONE
+        minus = [shown(row.minus[base], row.top1.n, sign=True, spread=False) if base in row.minus else NONE for base in baselines]
+        lines.append([row.title, top1, *minus, faults(row.runs)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -7,6 +7,7 @@ result. MLflow is imported in this folder only, and only once something is to be
 from cdkd.tracking.apart import Apart, settle
 from cdkd.tracking.live import Tracker
 from cdkd.tracking.records import describe, experiment_id, rebuild
-from cdkd.tracking.view import uri
+from cdkd.tracking.studies import tell_study
+from cdkd.tracking.view import number, uri
 
-__all__ = ["Apart", "Tracker", "describe", "experiment_id", "rebuild", "settle", "uri"]
+__all__ = ["Apart", "Tracker", "describe", "experiment_id", "number", "rebuild", "settle", "tell_study", "uri"]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from cdkd.record import Record
 
 FINGERPRINT, GROUP, STATUS, PARENT = "cdkd.fingerprint", "cdkd.group", "cdkd.status", "mlflow.parentRunId"
+CURRENT = "current"  # yes | no: whether the run is the latest of its method and seed, or was replaced when params or code changed
 LONGEST_PARAM = 6000  # MLflow's own bound
 MOST_METRICS = 1000  # of one log_batch
 
@@ -39,10 +40,6 @@ class Named(Protocol):
 
 def name(run: Named) -> str:
     return f"{run.method} · seed {run.seed}"
-
-
-def group(seed: int) -> str:
-    return f"seed {seed}"
 
 
 def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
@@ -129,6 +126,12 @@ def times(record: Record) -> tuple[int | None, int | None]:
         return None, None
     start = round(1000 * datetime.fromisoformat(started).timestamp())
     return start, start + round(1000 * record.circumstances.get("seconds", 0))
+
+
+def apart(method: str, circumstances: Mapping[str, Any], start: int | None) -> int | None:
+    """The start of a method's group: milliseconds apart in a cohort, so that MLflow, newest first, has them in the cohort's order."""
+    cohort = list(circumstances.get("cohort") or ())
+    return start + len(cohort) - cohort.index(method) if start is not None and method in cohort else start
 
 
 def timed(record: Record, now: int) -> Rows:

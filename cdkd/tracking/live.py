@@ -61,7 +61,7 @@ class Tracker:
         self._view: View | None = None
         self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
         self._closing: str | None = None
-        self._warned = False
+        self._warned = self._told = False
         self._owner, self._started = os.getpid(), round(1000 * time.time())
         self._thread = threading.Thread(target=self._work, name="cdkd-tracking", daemon=True)
         self._thread.start()
@@ -130,6 +130,9 @@ class Tracker:
             for fingerprint, (run, circumstances) in self.runs.items():
                 if fingerprint not in self._keys:
                     self._keys[fingerprint] = view.open(run, circumstances, self._started)
+            if not self._told:
+                view.tell(run.method for run, _ in self.runs.values())
+                self._told = True
             while self._rows:
                 fingerprint = next(iter(self._rows))
                 view.log(self._keys[fingerprint], self._rows[fingerprint])
@@ -145,8 +148,9 @@ class Tracker:
     def _end(self, view: View) -> None:
         for fingerprint in self.runs.keys() - self._finished:
             view.client.set_terminated(self._keys[fingerprint], "FAILED" if self._closing == "FAILED" else "KILLED")
-        for parent in view.search(cdkd__group=form.group(self.seed)) if any(run.method != TEACHER for run, _ in self.runs.values()) else ():
-            view.settle(parent, view.search(mlflow__parentRunId=parent.info.run_id))
+        for method in sorted({run.method for run, _ in self.runs.values()} - {TEACHER}):
+            for parent in view.search(cdkd__group=method):
+                view.settle(parent, view.search(mlflow__parentRunId=parent.info.run_id))
 
     def _warn(self, text: str) -> None:
         if not self._warned:

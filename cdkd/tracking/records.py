@@ -6,14 +6,15 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cdkd.errors import CdkdError
+from cdkd.plan import TEACHER
 from cdkd.record import Record
-from cdkd.tracking import form
+from cdkd.tracking import form, story
 from cdkd.tracking.view import View, complete, uri
 
 PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, not a training
-LONGEST_NOTE = 20_000  # characters of an experiment's tag
 
 
 def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None) -> tuple[int, int]:
@@ -22,9 +23,11 @@ def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Ma
     Runs without a record are left as they are: one that shows as RUNNING may be in training, or may have been killed
     and go on when its command is given again, which reopens it.
 
+    records: the workspace's first; of several of one method and seed the first is the current one
     extras: further files of a run, by name; asked only for runs that are written.
     """
     created = completed = 0
+    current: dict[tuple[str, str, str], str] = {}  # experiment, method, seed -> fingerprint
     views: dict[str, tuple[View, set[str]]] = {}
     with readable(root):
         for record in records:
@@ -32,6 +35,7 @@ def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Ma
                 view = View(root, record.experiment, PATIENCE)
                 views[record.experiment] = view, {run.data.tags.get(form.FINGERPRINT, "") for run in view.search() if complete(run)}
             view, done = views[record.experiment]
+            current.setdefault((record.experiment, record.method, str(record.seed)), record.fingerprint)
             if record.fingerprint in done:
                 continue
             more = extras(record) if extras else {}
@@ -43,19 +47,18 @@ def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Ma
                 view.finish(view.open(record, record.circumstances, start), record, more)
             created, completed = created + (found is None), completed + (found is not None)
             done.add(record.fingerprint)
-        for view, _ in views.values():
-            _settle_groups(view)
+        for experiment, (view, _) in views.items():
+            _tidy(view, {(method, seed): fingerprint for (of, method, seed), fingerprint in current.items() if of == experiment})
     return created, completed
 
 
-def describe(root: Path, experiment: str, markdown: str) -> None:
-    """The text at the top of the experiment's page. What is longer than MLflow keeps ends after a whole paragraph."""
-    if len(markdown) > LONGEST_NOTE:
-        markdown = markdown[: LONGEST_NOTE - 100].rpartition("\n\n")[0] + f"\n\nCut here; whole in `reports/{experiment}`."
+def describe(root: Path, experiment: str, report: str, metrics: Mapping[str, Any] | None = None) -> None:
+    """The text at the top of the experiment's page, from the report and its metrics.json. What is longer than MLflow keeps ends
+    after a whole paragraph."""
     with readable(root):
         view = View(root, experiment, PATIENCE)
         with view.locked():
-            view.client.set_experiment_tag(view.experiment, "mlflow.note.content", markdown)
+            view.client.set_experiment_tag(view.experiment, story.NOTE, story.note(experiment, report, metrics or {}))
 
 
 def experiment_id(root: Path, experiment: str) -> str:
@@ -64,12 +67,30 @@ def experiment_id(root: Path, experiment: str) -> str:
         return View(root, experiment, PATIENCE).experiment
 
 
-def _settle_groups(view: View) -> None:
+def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
+    """Every run below its method's, marked as current or not; the groups ended, and those that are empty removed.
+
+    current: (method, seed) -> fingerprint; a run without a record there is left as it is: it may be in training
+    """
     with view.locked():
+        groups: dict[str, str] = {}
+        for run in view.search():
+            method = run.data.tags.get("method")
+            fingerprint = current.get((method, run.data.tags.get("seed")))
+            if method is not None and method != TEACHER:
+                if method not in groups:
+                    groups[method] = view.group(method, run.info.start_time).info.run_id
+                view.mark(run, form.PARENT, groups[method])
+            if fingerprint is not None and complete(run):
+                view.mark(run, form.CURRENT, "yes" if run.data.tags.get(form.FINGERPRINT) == fingerprint else "no")
         runs = view.search()
-        for parent in runs:
-            if form.GROUP in parent.data.tags:
-                view.settle(parent, [run for run in runs if run.data.tags.get(form.PARENT) == parent.info.run_id])
+        for parent in (run for run in runs if form.GROUP in run.data.tags):
+            children = [run for run in runs if run.data.tags.get(form.PARENT) == parent.info.run_id]
+            if children:
+                view.settle(parent, children)
+            else:
+                view.client.delete_run(parent.info.run_id)
+        view.tell({run.data.tags["method"] for run in runs if "method" in run.data.tags})
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cdkd.plan import TEACHER
 from cdkd.record import Record
-from cdkd.tracking import form
+from cdkd.tracking import form, story
 
 # A telemetry switch of its own is honoured only as "true"; a dead server may not stall longer than seconds.
 FORCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -26,11 +26,12 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-NOTE = """**{experiment}**: one run for each method and seed, grouped by seed; the teacher stands beside the groups.
+NOTE = """**{experiment}**: one run for each method and seed, grouped by method; the teacher stands beside the groups.
 
 * Errors are in percent on the test split. A run's `test_top1_error` is its **last** epoch's; `best.test_top1_error` is its best epoch's.
 * Tables, figures and spreads over seeds: `reports/{experiment}/report.html`.
-* To compare: *Group by* the tag `method` gives means over seeds; or tick runs and press *Compare*, or open the *Chart view*.
+* To compare: the *Chart view* draws the means over seeds; or tick runs and press *Compare*.
+* The link of `cdkd ui` opens the current runs, *Group by* the tag `method`; what was replaced since has the tag `current` = no.
 * This view is a mirror: `cdkd track` rebuilds it from the records.
 """
 
@@ -110,7 +111,7 @@ class View:
         if found is None:
             place = (folder(self.root) / "artifacts").as_uri() if self.database else None  # else the server's own
             key: str = self.client.create_experiment(name, artifact_location=place)
-            self.client.set_experiment_tag(key, "mlflow.note.content", NOTE.format(experiment=name))
+            self.client.set_experiment_tag(key, story.NOTE, NOTE.format(experiment=name))
             return key
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
@@ -130,13 +131,19 @@ class View:
     def find(self, fingerprint: str) -> Any | None:
         return next(iter(self.search(cdkd__fingerprint=fingerprint)), None)
 
-    def group(self, seed: int, start: int | None = None) -> str:
-        """The parent of a seed's runs, RUNNING: it is asked for when one of them is to be written."""
-        name = form.group(seed)
-        if found := self.search(cdkd__group=name):
-            return self._running(found[0])
-        tags = {form.GROUP: name, "seed": str(seed), "mlflow.source.name": "cdkd", "mlflow.source.type": "LOCAL"}
-        return str(self.client.create_run(self.experiment, start_time=start, run_name=name, tags=tags).info.run_id)
+    def group(self, method: str, start: int | None = None) -> Any:
+        """The parent of a method's runs. It has no tag `method`: means over a method's runs must not count it."""
+        if found := self.search(cdkd__group=method):
+            return found[0]
+        tags = {form.GROUP: method, "mlflow.source.name": "cdkd", "mlflow.source.type": "LOCAL"}
+        return self.client.create_run(self.experiment, start_time=start, run_name=method, tags=tags)
+
+    def tell(self, methods: Iterable[str]) -> None:
+        """Have the page open on these methods and those it knows."""
+        old = self.client.get_experiment(self.experiment).tags.get(story.VIEW)
+        new = story.view({*methods, *story.methods(old)})
+        if new != old:
+            self.client.set_experiment_tag(self.experiment, story.VIEW, new)
 
     def settle(self, parent: Any, children: list[Any]) -> None:
         """End a group whose runs have all ended."""
@@ -151,13 +158,17 @@ class View:
         return str(run.info.run_id)
 
     def open(self, run: form.Named, circumstances: Mapping[str, Any], start: int | None = None) -> str:
-        """The run, RUNNING: the one that exists, or a new one. A teacher's stands alone, any other below its seed's."""
-        tags = form.tags(run, circumstances)
-        above = {} if run.method == TEACHER else {form.PARENT: self.group(run.seed, start)}
+        """The run, RUNNING: the one that exists, or a new one; others of its method and seed are current no more. A teacher's
+        stands alone, any other below its method's."""
+        tags = form.tags(run, circumstances) | {form.CURRENT: "yes"}
+        if run.method != TEACHER:
+            tags |= {form.PARENT: self._running(self.group(run.method, form.apart(run.method, circumstances, start)))}
         found = self.find(run.fingerprint)
         if found is None:
-            found = self.client.create_run(self.experiment, start_time=start, run_name=form.name(run), tags=tags | above)
+            found = self.client.create_run(self.experiment, start_time=start, run_name=form.name(run), tags=tags)
         key = self._running(found)
+        for other in self.search(method=run.method, seed=str(run.seed)):
+            self.mark(other, form.CURRENT, "yes" if other.info.run_id == key else "no")
         params, files = form.params(run)
         items = [self._param(name, value) for name, value in params.items()]
         for place in range(0, len(items), 90):
@@ -165,6 +176,11 @@ class View:
         for path, text in files.items():
             self.client.log_text(key, text, path)
         return key
+
+    def mark(self, run: Any, tag: str, value: str) -> None:
+        """Set a tag where it is another."""
+        if run.data.tags.get(tag) != value:
+            self.client.set_tag(run.info.run_id, tag, value)
 
     def log(self, key: str, rows: form.Rows) -> None:
         """Log the epochs that the run lacks, each whole: `log_batch` is one transaction, and none is split over two."""
@@ -199,6 +215,19 @@ class View:
             self.client.log_artifacts(key, place)
         self.client.log_batch(key, [self._metric(name, value, end, step) for name, value in final.items()], tags=[self._tag(*tag) for tag in tags.items()])
         self.client.set_terminated(key, "FINISHED" if record.status == "finished" else "FAILED", end)
+
+
+def number(root: Path, experiment: str) -> str | None:
+    """MLflow's number of an experiment in a database of this project, without importing MLflow; None where it cannot be said."""
+    path = database(uri(root))
+    if path is None or not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+            found = connection.execute("select experiment_id from experiments where name = ?", (experiment,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return str(found[0]) if found else None
 
 
 def _create(address: str, path: Path) -> None:

@@ -1,0 +1,194 @@
+"""Several experiments in one table, as the field's surveys have it: methods × pairs, the published values beside; from the records."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdkd.errors import BadParams
+from cdkd.faults import suggest
+from cdkd.files import digest, write_atomically
+from cdkd.params import Params, load
+from cdkd.report.collect import TEACHER, Expected, collect
+from cdkd.report.formats import md, tex
+from cdkd.report.notes import STALE, UNVERIFIED, faults, recipe, written_out
+from cdkd.report.published import Reference
+from cdkd.report.summary import Row, Summary, rows
+from cdkd.report.tables import NONE, shown
+
+CAPTION = (
+    "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n seeds. "
+    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values stand under the protocol of their source, which need not be ours."
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One column of the table: its params, today's fingerprint of each of its runs, and the folder with `<method>/seed-<n>.json`."""
+
+    params: Params
+    expected: Expected
+    runs: Path
+
+    @property
+    def title(self) -> str:
+        params = self.params
+        name = "" if params.experiment == params.data.source else f"{params.experiment}: "
+        return f"{name}{params.data.source}, {params.teacher.network} → {params.student.network}"
+
+
+def named(root: Path, names: Sequence[str]) -> list[Params]:
+    """The experiments of these names, each once: the active params.yaml if it is one, else experiments/<name>.yaml."""
+    known = {path.stem: path for path in sorted((root / "experiments").glob("*.yaml"))}
+    active = load(root / "params.yaml") if (root / "params.yaml").exists() else None
+    found = []
+    for name in dict.fromkeys(names):
+        if active is not None and name == active.experiment:
+            found.append(active)
+        elif name in known:
+            found.append(load(known[name]).model_copy(update={"root": root.resolve()}))
+        else:
+            every = [*known, *([active.experiment] if active and active.experiment not in known else [])]
+            raise BadParams(f"no experiment {name!r}{suggest(name, every)}; expected some of {', '.join(every)}")
+    return found
+
+
+def folder(root: Path, experiments: Sequence[str]) -> Path:
+    """Where the table of these experiments lies; many long names are cut and told apart by a digest."""
+    name = "+".join(experiments)
+    return root / "reports" / f"compare-{name if len(name) <= 120 else f'{name[:100]}-{digest(list(experiments))[:8]}'}"
+
+
+def compare(experiments: Sequence[Experiment], target: Path) -> list[str]:
+    """Write the table as Markdown, LaTeX and CSV into `target`; returns it as lines for a terminal.
+
+    A run without a record, or whose record does not count, is said in its cell; nothing is left out. Equal records give equal bytes.
+    """
+    columns = [rows(one.params, collect(one.params, one.expected, one.runs)) for one in experiments]
+    table = _Table(experiments, columns)
+    for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.comma_separated())):
+        write_atomically(target / f"table.{suffix}", text)
+    return table.console()
+
+
+@dataclass(frozen=True)
+class _Table:
+    experiments: Sequence[Experiment]
+    columns: Sequence[Mapping[str, Row]]  # of each experiment, by method
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(name for column in self.columns for name in column))
+
+    @property
+    def references(self) -> list[str]:
+        """The published values' protocols and sources, in the order of their footnotes."""
+        return list(dict.fromkeys(_cited(row.published) for method in self.methods for column in self.columns if (row := column.get(method)) and row.published))
+
+    def _with_published(self, column: Mapping[str, Row]) -> bool:
+        return any(row.published for row in column.values())
+
+    def header(self) -> list[list[str]]:
+        """Of each experiment: its title, and "published" where it has any."""
+        return [[one.title, *(["published"] if self._with_published(column) else [])] for one, column in zip(self.experiments, self.columns, strict=True)]
+
+    def cells(self, method: str) -> list[list[str]]:
+        """Of each experiment: our number or what is missing, and the published one with its footnote."""
+        found = []
+        for column in self.columns:
+            row = column.get(method)
+            cells = [_ours(row)]
+            if self._with_published(column):
+                there = row.published if row else None
+                cells.append(f"{shown(Summary(there.top1_error, there.top1_std, 1))} [{self.references.index(_cited(there)) + 1}]" if there else NONE)
+            found.append(cells)
+        return found
+
+    def notes(self) -> list[str]:
+        notes = [f"[{number}] {text}" for number, text in enumerate(self.references, 1)]
+        for one in self.experiments:
+            seeds = ", ".join(map(str, one.params.seeds))
+            notes.append(f"{one.title}: recipe “{one.params.training.recipe}” ({recipe(one.params.training)}); seeds {seeds}")
+        states = {run.state for column in self.columns for row in column.values() for run in row.runs}
+        return notes + [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
+
+    def forms(self) -> list[str]:
+        """What is called the same and is not: a method written out in full, where experiments differ in it."""
+        notes = []
+        for method in self.methods:
+            forms: dict[str, list[str]] = {}
+            for one in self.experiments:
+                if method in one.params.methods:
+                    forms.setdefault(written_out(one.params.methods[method]), []).append(one.params.experiment)
+            if len(forms) > 1:
+                notes.append(f"{method} is not the same everywhere: " + "; ".join(f"{text} ({', '.join(names)})" for text, names in forms.items()))
+        return notes
+
+    def markdown(self) -> str:
+        header = [cell for cells in self.header() for cell in cells]
+        lines = [_line(["Method", *header]), "|---|" + "---:|" * len(header)]
+        lines += [_line([method, *(cell for cells in self.cells(method) for cell in cells)]) for method in self.methods]
+        notes = [f"- {md(note)}." for note in (*self.notes(), *self.forms())]
+        return "\n".join([f"# {md(' and '.join(one.params.experiment for one in self.experiments))}", "", *lines, "", md(CAPTION), "", *notes, ""])
+
+    def latex(self) -> str:
+        """A table environment, which needs the packages booktabs and graphicx."""
+        header = self.header()
+        place, rules, titles = 2, [], []
+        for cells in header:
+            titles.append(f"\\multicolumn{{{len(cells)}}}{{c}}{{{tex(cells[0])}}}")
+            rules.append(f"\\cmidrule(lr){{{place}-{place + len(cells) - 1}}}")
+            place += len(cells)
+        below = [text for cells in header for text in ("ours", *cells[1:])]
+        body = [" & ".join(map(tex, [method, *(cell for cells in self.cells(method) for cell in cells)])) + " \\\\" for method in self.methods]
+        lines = ["% \\usepackage{booktabs,graphicx}", "\\begin{table}", "\\centering", f"\\caption{{{tex(CAPTION)}}}", "\\resizebox{\\textwidth}{!}{%"]
+        lines += [f"\\begin{{tabular}}{{l{'r' * (place - 2)}}}", "\\toprule", f" & {' & '.join(titles)} \\\\", " ".join(rules)]
+        lines += [f"Method & {' & '.join(below)} \\\\", "\\midrule", *body, "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip\\footnotesize\\raggedright"]
+        return "\n".join([*lines, *(f"{tex(note)}.\\par" for note in (*self.notes(), *self.forms())), "\\end{table}", ""])
+
+    def comma_separated(self) -> str:
+        """A line for each method of each experiment, in full precision, empty where there is nothing."""
+        out = io.StringIO()
+        lines = [_quantities(one, method, column.get(method)) for one, column in zip(self.experiments, self.columns, strict=True) for method in self.methods]
+        writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return out.getvalue()
+
+    def console(self) -> list[str]:
+        table = [["method", *(cell for cells in self.header() for cell in cells)]]
+        table += [[method, *(cell for cells in self.cells(method) for cell in cells)] for method in self.methods]
+        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table] + ["", *self.notes()]
+
+
+def _ours(row: Row | None) -> str:
+    if row is None:
+        return NONE
+    if all(run.state == "missing" for run in row.runs):
+        return "no records"
+    number = f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else ""
+    return "; ".join(filter(None, (number, faults(row.runs))))
+
+
+def _cited(there: Reference) -> str:
+    return f"{there.protocol}; {there.source}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(md, cells))} |"
+
+
+def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, object]:
+    params, there = one.params, row.published if row else None
+    cells: dict[str, object] = {"experiment": params.experiment, "data": params.data.source, "teacher": params.teacher.network}
+    cells |= {"student": params.student.network, "recipe": params.training.recipe, "method": method}
+    cells |= {"as_run": written_out(params.methods[method]) if method in params.methods else "", "n": row.top1.n if row else ""}
+    cells |= {"top1_error_mean": row.top1.mean if row else None, "top1_error_std": row.top1.std if row else None}
+    cells |= {"best_epoch_top1_error_mean": row.best.mean if row else None}
+    cells |= {"published_top1_error": there.top1_error if there else None, "published_top1_std": there.top1_std if there else None}
+    cells |= {"published_protocol": there.protocol if there else None, "published_source": there.source if there else None}
+    return cells | {"faults": faults(row.runs) if row else "" if method == TEACHER else "no such method"}

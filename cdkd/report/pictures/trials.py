@@ -1,0 +1,84 @@
+"""A study's trials: how they went on, and how the error hangs on each number."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from cdkd.report.style import COLOURS, GREY
+from cdkd.study_file import Result, Trial
+
+ERROR = "Top-1 error on validation (%)"
+MOST = 6  # numbers that have a slice each
+
+
+def history(study: Result) -> Figure | None:
+    """Every finished trial by its number, the best so far as steps; those given up at their last error, as crosses."""
+    finished = sorted(study.finished, key=lambda trial: trial.number)
+    if not finished:
+        return None
+    figure = Figure(figsize=(8.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([trial.number for trial in finished], _values(finished), "o", color=COLOURS[0], markersize=5, label="finished")
+    pruned = [trial for trial in study.trials if trial.state == "pruned" and trial.curve]
+    if pruned:
+        axes.plot([trial.number for trial in pruned], [trial.curve[-1] for trial in pruned], "x", color=GREY, label="given up early, at its last error")
+    best = list(accumulate(_values(finished), min))
+    axes.step([trial.number for trial in finished], best, where="post", color=COLOURS[1], label="best so far")
+    if finished[0].number == 0:
+        axes.axhline(_values(finished)[0], color=GREY, linewidth=1, linestyle=(0, (1, 2)), label=f"{study.base} itself (trial 0)")
+    values = _values(finished)
+    top = max(sorted(values)[int(0.9 * (len(values) - 1))], values[0])
+    low = min(values)
+    axes.set(xlabel="Trial", ylabel=ERROR, ylim=(low - 0.08 * (top - low) - 0.1, top + 0.25 * (top - low) + 0.1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, fontsize=8)
+    beyond = sum(value > axes.get_ylim()[1] for value in [*values, *(trial.curve[-1] for trial in pruned)])
+    if beyond:
+        axes.annotate(f"{beyond} beyond the picture", (0.995, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=8, color=GREY)
+    return figure
+
+
+def slices(study: Result) -> Figure | None:
+    """Error against each number, in the order of their shares in the spread."""
+    finished = sorted(study.finished, key=lambda trial: trial.number)
+    if len(finished) < 2:
+        return None
+    names = sorted(finished[0].setting, key=lambda name: -study.importance.get(name, 0.0))[:MOST]
+    columns = 2 if len(names) in (2, 4) else min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(8.5, 2.5 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    low, high = min(_values(finished)), sorted(_values(finished))[int(0.9 * (len(finished) - 1))]
+    for place, name in enumerate(names):
+        axes = grid[place // columns][place % columns]
+        values = [trial.setting[name] for trial in finished]
+        dots: dict[str, Any] = {"c": [trial.number for trial in finished], "cmap": "Blues", "vmin": -len(finished), "s": 22}
+        if any(isinstance(value, str) for value in values):
+            labels = sorted({str(value) for value in values})
+            axes.scatter([labels.index(str(value)) for value in values], _values(finished), **dots)
+            axes.set_xticks(range(len(labels)), labels)
+            axes.set_xlim(-0.5, len(labels) - 0.5)
+        else:
+            axes.scatter([float(value) for value in values], _values(finished), **dots)
+            if all(isinstance(value, int) for value in values):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if study.decisive["space"][name]["log"]:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style shows no formulas
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        share = f" ({100 * study.importance[name]:.0f} % of the spread)" if name in study.importance else ""
+        axes.set(title=f"{name}{share}", ylim=(low - 0.08 * (high - low) - 0.1, high + 0.1 * (high - low) + 0.1))
+        if place % columns == 0:
+            axes.set_ylabel(ERROR)
+    for place in range(len(names), lines * columns):
+        grid[place // columns][place % columns].set_axis_off()
+    return figure
+
+
+def _values(trials: list[Trial]) -> list[float]:
+    return [trial.value or 0.0 for trial in trials]

@@ -1,0 +1,159 @@
+"""Means, intervals and comparisons over seeds. Pure; the formulas are scipy's, but for Holm's correction, which it lacks.
+
+scipy is imported where it is used: whoever only reads a `Summary` does not wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+
+LEVEL = 0.95  # of every interval
+ALPHA = 0.05  # of every family of tests
+FLAT = 1e-9  # a spread below this (in points) is rounding, not chance
+MOST = 1000  # seeds beyond which a number of them says nothing
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """n values: mean, sample standard deviation (ddof 1; None below two values) and the t interval of the mean.
+
+    low and high are None below two values, and where all values are equal: no spread is no sign of certainty.
+    """
+
+    mean: float | None
+    std: float | None
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Paired(Summary):
+    """Differences between two methods, seed by seed (same initialisation, same batches), and their paired t test.
+
+    p: two-sided; holm: p after Holm's correction over its family; effect: Cohen's d_z with Hedges' correction (three
+    pairs or more); further: seeds to add until the same mean difference and spread would be significant at the
+    family's strictest level, ALPHA / family; None where no number would do (or more than MOST).
+    """
+
+    p: float | None = None
+    holm: float | None = None
+    effect: float | None = None
+    family: int = 1
+    further: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """none | one | flat | lower | higher | undecided: what may be said of the difference at the 5 % level of its family."""
+        if self.mean is None:
+            return "none"
+        if self.n < 2:
+            return "one"
+        if self.holm is None:
+            return "flat"
+        if self.holm >= ALPHA:
+            return "undecided"
+        return "lower" if self.mean < 0 else "higher"
+
+    @property
+    def suggestive(self) -> bool:
+        """Undecided in its family, though its own interval excludes 0."""
+        return self.verdict == "undecided" and self.p is not None and self.p < ALPHA
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    mean, spread = _moments(values)
+    if mean is None or not spread:
+        return Summary(mean, spread, len(values))
+    half = _half_width(len(values)) * spread
+    return Summary(mean, spread, len(values), mean - half, mean + half)
+
+
+def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
+    """The paired t test of every comparison; together they are the family that Holm's correction counts."""
+    found = {key: Paired(*_moments(values), len(values)) for key, values in differences.items()}
+    lengths: dict[int, list[Key]] = {}
+    for key, paired in found.items():
+        if paired.std:
+            lengths.setdefault(paired.n, []).append(key)
+    for keys in lengths.values():  # all of one length at once: a call for each takes seconds where there are thousands
+        from scipy import stats
+
+        test = stats.ttest_1samp(np.array([list(differences[key]) for key in keys]), 0.0, axis=1)
+        interval = test.confidence_interval(LEVEL)
+        for key, p, low, high in zip(keys, test.pvalue.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True):
+            found[key] = replace(found[key], p=p, low=low, high=high)
+    tested = {key: paired.p for key, paired in found.items() if paired.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    family = max(1, len(tested))
+    return {
+        key: replace(paired, family=family, holm=corrected[key], effect=_effect(paired), further=_further(paired, family))
+        if key in tested
+        else replace(paired, family=family)
+        for key, paired in found.items()
+    }
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): the i-th smallest of m times m - i + 1, never below the one before, at most 1."""
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
+    corrected = np.empty(len(p))
+    corrected[order] = steps
+    return [float(value) for value in corrected]
+
+
+def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; a spread that is rounding is none."""
+    if not values:
+        return None, None
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), 0.0 if spread is not None and spread < FLAT else spread
+
+
+def _effect(paired: Paired) -> float | None:
+    """Mean over standard deviation of the differences (d_z), times Hedges' exact correction for few pairs."""
+    if paired.mean is None or not paired.std or paired.n < 3:
+        return None
+    return paired.mean / paired.std * _hedges(paired.n - 1)
+
+
+@cache
+def _hedges(freedom: int) -> float:
+    from scipy.special import poch
+
+    return float(poch((freedom - 1) / 2, 0.5) / math.sqrt(freedom / 2))
+
+
+def _further(paired: Paired, family: int) -> int | None:
+    """Seeds to add, at the observed mean and spread, until |t| exceeds the two-sided critical value at ALPHA / family."""
+    if not paired.mean or not paired.std:
+        return None
+    enough = np.flatnonzero(_half_widths(ALPHA / family) * paired.std < abs(paired.mean))
+    return max(0, int(enough[0]) + 2 - paired.n) if len(enough) else None
+
+
+@cache
+def _half_width(n: int) -> float:
+    """Of the t interval of n values whose standard deviation is 1: scipy takes a millisecond for each interval anew."""
+    from scipy import stats
+
+    return float(stats.t.interval(LEVEL, n - 1, scale=1 / math.sqrt(n))[1])
+
+
+@cache
+def _half_widths(alpha: float) -> np.ndarray:
+    """The t interval's half-width in standard deviations, for 2, 3, ... MOST values."""
+    from scipy import stats
+
+    n = np.arange(2, MOST + 1)
+    return np.asarray(stats.t.ppf(1 - alpha / 2, n - 1) / np.sqrt(n))

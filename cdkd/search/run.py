@@ -1,0 +1,59 @@
+"""A study from params.yaml to its file: what is known already, the workers, and what they came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdkd import study_file
+from cdkd.data.prepared import Meta
+from cdkd.errors import BadRecord
+from cdkd.files import digest
+from cdkd.params import Params
+from cdkd.pending import cores, helpers
+from cdkd.record import Record
+from cdkd.study_file import Result
+from cdkd.tuned import decisive
+
+ADDRESS = "CDKD_SEARCH_STORAGE"  # a database's address, with a password that is not for params.yaml
+
+
+def studied(params: Params, name: str, data: Meta, teacher: Record) -> Result:
+    """The whole study, from what is kept or by training what it lacks."""
+    known = kept(params, name, data, teacher)
+    if known is not None and len(known.trials) >= _planned(params, name):
+        return known
+    from cdkd.search.outcome import outcome
+
+    result = outcome(params, name, data, teacher)
+    if len(result.trials) < _planned(params, name):
+        with helpers(workers(params, name), "search", "--study", name):  # their threads are theirs: this process has still to train
+            pass
+        result = outcome(params, name, data, teacher)
+    result.write(_path(params, result.key))
+    return result
+
+
+def workers(params: Params, name: str) -> int:
+    """Processes that a study is shared by on this machine: one a core, as far as a generation goes round."""
+    return 1 if Path("/proc/driver/nvidia/gpus").exists() else min(cores(), params.search[name].study.generation)
+
+
+def _planned(params: Params, name: str) -> int:
+    space = params.search[name]
+    return len(space.grid()) if space.study.sampler == "grid" else space.study.trials
+
+
+def kept(params: Params, name: str, data: Meta, teacher: Record) -> Result | None:
+    """What is known of the study, be it whole or not."""
+    path = _path(params, digest(decisive(params, name, data, teacher)))
+    if not path.exists():
+        return None
+    try:
+        return study_file.read(path)
+    except BadRecord as fault:
+        print(f"{fault}; read from the study's database again", flush=True)
+        return None
+
+
+def _path(params: Params, key: str) -> Path:
+    return params.root / ".cdkd" / "studies" / f"{key}.json"

@@ -1,0 +1,170 @@
+"""`cdkd explain`: every difference to the published recipe, nothing that is none, and no number without a source."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_report import a_record
+
+from cdkd.errors import BadParams
+from cdkd.params import Params, load
+from cdkd.report.explain import Difference, explain, knowledge, lines
+from cdkd.report.published import TABLE
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+CRD, CDC, CDI = (load(EXPERIMENTS / f"{name}.yaml") for name in ("cifar100-resnet32x4-resnet8x4", "cifar100-resnet152-resnet50", "imagenet-resnet34-resnet18"))
+
+
+def by_name(params: Params, method: str, *records: Any) -> dict[str, Difference]:
+    found = explain(params, method, *(records or (None,)))
+    assert len({one.what for one in found}) == len(found)
+    return {one.what: one for one in found}
+
+
+def changed(params: Params, section: str, **values: Any) -> Params:
+    return params.model_copy(update={section: getattr(params, section).model_copy(update=values)})
+
+
+@pytest.mark.parametrize("method", ["student", "kd", "fitnets", "at", "rkd"])
+def test_the_recipe_itself_differs_in_nothing_but_the_runs(method: str) -> None:
+    found = by_name(CRD, method, None, a_record("teacher", 0, 20.58))
+    assert set(found) == {"top-1 error", "runs"}
+    assert (found["runs"].ours, found["runs"].theirs) == ("3 seeds", "5 (mean, in the paper)")
+
+
+def test_every_changed_value_is_named_with_both() -> None:
+    params = changed(CRD, "training", epochs=100, batch=128, learning_rate=0.1, weight_decay=1e-4, nesterov=True, milestones=(30, 60), precision="bf16")
+    params = changed(params, "data", normalisation="measured", train_images=5000)
+    params = changed(params, "training", augmentation=params.training.augmentation.model_copy(update={"padding": "reflect", "flip": False}))
+    found = by_name(params, "kd")
+    assert {what: (one.ours, one.theirs) for what, one in found.items() if what in params.training.model_fields_set or "." in what} == {
+        "epochs": ("100", "240"),
+        "batch": ("128", "64"),
+        "learning_rate": ("0.1", "0.05"),
+        "weight_decay": ("0.0001", "0.0005"),
+        "nesterov": ("yes", "no"),
+        "milestones": ("30, 60", "150, 180, 210"),
+        "precision": ("bf16", "float32"),
+        "augmentation.padding": ("reflect", "zeros"),
+        "augmentation.flip": ("no", "yes"),
+    }
+    assert found["normalisation"].ours == "measured"
+    assert found["training images"].ours == "5000 kept"
+    assert found["epochs"].worth == "not known"
+
+
+def test_statistics_of_more_digits_are_the_same() -> None:
+    assert "normalisation" not in by_name(CDC, "cd")
+    crd = CRD.data.normalisation
+    assert "normalisation" in by_name(changed(CDC, "data", normalisation=crd), "cd")
+
+
+def test_losses_are_compared_value_by_value(tmp_path: Path) -> None:
+    methods = load_methods(
+        tmp_path, "kd: {ce: {weight: 1}, kd: {weight: 3, temperature: 1}}", "at: {ce: {weight: 1}, at: {weight: 1000, form: paper}, kd: {weight: 1}}"
+    )
+    params = CRD.model_copy(update={"methods": methods})
+    kd, at = by_name(params, "kd"), by_name(params, "at")
+    assert [(kd[what].ours, kd[what].theirs) for what in ("weight of ce", "weight of kd", "temperature of kd")] == [("1", "0.1"), ("3", "0.9"), ("1", "4")]
+    assert (at["form of at"].ours, at["form of at"].theirs) == ("paper", "released")
+    assert "16" in at["form of at"].worth
+    assert (at["loss kd"].ours, at["loss kd"].theirs) == ("1 kd (temperature 4)", "none")
+
+
+def load_methods(folder: Path, *lines: str) -> Any:
+    text = (EXPERIMENTS / "cifar100-resnet32x4-resnet8x4.yaml").read_text().partition("\nmethods:")[0]
+    (folder / "params.yaml").write_text(text + "\nmethods:\n" + "".join(f"  {line}\n" for line in lines))
+    return load(folder / "params.yaml").methods
+
+
+def test_the_constants_of_edt_and_what_they_are_worth() -> None:
+    decay, gate = CDI.methods["cd_gkd_decay"], CDI.methods["cd_gkd_gate"]
+    ungated = by_name(CDI.model_copy(update={"methods": CDI.methods | {"cd_gkd_edt": decay}}), "cd_gkd_edt")
+    assert (ungated["start of ce"].ours, ungated["start of ce"].theirs, ungated["start of ce"].worth) == ("0", "30", "the gate gains 0.3")
+    flat = by_name(CDI.model_copy(update={"methods": CDI.methods | {"cd_gkd_edt": gate}}), "cd_gkd_edt")
+    assert (flat["decay of cd"].ours, flat["decay of cd"].theirs, flat["decay of cd"].worth) == ("none", "×0.9 at 29, 59, 89", "the decay gains 0.02")
+    assert not {"start of ce", "decay of cd"} & by_name(CDI, "cd_gkd_edt").keys()
+
+
+def test_teacher_and_the_number_reported() -> None:
+    teacher = a_record("teacher", 0, 21.0)
+    run = a_record("cd", 1, 20.5)  # whose epoch before the last was half a point better
+    found = by_name(CDC, "cd", run, teacher)
+    assert (found["top-1 error"].ours, found["top-1 error"].theirs) == ("20.50 % (last epoch, seed 1)", "20.08 % (authors run, single run, best epoch)")
+    assert found["top-1 error"].worth.startswith("+0.42")
+    assert (found["teacher's top-1 error"].ours, found["teacher's top-1 error"].theirs) == ("21.00 %", "19.09 %")
+    assert (found["teacher's BatchNorm"].ours, found["teacher's BatchNorm"].theirs) == ("eval mode", "train mode")
+    assert found["the number reported"].theirs.startswith("best epoch")
+    assert found["best epoch against last"].worth == "0.50, measured"
+    assert "teacher's BatchNorm" not in by_name(changed(CDC, "teacher", batchnorm="train"), "cd", run, teacher)
+    assert not {"the number reported", "best epoch against last"} & by_name(CRD, "kd", run).keys()
+
+
+def test_a_diverged_run_has_no_result_to_explain() -> None:
+    assert by_name(CDC, "cd", replace(a_record("cd", 0), status="diverged", result={}))["top-1 error"].ours == "no run yet"
+
+
+def test_without_a_published_row_it_is_said_in_one_line() -> None:
+    found = explain(load(EXPERIMENTS / "digits.yaml"), "kd", None)
+    assert [one.theirs for one in found] == ["no published row for kd on digits, resnet20 → resnet8"]
+
+
+def test_the_nearest_pair_lends_its_recipe_but_not_its_number() -> None:
+    found = by_name(CRD, "cd")
+    assert "ResNet152(cifar-stem) → ResNet50(cifar-stem): 20.08 %" in found["top-1 error"].theirs
+    assert "numbers cannot" in found["top-1 error"].worth
+    assert (found["epochs"].ours, found["epochs"].theirs) == ("240", "200")
+
+
+def test_rows_that_authors_copied_are_said_to_be() -> None:
+    assert "szagoruyko/attention-transfer" in by_name(CDI, "at")["recipe"].theirs
+    assert "Residual KD" in by_name(CDI, "rkd")["the name RKD"].theirs
+
+
+def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(BadParams, match="cd_gkd_edt"):
+        explain(CDC, "cd_gkd_etd", None)
+
+
+EVERY = [
+    (params, method) for params in (CRD, CDC, CDI, load(EXPERIMENTS / "cifar100-quick.yaml"), load(EXPERIMENTS / "digits.yaml")) for method in params.methods
+]
+
+
+@pytest.mark.parametrize(("params", "method"), EVERY, ids=lambda value: value if isinstance(value, str) else value.experiment)
+def test_every_method_of_every_experiment_is_explained_with_sources(params: Params, method: str) -> None:
+    found = explain(params, method, None)
+    assert all(all((one.what, one.ours, one.theirs, one.worth, one.source)) for one in found)
+    shown = lines(found)
+    assert max(map(len, shown)) < 320
+    assert max(len(line) for line in shown if not line.startswith("[")) <= 160
+    body = "\n".join(shown)
+    assert all(f"[{number}]" in body for number in range(1, len({one.source for one in found}) + 1))
+
+
+def test_numbers_quoted_from_the_table_of_published_results_stand_there() -> None:
+    with TABLE.open(newline="") as file:
+        values = {float(line["value"]) for line in csv.DictReader(file)}
+    values |= {round(100 - value, 4) for value in values}
+    quoting = [one for part in ("worth", "remarks") for one in knowledge()[part] if "published.csv" in one["source"]]
+    quoted = [float(number) for one in quoting for number in re.findall(r"\d\d\.\d\d", f"{one['worth']} {one.get('theirs', '')}")]
+    assert len(quoted) >= 7
+    assert set(quoted) <= values
+
+
+def test_every_piece_of_knowledge_can_be_used() -> None:
+    recipes = {one["name"] for one in knowledge()["recipes"]}
+    training = set(CRD.training.model_dump())
+    for one in [*knowledge()["worth"], *knowledge()["remarks"]]:
+        assert one.get("recipe") in {None, *recipes}
+        assert one["source"]
+    for one in knowledge()["worth"]:
+        item = one["item"]
+        assert item in {"runs", "the number reported", *training} or re.fullmatch(r"(weight|start|stop|decay|form|temperature|stage) of \w+|loss \w+", item), (
+            item
+        )

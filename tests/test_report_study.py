@@ -1,0 +1,121 @@
+"""What the report says of searches, on studies whose answers are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cdkd.report.statistics import Summary
+from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
+from cdkd.schedule import Method, Term, Weight
+from cdkd.study_file import Result, Trial, read
+
+SPACE = {"cd.weight": {"low": 1, "high": 20, "log": True, "choices": None}, "gate": {"low": 0, "high": 2, "log": False, "choices": None}}
+TRIALS = (
+    Trial(0, {"cd.weight": 6.0, "gate": 1}, "finished", 5.0, (90.0, 5.0)),
+    Trial(1, {"cd.weight": 12.0, "gate": 0}, "finished", 3.0, (80.0, 3.0)),
+    Trial(2, {"cd.weight": 2.0, "gate": 2}, "pruned", None, (95.0,)),
+    Trial(3, {"cd.weight": 3.0, "gate": 2}, "failed", None, (), "no loss"),
+    Trial(4, {"cd.weight": 14.0, "gate": 0}, "finished", 3.5, (85.0, 3.5)),
+)
+STUDY = Result(
+    "x", "small", "k", {"sampler": "tpe", "generation": 2, "space": SPACE}, "edt", "edt_tuned", 2, (0,), 6, TRIALS, {"gate": 0.75, "cd.weight": 0.25}
+)
+
+
+def row(**errors: float) -> Any:
+    return SimpleNamespace(errors={int(seed[1:]): error for seed, error in errors.items()}, top1=Summary(1.0, 0.1, len(errors)))
+
+
+def params(methods: dict[str, Method] | None = None) -> Any:
+    return SimpleNamespace(training=SimpleNamespace(epochs=4), methods=methods or {})
+
+
+def test_the_section_counts_trials_and_names_the_best() -> None:
+    rows = {"edt": row(s0=4.0, s1=5.0, s2=4.5), "edt_tuned": row(s0=3.0, s1=4.2, s2=3.3)}
+    found = section(params(), {"small": STUDY}, rows)
+    assert found is not None
+    text = " ".join(found.paragraphs)
+    assert "tried 5 of 6 settings around edt" in text
+    assert "3 to their end, 1 given up early, 1 failed" in text
+    assert "7 epochs in all, as many as 1.75 runs" in text
+    assert "trial 1 with 3.00 %: cd.weight 12, gate 0. edt's own numbers (trial 0): 5.00 %" in text
+    assert "gate 75 %, cd.weight 25 %" in text
+    assert "edt_tuned minus edt is −1.00 points (95 % interval −1.50 to −0.50, n = 3)" in text  # mean −1, std 0.2: t(2) 4.303 * 0.2 / 3 ** 0.5
+    assert found.table is not None
+    assert [line[0] for line in found.table[1]] == ["1", "4", "0"]
+    assert [name for name, *_ in found.pictures] == ["search-small-history", "search-small-slices"]
+
+
+def test_no_study_and_no_edt_is_no_section() -> None:
+    assert section(params(), {}, {}) is None
+
+
+def test_a_study_without_a_finished_trial_is_told_plainly() -> None:
+    found = section(params(), {"small": replace(STUDY, trials=TRIALS[2:4], importance={})}, {})
+    assert found is not None
+    assert "0 to their end" in found.paragraphs[0]
+    assert (found.table, found.pictures) == (None, [])
+
+
+def test_pictures_are_the_same_bytes_twice() -> None:
+    assert pictures_of(STUDY) == pictures_of(STUDY)
+
+
+def test_tuned_methods_are_marked() -> None:
+    assert tuned_sentences({"small": STUDY}) == {"edt_tuned": "tuned from edt by 5 trials on the validation split: cd.weight 12, gate 0"}
+
+
+def test_switches_are_compared_where_nothing_else_differs() -> None:
+    space = {"cd": {"choices": {"off": {}, "on": {}}}, "gate": {"choices": {"off": {}, "on": {}}}}
+
+    def trial(number: int, cd: str, gate: str, first: float, second: float) -> Trial:
+        return Trial(number, {"cd": cd, "gate": gate}, "finished", (first + second) / 2, (first, second))
+
+    trials = (trial(0, "off", "off", 10.0, 12.0), trial(1, "on", "off", 8.0, 9.0), trial(2, "on", "on", 7.0, 9.0))
+    study = replace(STUDY, name="ablation", decisive={"sampler": "grid", "generation": 2, "space": space}, method=None, epochs=1, seeds=(0, 1), trials=trials)
+    found = section(params(), {"ablation": study}, {})
+    assert found is not None
+    text = " ".join(found.paragraphs)
+    assert "cd from off to on changes the error on validation by −2.50 points" in text  # the seeds' −2 and −3
+    assert "over 1 pairs" in text
+    assert "gate from off to on changes the error on validation by −0.50 points" in text  # −1 and 0
+
+
+def methods() -> dict[str, Method]:
+    ce, gated = Term(Weight(1.0), {}), Term(Weight(1.0, start=2), {})
+    cd, falling = Term(Weight(6.0), {}), Term(Weight(6.0, milestones=(2,), decay=0.9), {})
+    return {"plain": {"ce": ce, "cd": cd}, "d": {"ce": ce, "cd": falling}, "g": {"ce": gated, "cd": cd}, "b": {"ce": gated, "cd": falling}}
+
+
+def test_the_sentence_about_edt_compares_its_parts_with_the_method_that_lacks_them() -> None:
+    rows = {"plain": row(s0=5.0, s1=6.0, s2=7.0), "d": row(s0=5.1, s1=5.9, s2=7.1), "g": row(s0=3.0, s1=4.01, s2=4.99), "b": row(s0=4.0, s1=6.5, s2=6.0)}
+    (said,) = edt_sentence(params(methods()), rows)
+    assert said.startswith("Does EDT matter here? Yes, in the gate")
+    assert "the decay of CD's weight (d) +0.03 points" in said
+    assert "both (b) −0.50 points" in said
+
+
+def test_the_sentence_says_so_where_nothing_is_settled() -> None:
+    rows = {"plain": row(s0=5.0, s1=6.0), "g": row(s0=5.5, s1=5.0)}
+    (said,) = edt_sentence(params(methods()), rows)
+    assert said.startswith("Does EDT matter here? Not by these seeds")
+    assert edt_sentence(params(), rows) == []
+
+
+def test_a_study_file_is_read_back_and_distrusted(tmp_path: Path) -> None:
+    from cdkd.errors import BadRecord
+
+    path = tmp_path / "small.json"
+    STUDY.write(path)
+    assert read(path) == STUDY
+    body = json.loads(path.read_text())
+    body["trials"][1]["value"] = 1.0
+    path.write_text(json.dumps(body))
+    with pytest.raises(BadRecord, match="damaged or edited"):
+        read(path)

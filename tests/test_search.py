@@ -1,0 +1,334 @@
+"""The search: a study is a function of its params, whoever trains it and however often that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdkd import stages, study_file, tracking
+from cdkd.errors import BadParams, BadStudy
+from cdkd.params import Params, load
+from cdkd.study_file import Result
+
+PARAMS = """
+experiment: tiny
+data: {source: digits, train_images: 160, validation: 0.4}
+teacher: {network: resnet14, training: {epochs: 2, milestones: []}}
+student: {network: resnet8}
+training: {epochs: 4, batch: 32, learning_rate: 0.05, milestones: [2], augmentation: {pad: 1}}
+seeds: [0]
+methods:
+  student: {ce: {weight: 1}}
+  edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1, 3]}, gkd: {weight: 0.1, temperature: 1, start: 1}}
+search:
+  small:
+    base: edt
+    method: edt_tuned
+    trials: 7
+    generation: 3
+    epochs: 4
+    warmup: 1
+    space:
+      cd.weight: {low: 1, high: 20, log: true}
+      gate: {sets: [ce.start, gkd.start], low: 0, high: 2}
+      training.learning_rate: {low: 0.01, high: 0.2, log: true}
+"""
+GRID = """
+  switches:
+    base: student
+    sampler: grid
+    pruner: none
+    epochs: 2
+    generation: 4
+    space:
+      cd:    {choices: {"off": {}, "on": {cd: {weight: 6}}}}
+      decay: {choices: {"off": {}, "on": {cd: {decay: 0.9, milestones: [2]}}}}
+      gate:  {choices: {"off": {}, "on": {ce: {start: 2}}}}
+"""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def project(folder: Path, text: str = PARAMS) -> Params:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(text)
+    return load(folder / "params.yaml")
+
+
+def faults(folder: Path, text: str) -> str:
+    with pytest.raises(BadParams) as caught:
+        project(folder, text)
+    return str(caught.value)
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "cdkd", *words], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def searched(folder: Path, *words: str) -> str:
+    process = command(folder, "search", *words)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose data are prepared and whose teacher is trained."""
+    folder = tmp_path_factory.mktemp("taught") / "project"
+    project(folder, PARAMS + GRID)
+    for words in (("prepare",), ("teacher",)):
+        process = command(folder, *words)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    return folder
+
+
+def copied(taught: Path, folder: Path) -> Path:
+    shutil.copytree(taught, folder, symlinks=True)
+    return folder
+
+
+def study(folder: Path, name: str = "small") -> Result:
+    return study_file.read(folder / "runs" / "tiny" / "search" / f"{name}.json")
+
+
+@pytest.fixture(scope="module")
+def whole(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study, uninterrupted. Its test split can be read for the method that comes out of it, and not before: see below."""
+    folder = copied(taught, tmp_path_factory.mktemp("whole") / "project")
+    searched(folder, "--study", "small")
+    return folder
+
+
+def test_the_first_trial_is_the_base_method_itself(whole: Path) -> None:
+    result = study(whole)
+    assert result.trials[0].setting == {"cd.weight": 6, "gate": 1, "training.learning_rate": 0.05}
+    assert [trial.number for trial in result.trials] == list(range(7))
+    assert len({json.dumps(dict(trial.setting), sort_keys=True) for trial in result.trials}) == 7  # and the others are others
+    assert result.best is not None
+    assert all(len(trial.curve) == 4 for trial in result.finished)
+    assert set(result.importance) <= {"cd.weight", "gate", "training.learning_rate"}
+
+
+def test_the_best_becomes_a_method_with_its_own_recipe(whole: Path) -> None:
+    params = load(whole / "params.yaml")
+    full = stages.full(params)
+    best = study(whole).best
+    assert best is not None
+    assert full.tuned["edt_tuned"].learning_rate == pytest.approx(best.setting["training.learning_rate"])
+    assert full.methods["edt_tuned"]["cd"].weight.value == pytest.approx(best.setting["cd.weight"])
+    record = json.loads((whole / "runs/tiny/search/edt_tuned/seed-0.json").read_text())
+    assert record["config"]["training"]["learning_rate"] == pytest.approx(best.setting["training.learning_rate"])
+    assert record["config"]["data"]["judged_on"] == "test"
+    assert (whole / "runs/tiny/search/edt_tuned/seed-0.safetensors").exists()
+    assert stages.expected(full)["edt_tuned", 0] == record["fingerprint"]
+
+
+def test_the_study_shows_in_mlflow_once(whole: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking.uri(whole))
+    experiment = client.get_experiment_by_name("tiny-search")
+    result = study(whole)
+    assert tracking.tell_study(whole, result, {}) == 0  # the command has told all of it
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if "cdkd.trial" not in run.data.tags)
+    children = {int(run.data.tags["cdkd.trial"]): run for run in runs if run.info.run_id != parent.info.run_id}
+    assert sorted(children) == [trial.number for trial in result.trials]
+    for trial in result.trials:
+        run = children[trial.number]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["cdkd.status"] == trial.state
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {name: str(value) for name, value in trial.setting.items()}
+        curve = client.get_metric_history(run.info.run_id, "validation_top1_error")
+        assert [point.value for point in sorted(curve, key=lambda point: point.step)] == list(trial.curve)
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"small.json", "history.png", "slices.png"}
+
+
+def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
+    said = searched(whole, "--study", "small")
+    assert "epoch" not in said
+    assert "7 of 7 trials over" in said
+
+
+def test_the_search_never_opens_the_test_split(taught: Path, tmp_path: Path) -> None:
+    folder = copied(taught, tmp_path / "project")
+    tests = [path for path in (folder / "data/tiny").iterdir() if path.name.startswith("test")]
+    assert tests
+    for path in tests:
+        path.unlink()
+    said = searched(folder, "--study", "switches")  # gives no method, so that nothing is to be tested
+    assert "switches: 5 of 5 trials over" in said
+    process = command(folder, "distill", "student")  # and without it nothing else can be trained
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "test" in said
+
+
+def test_a_grid_tries_every_combination_that_is_one(taught: Path, tmp_path: Path) -> None:
+    space = project(tmp_path, PARAMS + GRID).search["switches"]
+    # without cd its decay changes nothing, and its gate leaves the first epochs without a loss
+    assert [tuple(setting.values()) for setting in space.grid()] == [
+        ("off", "off", "off"),
+        ("on", "off", "off"),
+        ("on", "off", "on"),
+        ("on", "on", "off"),
+        ("on", "on", "on"),
+    ]
+
+
+def test_killed_and_resumed_it_is_the_same_study(taught: Path, whole: Path, tmp_path: Path) -> None:
+    folder, draw = copied(taught, tmp_path / "project"), random.Random(0)
+    kills = 0
+    while kills < 2:
+        process = command(folder, "search", "--study", "small")
+        time.sleep(draw.uniform(5, 9))
+        if process.poll() is None:
+            kills += 1
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if kills == 0:
+            pytest.fail("nothing was killed: the study was over before")
+    searched(folder, "--study", "small")
+    again, once = study(folder), study(whole)
+    assert again == once
+    with sqlite3.connect(folder / ".cdkd" / "search.db") as database:
+        assert [state for (state,) in database.execute("select distinct state from trials where state in ('RUNNING', 'WAITING')")] == []
+
+
+def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 4\n    seed: 1"))
+    searched(folder, "--study", "small")
+    other, once = study(folder), study(whole)
+    assert other.key != once.key
+    assert other.trials[0] == once.trials[0]  # the base method's own
+    assert [trial.setting for trial in other.trials[1:]] != [trial.setting for trial in once.trials[1:4]]
+
+
+def test_more_trials_continue_the_study(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 9"))
+    searched(folder, "--study", "small")
+    more, once = study(folder), study(whole)
+    assert more.trials[:7] == once.trials
+    assert len(more.trials) == 9
+    assert more.key == once.key
+
+
+def test_an_edited_value_in_the_database_is_noticed(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    shutil.rmtree(folder / ".cdkd" / "studies")
+    with sqlite3.connect(folder / ".cdkd" / "search.db") as database:
+        database.execute("update trial_values set value = 0.0 where trial_id = (select min(trial_id) from trial_values)")
+    with pytest.raises(BadStudy, match="by its runs"):
+        stages.search(load(folder / "params.yaml"), "small")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "version"])
+def test_a_damaged_database_is_one_line_and_costs_no_training(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str) -> None:
+    folder = copied(whole, tmp_path / "project")
+    shutil.rmtree(folder / ".cdkd" / "studies")
+    path = folder / ".cdkd" / "search.db"
+    content = path.read_bytes()
+    if damage == "version":
+        with sqlite3.connect(path) as database:
+            database.execute("update version_info set schema_version = 99, library_version = '99.0.0'")
+            database.execute("update alembic_version set version_num = 'v99.a'")
+    else:
+        path.write_bytes({"empty": b"", "text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
+    try:
+        stages.search(load(folder / "params.yaml"), "small")
+    except BadStudy as fault:  # SQLite takes an empty file, and at times a part of one, for a database
+        assert f"{path}: " in str(fault)
+        assert "\n" not in str(fault)
+        path.unlink()
+        stages.search(load(folder / "params.yaml"), "small")
+    else:
+        assert damage in ("empty", "half")
+    assert "epoch" not in capfd.readouterr().out  # the runs are in the store
+    assert study(folder) == study(whole)
+
+
+FAULTS = [
+    ("base: edt", "base: etd", "search.small.base: no method 'etd' (did you mean 'edt'?)"),
+    ("cd.weight: {", "cd.wieght: {", "loss cd has no 'wieght' (did you mean 'weight'?)"),
+    ("cd.weight: {", "kd.weight: {", "no 'kd' in the base method"),
+    ("low: 1, high: 20", "low: 20, high: 1", "search.small.space.cd.weight.low: 20; expected less than high, 1"),
+    ("low: 1, high: 20", "low: 0, high: 20", "expected low above 0"),
+    ("low: 1, high: 20", "low: 8, high: 20", "its own numbers are trial 0"),
+    ("low: 1, high: 20, log: true", "low: 1", "expected both low and high"),
+    ("low: 1, high: 20, log: true", "choices: [6, '7', true]", "mixes bool and number and str"),
+    ("low: 1, high: 20, log: true", "choices: [6]", "expected at least two"),
+    ("low: 1, high: 20, log: true", "choices: [6, 6]", "expected each once"),
+    ("low: 1, high: 20, log: true", "low: 1, high: 20, choices: [6, 7]", "expected either low and high or choices"),
+    ("low: 0, high: 2", "low: 0, high: 2.5", "2.5; expected a whole number"),
+    ("low: 0, high: 2", "low: 0, high: 9", "beyond the last epoch"),
+    ("sets: [ce.start, gkd.start]", "sets: [ce.start, cd.start]", "its own numbers are trial 0"),
+    ("trials: 7", "trials: 0", "search.small.trials: 0"),
+    ("trials: 7", "trails: 7", "did you mean 'trials'"),
+    ("epochs: 4\n    warmup", "epochs: 1\n    warmup", "cut to so few"),
+    ("sampler: grid", "sampler: gird", "search.switches.sampler"),
+    ("method: edt_tuned", "method: student", "another method's name"),
+    ("training.learning_rate: {", "training.epochs: {", "a search may choose training.learning_rate"),
+    ('"on": {cd: {weight: 6}}', '"on": {dc: {weight: 6}}', "search.switches.space.cd.choices.on.dc: no such loss"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), FAULTS, ids=[new for _, new, _ in FAULTS])
+def test_each_fault_of_a_search_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in PARAMS + GRID
+    said = faults(tmp_path, (PARAMS + GRID).replace(old, new))
+    assert expected in said
+    assert "params.yaml:" in said
+
+
+def test_a_space_is_scaled_to_shorter_trials(tmp_path: Path) -> None:
+    text = PARAMS.replace("epochs: 4\n    warmup", "epochs: 8\n    warmup")
+    space = project(tmp_path, text).search["small"]
+    made = space.made(space.base, short=True)
+    assert made is not None
+    method, training = made
+    assert method["cd"].weight.milestones == (2, 6)
+    assert method["ce"].weight.start == 2
+    assert (training.epochs, training.milestones) == (8, (4,))
+    assert space.made(space.base, short=False) == (project(tmp_path, text).methods["edt"], project(tmp_path, text).training)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL of our own, its address."""
+    pgserver = pytest.importorskip("pgserver", reason="pgserver, which brings a PostgreSQL, has no package for this Python or machine")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+def test_workers_on_one_postgresql_finish_each_trial_once_though_one_is_killed(taught: Path, whole: Path, tmp_path: Path, postgres: str) -> None:
+    """Two machines: each has a project, a store and a teacher of its own, and only the database in common."""
+    text = (PARAMS + GRID).replace("generation: 3", f"generation: 3\n    storage: {postgres!r}")
+    folders = [copied(taught, tmp_path / name / "project") for name in ("one", "other")]
+    workers = []
+    for folder in folders:
+        (folder / "params.yaml").write_text(text)
+        workers.append(subprocess.Popen([sys.executable, "-m", "cdkd", "search", "--study", "small"], cwd=folder, env=ENVIRONMENT, start_new_session=True))
+    until = time.monotonic() + 240
+    while not list((folders[0] / ".cdkd" / "locks").glob("run-*")) and time.monotonic() < until:
+        time.sleep(0.05)  # until the first has a trial in training
+    os.killpg(workers[0].pid, signal.SIGKILL)
+    assert workers[0].wait(60) == -signal.SIGKILL
+    assert workers[1].wait(300) == 0
+    assert study(folders[1]).trials == study(whole).trials
+    assert study(folders[1]).key == study(whole).key
