@@ -99,9 +99,10 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
         if isinstance(norm, Normalisation) and len(norm.mean) != len(norm.std):
             faults.add(("data", "normalisation"), f"{len(norm.mean)} means and {len(norm.std)} standard deviations; expected as many of each")
     if report is not None and isinstance(raw.get("methods"), dict):
+        given = _given(raw.get("search"))
         for table in ("ablation", "comparison"):
             for index, row in enumerate(getattr(report, table)):
-                known = [*raw["methods"], *(space.study.method for space in search.values() if space.study.method)]
+                known = [*raw["methods"], *given]
                 if row not in known:
                     faults.add(("report", table, index), f"no method {show(row)}{suggest(row, known)}")
     if faults.found or data is None or teacher is None or student is None or training is None:
@@ -134,6 +135,12 @@ def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher |
     return teacher
 
 
+def _given(studies: Any) -> list[str]:
+    """The methods that studies say they give, faulty or not."""
+    found = studies.values() if isinstance(studies, dict) else ()
+    return [str(study["method"]) for study in found if isinstance(study, dict) and "method" in study]
+
+
 def _search(value: Any, methods: Any, training: Training | None, faults: Faults) -> dict[str, Space]:
     if not isinstance(value, dict):
         faults.add(("search",), f"{show(value)}; expected named studies")
@@ -144,6 +151,10 @@ def _search(value: Any, methods: Any, training: Training | None, faults: Faults)
         place = ("search", name)
         named(name, place, faults)
         study: Study | None = faults.section(Study, section, place)
+        if study is None:  # what can be checked of the rest is
+            study = (
+                Faults().section(Study, {key: section[key] for key in ("base", "method", "space") if key in section}, ()) if isinstance(section, dict) else None
+            )
         if study is None:
             continue
         if study.method is not None:

@@ -12,6 +12,7 @@ NONE = "–"
 class Link(NamedTuple):
     text: str
     address: str
+    says: str = ""  # for who hears it without its surroundings
 
 
 @dataclass(frozen=True)

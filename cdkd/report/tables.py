@@ -20,6 +20,7 @@ CAPTION = (
     "95 % interval: of the mean at the last epoch (Student's t). "
     "Δ: top-1 error at the last epoch minus that of the baseline, mean of the differences seed by seed; negative means fewer errors."
 )
+LINKED = " The small numbers are the seeds; they lead to the runs in MLflow, where `cdkd ui` serves it."
 PUBLISHED = (
     " Published: top-1 error under the protocol of its source, which need not be ours. Ours − published: against our best epoch where the source "
     "reports its best, else our last. "
@@ -44,7 +45,8 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = lamb
         columns += [Column("Published protocol and source", words=True)]
     empty = all(run.state == "missing" for row in rows for run in row.runs)
     cells = [] if empty else [_cells(row, baselines, published, links) for row in rows]
-    return Grid.of(name, title, CAPTION + PUBLISHED * published, columns, cells, NO_RECORDS)
+    linked = any(isinstance(cell, Cell) and cell.links for line in cells for cell in line)
+    return Grid.of(name, title, CAPTION + PUBLISHED * published + LINKED * linked, columns, cells, NO_RECORDS)
 
 
 def bases(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -54,7 +56,11 @@ def bases(rows: Sequence[Row]) -> tuple[str, ...]:
 def _cells(row: Row, baselines: Sequence[str], published: bool, links: Links) -> list[Cell | str]:
     n = row.top1.n
     top1 = f"{shown(row.top1)} (n = {n})" if n else ""
-    to_runs = tuple(Link(f"seed {record.seed}: {fixed(row.errors[record.seed])}", address) for record in row.records if (address := links(record)))
+    to_runs = tuple(
+        Link(fixed(row.errors[record.seed]), address, f"seed {record.seed}: {fixed(row.errors[record.seed])}, in MLflow")
+        for record in row.records
+        if (address := links(record))
+    )
     cells: list[Cell | str] = [row.title, Cell("; ".join(filter(None, (top1, faults(row.runs)))), to_runs, strong=True), interval(row.top1)]
     cells += [shown(Summary(row.best.mean, None, row.best.n), n), shown(row.top5, n)]
     cells += [shown(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE for base in baselines]
