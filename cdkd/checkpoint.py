@@ -6,6 +6,7 @@ for the one before it: randomness is a function of (seed, epoch, step), so that 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -65,10 +66,8 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 def clear(folder: Path) -> None:
     """Remove the run's states; files that are not ours stay."""
-    if not folder.is_dir():
-        return
-    _clear(folder, set())
-    if not any(folder.iterdir()):
+    with contextlib.suppress(OSError):  # it is not there, another process clears it too, or it holds other files
+        _clear(folder, set())
         folder.rmdir()
 
 
@@ -95,7 +94,7 @@ def _point(folder: Path, states: Noted) -> None:
 def _clear(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
         if OURS.fullmatch(path.name) and path.name not in keep and not path.is_dir():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _sound(path: Path, expected: str) -> bytes | None:

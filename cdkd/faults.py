@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise BadParams(f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML as DVC reads it: {what}") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except Exception as error:  # ruamel raises Python's own too, for each way a tag does not fit its value
         raise BadParams(f"{path}: not YAML as DVC reads it: {error}") from None
     if not isinstance(tree, dict):
         raise BadParams(f"{path}: holds {show(tree)}; expected an experiment: sections such as data, teacher, training")
@@ -54,10 +54,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
         if isinstance(node, dict):
             for key in node:
                 at = node.lc  # type: ignore[attr-defined] # ruamel's note of where it read each key
-                lines[*place, key] = at.key(key)[0] + 1 if key in at.data else 0
+                lines[*place, key] = at.key(key)[0] + 1 if key in (at.data or {}) else 0  # one that was merged has none
             return {_scalar(key): plain(value, (*place, key)) for key, value in node.items()}
         if isinstance(node, list):
             return [plain(value, (*place, index)) for index, value in enumerate(node)]
+        if isinstance(node, int) and node.bit_length() > 64:  # Python refuses to write out thousands of digits
+            raise BadParams(f"{path}: {place_text(place)}: a whole number of {node.bit_length()} bits; expected at most 64")
         return _scalar(node)
 
     return plain(tree, ()), lines
@@ -125,7 +127,7 @@ def _known_keys(model: type[BaseModel], inner: tuple[Any, ...]) -> list[str]:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, map(str, known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

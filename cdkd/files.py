@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -37,7 +39,8 @@ def digest(value: Any) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The old file or the whole new one, whatever happens meanwhile; durable once this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    _clear_temporaries(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -49,6 +52,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_names(path.parent)
+
+
+def _clear_temporaries(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote this file."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*-*.tmp"):
+        with contextlib.suppress(ValueError):
+            if not alive(int(temporary.name.removeprefix(f".{path.name}.").partition("-")[0])):
+                temporary.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another's
+        return True
+    return True
 
 
 def sync_names(folder: Path) -> None:

@@ -15,7 +15,7 @@ from cdkd.faults import Faults, read, show, suggest
 from cdkd.methods import methods_of, milestones_rise, named
 from cdkd.models import names
 from cdkd.schedule import Method
-from cdkd.schema import Data, Normalisation, Report, Student, Study, Teacher, Training
+from cdkd.schema import MOST_EPOCHS, Data, Normalisation, Report, Student, Study, Teacher, Training
 from cdkd.space import Space
 from cdkd.space_faults import space_of
 
@@ -121,7 +121,7 @@ def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher |
         faults.add(("teacher", "training"), f"{show(own)}; expected the part of the recipe that differs from training")
         return None
     if training is None:  # its own faults are listed already; check what can be checked of the teacher's
-        base: dict[str, Any] = {"epochs": own.get("epochs", 1 << 30)}
+        base: dict[str, Any] = {"epochs": own.get("epochs", MOST_EPOCHS)}
     else:
         base = training.model_dump()
     merged = base | own
@@ -172,7 +172,7 @@ def _search(value: Any, methods: Any, training: Training | None, faults: Faults)
 def _epochs(training: Any) -> int | None:
     """The length that schedules are checked against, even where the rest of the recipe is faulty."""
     epochs = training.get("epochs") if isinstance(training, dict) else None
-    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) and epochs > 0 else None
+    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) and 0 < epochs <= MOST_EPOCHS else None
 
 
 def _seeds(value: Any, faults: Faults) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -17,6 +16,9 @@ from cdkd.schedule import Curve, Recipe
 
 Epochs = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Triple = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1, max_length=3)]
+
+MOST_EPOCHS = 100_000  # schedules are walked, epoch by epoch
+MOST_PIXELS = 2048  # of an image's side
 
 
 class Section(BaseModel):
@@ -35,7 +37,7 @@ class Data(Section):
 
     source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
     paths: Annotated[tuple[str, ...], Strict(False)] = ()  # folder: directories or zips, relative to params.yaml
-    size: PositiveInt | None = None  # shorter side and square crop; without it all images must be of one size
+    size: Annotated[PositiveInt, Field(le=MOST_PIXELS)] | None = None  # shorter side and square crop; without it all images must be of one size
     train_images: PositiveInt | None = None  # keep so many training images: a stratified, seeded draw
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the training images that a search is judged on
     seed: NonNegativeInt = 0
@@ -55,7 +57,7 @@ class Training(Section):
     """A recipe: SGD with momentum and a step schedule. Epochs count from 0: a milestone m is in force in epoch m."""
 
     recipe: str = "unnamed"
-    epochs: PositiveInt
+    epochs: Annotated[PositiveInt, Field(le=MOST_EPOCHS)]
     batch: PositiveInt = 64
     learning_rate: PositiveFloat = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -126,7 +128,7 @@ class Published(Section):
     teacher: str
     student: str
     source: str = ""  # beginning of the source to prefer, e.g. "HobbitLong/RepDistiller"
-    methods: Mapping[str, str] = MappingProxyType({})  # our name -> published.csv's
+    methods: Mapping[str, str] = Field(default_factory=dict)  # our name -> published.csv's
 
 
 class Report(Section):

@@ -223,6 +223,10 @@ def _finished(store: Store, plan: RunPlan) -> Record:
         raise CdkdError(f"{plan.method} seed {plan.seed}: not in the store after training; another process removed it")
     if record.status != "finished":
         print(f"{plan.method} seed {plan.seed}: {record.status}: {record.reason}", flush=True)
+    if (folder := store.checkpoint(plan.fingerprint)).exists():  # killed between the store and the end of the clearing
+        from cdkd import checkpoint
+
+        checkpoint.clear(folder)
     return record
 
 

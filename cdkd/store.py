@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cdkd.errors import BadCheckpoint, BadRecord
-from cdkd.files import sha256, sync_names, write_atomically
+from cdkd.files import alive, sha256, sync_names, write_atomically
 from cdkd.record import Record, read
 
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
@@ -77,12 +77,8 @@ class Store:
         """Remove what a process left that was killed while it put this run here."""
         for folder in self.folder.glob(f".staging-{fingerprint[:12]}-*"):
             pid = folder.name.split("-")[2]
-            try:
-                os.kill(int(pid), 0)
-            except (ProcessLookupError, ValueError):
+            if not pid.isdecimal() or not alive(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
-            except PermissionError:
-                continue
 
     def copy_out(self, record: Record, folder: Path) -> None:
         """The run as `<folder>/seed-<n>.json` and, where its weights are here, `.safetensors`."""

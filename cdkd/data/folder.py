@@ -154,9 +154,10 @@ def _ordered(members: list[Member], split: str) -> list[Member]:
     return sorted(chosen, key=lambda member: (member.category, _natural(member.file), member.file))
 
 
-def _natural(name: str) -> list[str | int]:
-    """Text and numbers in turn, so that 10 comes after 9."""
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
+def _natural(name: str) -> list[str | tuple[int, str]]:
+    """Text and numbers in turn, so that 10 comes after 9; a number as its length and digits, for Python reads no more than 4300."""
+    parts = re.split("0*([0-9]+)", name)
+    return [(len(part), part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _reader(members: list[Member], stack: ExitStack) -> Callable[[int], bytes]:
