@@ -41,10 +41,10 @@ def share_cores(processes: int) -> None:
 
 
 @contextlib.contextmanager
-def helpers(count: int, *command: str) -> Iterator[None]:
+def helpers(root: Path, count: int, *command: str) -> Iterator[None]:
     """So many further processes of a command, which train what is free; they end with this one."""
     words = [sys.executable, "-m", "cdkd", *command, "--helper"]
-    started = [subprocess.Popen(words, env=os.environ | {HELPER: "1"}) for _ in range(count)]
+    started = [subprocess.Popen(words, cwd=root, env=os.environ | {HELPER: "1"}) for _ in range(count)]
     try:
         yield
         for helper in started:

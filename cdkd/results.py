@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdkd import tracking
+from cdkd.data.prepared import read_meta
 from cdkd.errors import BadData, CdkdError
 from cdkd.params import Params
-from cdkd.places import report_folder, runs_folder
+from cdkd.places import data_folder, report_folder, runs_folder
 from cdkd.plan import TEACHER
 from cdkd.record import Record
 from cdkd.stages import expected, full, show_study, todays_studies
@@ -33,8 +34,20 @@ def report(params: Params) -> list[str]:
     params = with_tuned(params, studies)
     known, runs = expected(params), runs_folder(params)
     found = section(params, studies, rows(params, collect(params, known, runs)))
+    try:
+        classes = read_meta(data_folder(params)).classes
+    except CdkdError:
+        classes = ()
     return render(
-        params, known, runs, report_folder(params), tuned=tuned_sentences(studies), search_section=found, deviations=_deviations(params, params.methods)
+        params,
+        known,
+        runs,
+        report_folder(params),
+        tuned=tuned_sentences(studies),
+        search_section=found,
+        deviations=_deviations(params, params.methods),
+        class_names=classes,
+        mlflow=_address(params),
     )
 
 

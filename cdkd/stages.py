@@ -67,7 +67,7 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     if helper:
         train_pending(params, store, cohorts, teacher_record, wait=False)
         return []
-    with helpers(min(jobs(params), len(cohorts)) - 1, "distill", method):
+    with helpers(params.root, min(jobs(params), len(cohorts)) - 1, "distill", method):
         train_pending(params, store, cohorts, teacher_record)
     records = [_finished(store, plan) for plan in wanted]
     _replace(run_folder(params, method), store, records)
@@ -232,6 +232,7 @@ def _finished(store: Store, plan: RunPlan) -> Record:
 
 def _replace(folder: Path, store: Store, records: list[Record]) -> None:
     """The folder holds these runs and no others."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for record in records:
-        store.copy_out(record, folder)
+    with store.lock(f"{folder.parent.name}-{folder.name}-copies", wait=True, say=lambda text: None):  # another process may restore the same
+        shutil.rmtree(folder, ignore_errors=True)
+        for record in records:
+            store.copy_out(record, folder)

@@ -302,7 +302,7 @@ def test_every_run_links_to_mlflow_where_its_address_is_known(folder: Folder) ->
     assert "127.0.0.1" not in folder.text("report.html")
     render(folder.params, today(folder.params), folder.runs, folder.target, mlflow="http://127.0.0.1:5000/#/experiments/1")
     wanted = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&amp;searchFilter=tags.%60cdkd.fingerprint%60%20%3D%20%27kd-1%27"
-    assert f'<a href="{wanted}">seed 1: 8.50</a>' in folder.text("report.html")
+    assert f'<a href="{wanted}" title="seed 1: 8.50, in MLflow" aria-label="seed 1: 8.50, in MLflow">8.50</a>' in folder.text("report.html")
 
 
 @pytest.mark.usefixtures("no_pictures")

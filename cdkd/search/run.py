@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cdkd import study_file
 from cdkd.data.prepared import Meta
-from cdkd.errors import BadRecord
+from cdkd.errors import BadRecord, CdkdError
 from cdkd.files import digest
 from cdkd.params import Params
 from cdkd.pending import cores, helpers
@@ -26,9 +26,13 @@ def studied(params: Params, name: str, data: Meta, teacher: Record) -> Result:
 
     result = outcome(params, name, data, teacher)
     if len(result.trials) < _planned(params, name):
-        with helpers(workers(params, name), "search", "--study", name):  # their threads are theirs: this process has still to train
+        with helpers(params.root, workers(params, name), "search", "--study", name):  # their threads are theirs: this process has still to train
             pass
         result = outcome(params, name, data, teacher)
+        if len(result.trials) < _planned(params, name) and params.search[name].study.minutes is None:
+            raise CdkdError(
+                f"{name}: its workers ended with {len(result.trials)} of {_planned(params, name)} trials; they say why, and the same command goes on"
+            )
     result.write(_path(params, result.key))
     return result
 
