@@ -19,6 +19,7 @@ import pytest
 from cdkd import stages, study_file, tracking
 from cdkd.errors import BadParams, BadStudy
 from cdkd.params import Params, load
+from cdkd.report.collect import collect
 from cdkd.study_file import Result
 
 PARAMS = """
@@ -133,6 +134,8 @@ def test_the_best_becomes_a_method_with_its_own_recipe(whole: Path) -> None:
     assert record["config"]["data"]["judged_on"] == "test"
     assert (whole / "runs/tiny/search/edt_tuned/seed-0.safetensors").exists()
     assert stages.expected(full)["edt_tuned", 0] == record["fingerprint"]
+    (run,) = collect(full, stages.expected(full), whole / "runs" / "tiny")["edt_tuned"]
+    assert run.state == "ok"
 
 
 def test_the_study_shows_in_mlflow_once(whole: Path) -> None:

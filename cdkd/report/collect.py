@@ -37,11 +37,15 @@ def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[F
     """Every run of the experiment, the teacher's first: enumerated from params, never from what happens to lie there.
 
     expected: today's fingerprint of each (method, seed); a run that it lacks cannot be verified and does not count
-    runs: the folder that holds `<method>/seed-<n>.json`
+    runs: the folder that holds `<method>/seed-<n>.json`, and `search/<method>/` of those that a search gave
     """
     named = (*params.methods, *params.report.ablation, *params.report.comparison)  # a search may have to give some of them first
     wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(named, params.seeds)
-    return {method: _without_duplicates(runs / method, tuple(_look(runs, method, seed, expected) for seed in seeds)) for method, seeds in wanted.items()}
+    found = {}
+    for method, seeds in wanted.items():
+        folder = runs / "search" / method if method in params.tuned else runs / method
+        found[method] = _without_duplicates(folder, tuple(_look(folder, method, seed, expected) for seed in seeds))
+    return found
 
 
 def number(record: Record, row: str, key: str) -> float | None:
@@ -54,14 +58,14 @@ def finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
-def _look(runs: Path, method: str, seed: int, expected: Expected) -> Found:
-    path = runs / method / f"seed-{seed}.json"
+def _look(folder: Path, method: str, seed: int, expected: Expected) -> Found:
+    path = folder / f"seed-{seed}.json"
     if not path.exists():
         return Found(method, seed, "missing")
     try:
         record = read(path)
     except (BadRecord, RecursionError) as fault:
-        return Found(method, seed, "damaged", detail=_relative(str(fault), runs) or "not a record")
+        return Found(method, seed, "damaged", detail=_relative(str(fault), folder.parent) or "not a record")
     today = expected.get((method, seed))
     if record.fingerprint != today:
         # a fingerprint that fits is enough: it names no method, so a renamed method keeps its runs

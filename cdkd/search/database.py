@@ -17,7 +17,6 @@ from sqlalchemy.engine import URL, make_url
 from cdkd.errors import BadStudy
 
 PATIENCE = 20  # seconds for a locked file
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Locks(Protocol):

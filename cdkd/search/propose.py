@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cdkd.space import Setting, Space
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 STARTED = 4  # finished trials before one may be pruned
 
 
