@@ -1,0 +1,78 @@
+"""`dvc repro` in a clone, killed with and without its children, and started again until it comes to its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+from tests.soak.project import Left, compare, left_by, write
+from tests.soak.start import Child, inhabitants, left_alone, started
+from tests.soak.tally import Tally
+from tests.test_pipeline import BIN, Clone
+
+REPRO = "dvc repro"
+VICTIMS = ("dvc alone", "dvc and all that it started", "one of the processes that dvc started")
+OURS = (".cdkd/", "data/soak/", "runs/soak/", "reports/soak/")  # DVC keeps the rest
+PAGES = ("reports/soak/report.html", "reports/soak/report.md", "reports/soak/report.tex")  # they name the commit, which only the clone has
+
+
+class Pipeline:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.number = folder, 0
+        self.seconds = 40.0  # that a whole `dvc repro` takes, corrected by every end
+        place = folder / "clone" / "a project"
+        place.mkdir(parents=True)
+        self.clone = Clone(place)
+        write(place, (0,))
+
+    def hold(self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, text: str) -> None:
+        """kills: each a victim, and when, as a share of the time that the whole takes"""
+        self.number += 1
+        root = Path(shutil.copytree(self.clone.folder, self.folder / f"clone-{self.number}" / "a project", symlinks=True))
+        replay = f"\n    python -m tests.soak --replay '{text}'"
+        for victim, share, _ in kills:
+            child = self._repro(root)
+            child.sleep(share * self.seconds)
+            died = _kill(child, root, victim, Random(share))
+            (tally.kills if died else tally.missed)[f"{REPRO}: {victim}"] += 1
+            tally.resumes += died
+            child.wait()
+            tally.leftovers += [line + replay for line in left_alone(root)]
+        begun = time.monotonic()
+        ended = self._repro(root).wait()
+        self.seconds = max(10.0, min(self.seconds, time.monotonic() - begun + 5))
+        differs, extra = compare(_ours(left_by(root)), _ours(expected))
+        if ended.code != 0:
+            differs.append(f"dvc repro ended with {ended.code}: {ended.text[-800:]}")
+        tally.compared += 1
+        tally.mismatches += [line + replay for line in differs]
+        tally.leftovers += [line + replay for line in extra + left_alone(root)]
+        shutil.rmtree(root.parent)
+
+    def _repro(self, root: Path) -> Child:
+        return started(root, [str(BIN / "dvc"), "repro"], root.parent / "log", self.clone.environment | {"PYTHONPATH": str(root)})
+
+
+def _kill(child: Child, root: Path, victim: str, random: Random) -> bool:
+    """Whether one was there to be killed."""
+    if victim != VICTIMS[2]:
+        return child.kill(group=victim == VICTIMS[1])
+    others = sorted(inhabitants(root).keys() - {child.pid})
+    if child.poll() is not None or not others:
+        return False
+    try:
+        os.kill(random.choice(others), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _ours(left: Left) -> Left:
+    own = {name for name in left.names if name.startswith(OURS) and not name.endswith(".gitignore")}
+    bits: Mapping[str, str] = {name: bits for name, bits in left.bits.items() if name in own and name not in PAGES}
+    return Left(frozenset(own), bits)
