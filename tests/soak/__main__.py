@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ KINDS = {"points": 12, "moments": 1, "signals": 2, "tracked": 1, "helped": 1, "b
 
 def main() -> int:
     arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     tally = Tally()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:

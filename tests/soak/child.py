@@ -39,6 +39,7 @@ def perform(order: Order, report: int) -> int:
     if order.spoilt:
         _spoil()
     code = _main(order.words)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     trap.tell({"counts": trap.counts})
     return code
 
@@ -145,8 +146,8 @@ def _arm_follower(trap: Trap) -> None:
 
     def deadly(real: Callable[..., Any], word: str) -> Callable[..., Any]:
         def wrapped(*words: Any, **named: Any) -> Any:
-            for point, victim in ((f"the follower {word}, training dies", trainer), (f"the follower {word}, and dies", 0)):
-                if trap.due(point):
+            for point, victim in ((f"the follower {word}, training dies", trainer), (f"the follower {word}, and dies", os.getpid())):
+                if trap.due(point) and victim in (os.getpid(), os.getppid()):  # a trainer that is gone left its number to another
                     trap.spring(victim)
             return real(*words, **named)
 

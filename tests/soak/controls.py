@@ -49,7 +49,7 @@ def _no_step_again(ground: Ground) -> bool:
 
 def _held(ground: Ground, drill: Drill) -> Tally:
     """What a drill comes to, counted apart."""
-    own, ground.tally = ground.tally, Tally(started=ground.tally.started, spoken=ground.tally.spoken)
+    own, ground.tally = ground.tally, Tally(silent=True)
     try:
         ground.hold(drill)
         return ground.tally

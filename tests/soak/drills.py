@@ -41,8 +41,9 @@ class Drill:
     restart: bool = False
     spoilt: bool = False
 
-    def text(self) -> str:
-        return json.dumps({key: value for key, value in asdict(self).items() if value is not False})
+    def replay(self) -> str:
+        body = {key: value for key, value in asdict(self).items() if value is not False}
+        return f"--replay '{json.dumps(body)}'"
 
     @classmethod
     def parse(cls, text: str) -> Drill:
@@ -75,7 +76,7 @@ class Ground:
         expected = self.project(drill.seeds).after
         if drill.stage == REPRO:
             self._pipeline = self._pipeline or Pipeline(self.folder)
-            self._pipeline.hold(drill.kills, expected["report"], self.tally, drill.text())
+            self._pipeline.hold(drill.kills, expected["report"], self.tally, drill.replay())
             return
         root = self.project(drill.seeds).copy(drill.stage, tracked=drill.tracked)
         for kill in drill.kills:
@@ -142,10 +143,10 @@ class Ground:
             self._mismatch(drill, [f"ended with {ended.code}, expected {code}: {ended.text[-800:]}"])
 
     def _mismatch(self, drill: Drill, found: Sequence[str]) -> None:
-        self.tally.mismatches += [f"{text}\n    python -m tests.soak --replay '{drill.text()}'" for text in found]
+        self.tally.fault(self.tally.mismatches, found, drill.replay())
 
     def _leftover(self, drill: Drill, found: Sequence[str]) -> None:
-        self.tally.leftovers += [f"{text}\n    python -m tests.soak --replay '{drill.text()}'" for text in found]
+        self.tally.fault(self.tally.leftovers, found, drill.replay())
 
 
 FOLLOWED = Drill("teacher", (("before tracking hears of an epoch", 1, "KILL"), ("the follower logs, training dies", 1, "KILL")), tracked=True)

@@ -82,7 +82,7 @@ class Fuzzing:
         self.tally.inputs[name] += found["count"]
         for signature, text, at in found["escapes"]:
             self._known.add(signature)
-            self.tally.escapes.append(f"{name}: {text}\n    python -m tests.soak --fuzz {shlex.quote(name)} {at}")
+            self.tally.fault(self.tally.escapes, [f"{name}: {text}"], f"--fuzz {shlex.quote(name)} {at}")
         return int(found["next"])
 
 

@@ -18,7 +18,6 @@ from tests.test_pipeline import BIN, Clone
 REPRO = "dvc repro"
 VICTIMS = ("dvc alone", "dvc and all that it started", "one of the processes that dvc started")
 OURS = (".cdkd/", "data/soak/", "runs/soak/", "reports/soak/")  # DVC keeps the rest
-PAGES = ("reports/soak/report.html", "reports/soak/report.md", "reports/soak/report.tex")  # they name the commit, which only the clone has
 
 
 class Pipeline:
@@ -30,11 +29,10 @@ class Pipeline:
         self.clone = Clone(place)
         write(place, (0,))
 
-    def hold(self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, text: str) -> None:
+    def hold(self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, replay: str) -> None:
         """kills: each a victim, and when, as a share of the time that the whole takes"""
         self.number += 1
         root = Path(shutil.copytree(self.clone.folder, self.folder / f"clone-{self.number}" / "a project", symlinks=True))
-        replay = f"\n    python -m tests.soak --replay '{text}'"
         for victim, share, _ in kills:
             child = self._repro(root)
             child.sleep(share * self.seconds)
@@ -42,7 +40,7 @@ class Pipeline:
             (tally.kills if died else tally.missed)[f"{REPRO}: {victim}"] += 1
             tally.resumes += died
             child.wait()
-            tally.leftovers += [line + replay for line in left_alone(root)]
+            tally.fault(tally.leftovers, left_alone(root), replay)
         begun = time.monotonic()
         ended = self._repro(root).wait()
         self.seconds = max(10.0, min(self.seconds, time.monotonic() - begun + 5))
@@ -50,8 +48,8 @@ class Pipeline:
         if ended.code != 0:
             differs.append(f"dvc repro ended with {ended.code}: {ended.text[-800:]}")
         tally.compared += 1
-        tally.mismatches += [line + replay for line in differs]
-        tally.leftovers += [line + replay for line in extra + left_alone(root)]
+        tally.fault(tally.mismatches, differs, replay)
+        tally.fault(tally.leftovers, extra + left_alone(root), replay)
         shutil.rmtree(root.parent)
 
     def _repro(self, root: Path) -> Child:
@@ -74,5 +72,5 @@ def _kill(child: Child, root: Path, victim: str, random: Random) -> bool:
 
 def _ours(left: Left) -> Left:
     own = {name for name in left.names if name.startswith(OURS) and not name.endswith(".gitignore")}
-    bits: Mapping[str, str] = {name: bits for name, bits in left.bits.items() if name in own and name not in PAGES}
+    bits: Mapping[str, str] = {name: bits for name, bits in left.bits.items() if name in own}
     return Left(frozenset(own), bits)

@@ -44,6 +44,8 @@ STAGES = {  # in the order of the pipeline, each with its commands; the first `d
     "report": [("report",)],
 }
 
+MEASURED = {"started", "seconds", "seconds_of_a_run", "share_of_seconds", "images_per_second", "latency_ms", "commit", "dirty", "mlflow"}
+
 
 def write(root: Path, seeds: Sequence[int], teacher: int = 0) -> None:
     """The experiment: params and a few noisy images of two classes."""
@@ -83,9 +85,9 @@ def _bits(path: Path) -> str | None:
         record = json.loads(content)
         kept = {key: record[key] for key in ("fingerprint", "status", "seed", "method", "config", "history", "result")}
         return json.dumps(kept | {"exact": record["circumstances"]["exact"]})
-    if path.suffix == ".csv":  # but for what was measured
+    if path.suffix == ".csv":  # but for what is not a function of the fingerprint
         rows = csv.DictReader(content.decode().splitlines())
-        return json.dumps([{key: cell for key, cell in row.items() if key not in ("images_per_second", "latency_ms")} for row in rows])
+        return json.dumps([{key: cell for key, cell in row.items() if key not in MEASURED} for row in rows])
     return hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else None
 
 

@@ -88,7 +88,7 @@ def forked(root: Path, order: Order, log: Path) -> Child:
 
 
 def aside(do: Callable[[], int]) -> int:
-    """The pid of a fork that does this, in a session of its own, and ends with its answer."""
+    """The pid of a fork that does this, in a session of its own, and ends with its answer; whatever happens it does not come back."""
     sys.stdout.flush()
     sys.stderr.flush()
     if pid := os.fork():
@@ -96,12 +96,13 @@ def aside(do: Callable[[], int]) -> int:
     code = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         code = do()
+        sys.stdout.flush()
+        sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,21 +28,29 @@ class Tally:
     controls: dict[str, bool] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     spoken: float = 0.0
+    silent: bool = False
 
     @property
     def fails(self) -> list[str]:
         """Why the soak has failed."""
         found = [f"{len(bad)} {what}" for what, bad in self._bad().items() if bad]
         found += [f"control failed: {what}" for what, seen in self.controls.items() if not seen]
-        return found + ["nothing died, so nothing was shown"] * (not self.kills)
+        return found + ["nothing died, so nothing was shown"] * (not self.kills + self.signals)
 
     def _bad(self) -> dict[str, list[str]]:
         return {"mismatches": self.mismatches, "files or processes left over": self.leftovers, "escapes from fuzzed readers": self.escapes}
 
+    def fault(self, kind: list[str], found: Iterable[str], replay: str) -> None:
+        """kind: one of the lists above; replay: the words after `python -m tests.soak` that show it again"""
+        for text in found:
+            kind.append(f"{text}\n    python -m tests.soak {replay}")
+            if not self.silent:
+                print(f"\n{kind[-1]}", flush=True)
+
     def say(self, doing: str) -> None:
         """The line that is rewritten on a terminal; a log gets one every ten seconds."""
         terminal, now = sys.stdout.isatty(), time.monotonic()
-        if now - self.spoken < (0.1 if terminal else 10.0):
+        if self.silent or now - self.spoken < (0.1 if terminal else 10.0):
             return
         self.spoken = now
         bad = ", ".join(f"{len(found)} {what.split()[0]}" for what, found in self._bad().items())
