@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+DRAFT = ".tmp"  # how the name of a half-written file ends
 
 
 def sha256(path: Path) -> str:
@@ -39,37 +44,84 @@ def digest(value: Any) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The old file or the whole new one, whatever happens meanwhile; durable once this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_temporaries(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=".tmp")
+    start = f".{path.name}."
+    clear_drafts(path.parent, start, DRAFT)
+    while True:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=DRAFT)
+        if _hold(handle, temporary):
+            break
+        os.close(handle)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_names(path.parent)
 
 
-def _clear_temporaries(path: Path) -> None:
-    """Remove what processes left that were killed while they wrote this file."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*-*.tmp"):
-        with contextlib.suppress(ValueError):
-            if not alive(int(temporary.name.removeprefix(f".{path.name}.").partition("-")[0])):
-                temporary.unlink(missing_ok=True)
-
-
-def alive(pid: int) -> bool:
+@contextlib.contextmanager
+def draft_folder(parent: Path, start: str) -> Iterator[Path]:
+    """A folder to fill, and to rename when it is whole; removed in the end if it is still there."""
+    clear_drafts(parent, start)
+    while True:
+        folder = tempfile.mkdtemp(dir=parent, prefix=start)
+        handle = os.open(folder, os.O_RDONLY)
+        if _hold(handle, folder):
+            break
+        os.close(handle)
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def left_behind(draft: Path) -> Iterator[bool]:
+    """Whether its maker is gone: nobody holds the lock. No one takes it meanwhile."""
+    try:
+        handle = os.open(draft, os.O_RDONLY)
+    except OSError:  # renamed or removed by now
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        gone = True
+    except OSError:  # held; or a file system without locks, where nobody can tell
+        gone = False
+    try:
+        yield gone
+    finally:
+        os.close(handle)
+
+
+def _hold(handle: int, draft: str) -> bool:
+    """Lock what was just made; False if another process took it for left behind before that.
+
+    The lock is the kernel's and goes with its process, however and wherever that dies; a process number would soon be another's.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:  # another's
-        return True
-    return True
+    except OSError:  # a file system without locks: nobody clears there
+        pass
+    return os.path.exists(draft)
+
+
+def clear_drafts(folder: Path, start: str, end: str = "") -> None:
+    """Remove what processes left that were killed while they wrote."""
+    for draft in folder.glob(f"{glob.escape(start)}*{end}"):
+        with left_behind(draft) as gone:
+            if gone and draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            elif gone:
+                draft.unlink(missing_ok=True)
 
 
 def sync_names(folder: Path) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cdkd.errors import BadCheckpoint, BadRecord
-from cdkd.files import alive, sha256, sync_names, write_atomically
+from cdkd.files import draft_folder, sha256, sync_names, write_atomically
 from cdkd.record import Record, read
 
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
@@ -56,9 +55,7 @@ class Store:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / record.fingerprint
-        self._clear_staging(record.fingerprint)
-        staging = Path(tempfile.mkdtemp(prefix=f".staging-{record.fingerprint[:12]}-{os.getpid()}-", dir=self.folder))
-        try:
+        with draft_folder(self.folder, f".staging-{record.fingerprint[:12]}-") as staging:
             if weights is not None:
                 write_atomically(staging / WEIGHTS, weights)
             elif record.status == "finished":
@@ -70,15 +67,6 @@ class Store:
             elif weights is not None and (place / ABSENT).is_file() and _fits(read(place / RECORD), staging / WEIGHTS):
                 os.replace(staging / WEIGHTS, place / WEIGHTS)
                 (place / ABSENT).unlink()
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-    def _clear_staging(self, fingerprint: str) -> None:
-        """Remove what a process left that was killed while it put this run here."""
-        for folder in self.folder.glob(f".staging-{fingerprint[:12]}-*"):
-            pid = folder.name.split("-")[2]
-            if not pid.isdecimal() or not alive(int(pid)):
-                shutil.rmtree(folder, ignore_errors=True)
 
     def copy_out(self, record: Record, folder: Path) -> None:
         """The run as `<folder>/seed-<n>.json` and, where its weights are here, `.safetensors`."""

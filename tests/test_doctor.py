@@ -172,7 +172,7 @@ def make_file(path: Path) -> None:
     path.write_bytes(b"x" * 2000)
 
 
-STORE, NOBODY = ".cdkd/store", 2**22 + 1  # no process has this number
+STORE = ".cdkd/store"
 BREAKAGES = {
     "weights in the store": Breakage(
         "store", lambda clone: flip(entry(clone, "kd") / "weights.safetensors"), "BAD", "weights.safetensors: damaged", "`cdkd distill kd`"
@@ -220,9 +220,7 @@ BREAKAGES = {
     "a run that was set aside": Breakage(
         "leftovers", lambda clone: make_file(clone.folder / STORE / "damaged-0a-x" / "run" / "x"), "warn", "set aside as damaged, 2.0 kB", "`rm -r"
     ),
-    "a killed put": Breakage(
-        "leftovers", lambda clone: make_file(clone.folder / STORE / f".staging-0a-{NOBODY}-x" / "x"), "warn", "of killed processes", "`rm -r"
-    ),
+    "a killed put": Breakage("leftovers", lambda clone: make_file(clone.folder / STORE / ".staging-0a-x" / "x"), "warn", "of killed processes", "`rm -r"),
     "half a file": Breakage("leftovers", lambda clone: make_file(clone.folder / "runs" / ".seed-0.json.abc.tmp"), "warn", "half-written", "-delete`"),
     "a checkpoint of a finished run": Breakage(
         "checkpoints",

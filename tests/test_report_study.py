@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from cdkd.report.pictures.epochs import schedules
 from cdkd.report.statistics import Summary
 from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
-from cdkd.schedule import Method, Term, Weight
+from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.study_file import Result, Trial, read
 
 SPACE = {"cd.weight": {"low": 1, "high": 20, "log": True, "choices": None}, "gate": {"low": 0, "high": 2, "log": False, "choices": None}}
@@ -119,3 +120,19 @@ def test_a_study_file_is_read_back_and_distrusted(tmp_path: Path) -> None:
     path.write_text(json.dumps(body))
     with pytest.raises(BadRecord, match="damaged or edited"):
         read(path)
+
+
+def test_a_searched_learning_rate_has_a_strip_of_its_own() -> None:
+    def training(rate: float) -> Any:
+        recipe = Recipe(4, 32, rate, 0.9, 0.0, False, (2,), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None))
+        return SimpleNamespace(epochs=4, resolved=recipe)
+
+    def named(tuned: dict[str, Any]) -> list[str]:
+        known = SimpleNamespace(training=training(0.1), tuned=tuned, methods=methods())
+        figure = schedules(known, {name: SimpleNamespace(name=name, records=[]) for name in methods()})  # type: ignore[arg-type, misc]
+        assert figure is not None
+        return [text.get_text() for axes in figure.axes if axes.get_ylabel() == "learning rate" for text in axes.texts]
+
+    assert named({}) == ["0.1", "0.01", "all methods"]
+    assert named({"b": training(0.3)}) == ["0.3", "0.03", "0.1", "0.01", "all other methods"]  # b's, right below its weights
+    assert named({"d": training(0.3)}) == ["0.3", "0.03", "d", "0.1", "0.01", "all other methods"]

@@ -9,7 +9,6 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -191,14 +190,13 @@ def _beside(target: Path, need: int) -> Iterator[Path]:
     """A temporary folder in `target`, on a disk that has room for `need` bytes. Folders made for it go again if nothing comes into them."""
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
-        for stale in target.glob(".prepare-*"):  # of a prepare that was killed
-            shutil.rmtree(stale, ignore_errors=True)
+        files.clear_drafts(target, ".prepare-")  # room
         free = shutil.disk_usage(made[-1].parent if made else target).free
         if need > free:
             raise BadData(f"{target}: the prepared data need {need:,} bytes, the disk has {free:,} free; make room, or lower data.size or data.train_images")
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".prepare-") as folder:
-            yield Path(folder)
+        with files.draft_folder(target, ".prepare-") as folder:
+            yield folder
     except OSError as error:
         raise BadData(f"{target}: the prepared data cannot be written ({error})") from error
     finally:

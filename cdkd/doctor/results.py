@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import time
 from pathlib import Path
 from typing import Any
 
 from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
 from cdkd.doctor.site import NOTHING, Fault, Site, Verdict, environment_of, how_many, size_of, some
 from cdkd.errors import CdkdError
-from cdkd.files import sha256
+from cdkd.files import DRAFT, left_behind, sha256
 from cdkd.params import Params, load
 from cdkd.places import data_folder, runs_folder
 from cdkd.plan import TEACHER, RunPlan
@@ -51,7 +48,8 @@ def store(site: Site) -> Verdict:
             then = f"then `{_command(plan)}` trains it again to the same bits" if plan else "params.yaml does not ask for it"
             faults.append(Fault("BAD", site.short(entry), f"`rm -r .cdkd/store/{key[:12]}*`; {then}"))
     records = [record for record in site.stored.values() if isinstance(record, Record)]
-    absent = sum(record.status == "finished" and not site.store.weights(record.fingerprint).is_file() for record in records)
+    kept = [record for record in records if record.status == "finished" and record.config["data"].get("judged_on") != "validation"]  # a trial keeps no weights
+    absent = sum(not site.store.weights(record.fingerprint).is_file() for record in kept)
     note = f" ({absent} have theirs on another machine)" if absent else ""
     return Verdict(f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {len(site.pending)} of params.yaml pending", faults)
 
@@ -62,13 +60,12 @@ def leftovers(site: Site) -> Verdict:
     aside = sorted(site.store.folder.glob("damaged-*"))
     if aside:
         faults.append(Fault("warn", f"{how_many(len(aside))} set aside as damaged, {size_of(aside)}", "`rm -r .cdkd/store/damaged-*`"))
-    if killed := [path for path in (*site.store.folder.glob(".staging-*"), *(site.root / "data").glob("*/.prepare-*")) if not _at_work(path)]:
+    if killed := [path for path in (*site.store.folder.glob(".staging-*"), *(site.root / "data").glob("*/.prepare-*")) if _left(path)]:
         places = " ".join(str(path.relative_to(site.root)) for path in killed)
         faults.append(Fault("warn", f"{len(killed)} folders of killed processes, {size_of(killed)}", f"`rm -r {places}`"))
-    halves = [path for folder in (".cdkd", "runs", "data") for path in (site.root / folder).rglob(".*.tmp")]
-    if halves and not site.held:  # a training at work may be writing one
+    if halves := [path for folder in (".cdkd", "runs", "data") for path in (site.root / folder).rglob(f".*{DRAFT}") if _left(path)]:
         text = f"{len(halves)} half-written files, {size_of(halves)}: {some(str(path.relative_to(site.root)) for path in halves)}"
-        faults.append(Fault("warn", text, "`find .cdkd runs data -name '.*.tmp' -delete`"))
+        faults.append(Fault("warn", text, f"`find .cdkd runs data -name '.*{DRAFT}' -delete`"))
     return Verdict("none", faults)
 
 
@@ -195,18 +192,9 @@ def _command(plan: RunPlan) -> str:
     return "cdkd teacher" if plan.method == TEACHER else f"cdkd distill {plan.method}"
 
 
-def _at_work(folder: Path) -> bool:
-    """Whether the process that made it lives; a folder whose name tells of none is taken for left behind after an hour."""
-    number = re.match(r"\.staging-[0-9a-f]+-(\d+)-", folder.name)
-    if number is None:
-        return time.time() - folder.stat().st_mtime < 3600
-    try:
-        os.kill(int(number[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+def _left(draft: Path) -> bool:
+    with left_behind(draft) as gone:
+        return gone
 
 
 def _weights(site: Site, record: Record) -> Path | None:

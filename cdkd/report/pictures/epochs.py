@@ -52,8 +52,7 @@ def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
     strips = [(name, loss, values) for name in changing[:MOST] for loss, values in weights[name].items()]
     if not strips or params.training.epochs < 2:
         return None
-    rates = [params.training.resolved.learning_rate_at(epoch) for epoch in range(params.training.epochs)]
-    strips.append(("all methods", RATE, rates))
+    strips += [(names, RATE, rates) for names, rates in _rates(params, rows)]
     starts = [index == 0 or strips[index - 1][0] != strip[0] for index, strip in enumerate(strips)]
     ratios = [ratio for start in starts for ratio in ((0.55, 1.0) if start else (1.0,))]
     height = 0.46 * sum(ratios) + 0.6
@@ -66,7 +65,7 @@ def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
         _strip(axes, loss, values, COLOURS[6] if loss == RATE else COLOURS[0])
         if start:
             axes.annotate(name, (0, 1.04), xycoords="axes fraction", fontweight="bold", va="bottom")
-        if name != "all methods":
+        if place < len(ratios) - 1:
             axes.tick_params(axis="x", labelbottom=False, length=0)
     axes.set_xlabel("epoch")
     return figure
@@ -123,6 +122,16 @@ def _weights(params: Params, row: Row) -> dict[str, list[float]]:
         if len(history) == params.training.epochs:
             return {loss: [finite(line["weights"][loss]) or 0.0 for line in history] for loss in method}
     return {loss: [term.weight.at(epoch) for epoch in range(params.training.epochs)] for loss, term in method.items()}
+
+
+def _rates(params: Params, rows: Mapping[str, Row]) -> list[tuple[str, list[float]]]:
+    """Each learning rate over the epochs, and whose it is: a search may give its method one of its own. The commonest comes last."""
+    whose: dict[tuple[float, ...], list[str]] = {}
+    for name in students(rows):
+        recipe = params.tuned.get(name, params.training).resolved
+        whose.setdefault(tuple(recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)), []).append(name)
+    *others, (most, _) = sorted(whose.items(), key=lambda item: len(item[1]))
+    return [*((", ".join(names), list(rates)) for rates, names in others), ("all other methods" if others else "all methods", list(most))]
 
 
 def _shares(row: Row) -> dict[str, list[float]]:
