@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cdkd.report.pictures.epochs import schedules
+from cdkd.report.pictures.trials import frontier
 from cdkd.report.statistics import Summary
 from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
 from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
@@ -86,6 +87,22 @@ def test_switches_are_compared_where_nothing_else_differs() -> None:
     assert "cd from off to on changes the error on validation by −2.50 points" in text  # the seeds' −2 and −3
     assert "over 1 pairs" in text
     assert "gate from off to on changes the error on validation by −0.50 points" in text  # −1 and 0
+
+
+def test_several_budgets_are_weighed() -> None:
+    dear = replace(STUDY, name="long", method=None, epochs=4, trials=tuple(replace(trial, curve=(95.0, 90.0, *trial.curve)) for trial in TRIALS))
+    found = section(params(), {"small": STUDY, "long": dear}, {})
+    assert found is not None
+    assert "Around edt, by what a trial costs: 2 epochs a trial (small): best 3.00 %, edt itself 5.00 %, 7 epochs in all; " in " ".join(found.paragraphs)
+    assert "4 epochs a trial (long)" in " ".join(found.paragraphs)
+    assert [name for name, *_ in found.pictures][-1] == "search-budgets-edt"
+    alone = section(params(), {"small": STUDY, "again": replace(STUDY, name="again")}, {})
+    assert alone is not None
+    assert "by what a trial costs" not in " ".join(alone.paragraphs)
+
+
+def test_the_frontier_is_what_nothing_cheaper_betters() -> None:
+    assert frontier([(2, 5.0), (2, 4.0), (4, 4.0), (4, 3.0), (1, 9.0), (8, 3.5)]) == [(1, 9.0), (2, 4.0), (4, 3.0)]
 
 
 def methods() -> dict[str, Method]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cdkd.params import Params
 from cdkd.report.phrases import fixed, interval, verdict
-from cdkd.report.pictures.trials import history, slices
+from cdkd.report.pictures.trials import history, pareto, slices
 from cdkd.report.statistics import Paired, compare
 from cdkd.report.style import both, style
 from cdkd.report.summary import Row, differences
@@ -49,6 +49,12 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
             "slices": f"Study {name}: error on validation against each number, the ones that matter most first; darker: later trials",
         }
         pictures += [(f"search-{name}-{what}", *drawn, captions[what]) for what, drawn in pictures_of(study).items()]
+    for base, several in _budgets(studies).items():
+        paragraphs.append(_dearer(base, several))
+        with style():
+            if (figure := pareto(several)) is not None:
+                caption = f"Studies {', '.join(several)}: error on validation against the epochs that a trial cost; steps: the best for its cost"
+                pictures.append((f"search-budgets-{base}", *both(figure), caption))
     paragraphs += edt_sentence(params, rows)
     return Found("Search", paragraphs, table, pictures) if paragraphs else None
 
@@ -100,6 +106,30 @@ def _told(study: Result, params: Params, rows: Mapping[str, Row]) -> Iterator[st
     if len(decile) > 1:
         ranges = "; ".join(_spread(name, decile) for name in best.setting)
         yield f"The best {len(decile)} trials ({fixed(decile[0].value)} to {fixed(decile[-1].value)} %) have {ranges}."
+
+
+def _budgets(studies: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
+    """Base -> its studies, where they are of more than one length."""
+    found: dict[str, dict[str, Result]] = {}
+    for name, study in studies.items():
+        if study.best is not None:
+            found.setdefault(study.base, {})[name] = study
+    return {base: several for base, several in found.items() if len({_epochs(study) for study in several.values()}) > 1}
+
+
+def _epochs(study: Result) -> int:
+    return study.epochs * len(study.seeds)
+
+
+def _dearer(base: str, several: Mapping[str, Result]) -> str:
+    """What more training of a trial brought, whose best was found for how much."""
+    said = [
+        f"{_epochs(study)} epochs a trial ({name}): best {fixed(study.best.value)} %, {base} itself {fixed(study.trials[0].value)} %, "
+        f"{sum(len(trial.curve) for trial in study.trials)} epochs in all"
+        for name, study in sorted(several.items(), key=lambda item: _epochs(item[1]))
+        if study.best is not None
+    ]
+    return f"Around {base}, by what a trial costs: {'; '.join(said)}."
 
 
 def _decile(study: Result) -> list[Trial]:

@@ -1,14 +1,15 @@
-"""A study's trials: how they went on, and how the error hangs on each number."""
+"""A study's trials: how they went on, how the error hangs on each number, and on what a trial costs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from cdkd.report.style import COLOURS, GREY
+from cdkd.report.style import COLOURS, GREY, MARKERS
 from cdkd.study_file import Result, Trial
 
 ERROR = "Top-1 error on validation (%)"
@@ -78,6 +79,32 @@ def slices(study: Result) -> Figure | None:
     for place in range(len(names), lines * columns):
         grid[place // columns][place % columns].set_axis_off()
     return figure
+
+
+def pareto(studies: Mapping[str, Result]) -> Figure | None:
+    """Error against what a trial cost, over studies with several budgets; the steps are what nothing cheaper was better than."""
+    points = {name: [(len(trial.curve), trial.value or 0.0) for trial in study.finished] for name, study in studies.items()}
+    if len({cost for those in points.values() for cost, _ in those}) < 2:
+        return None
+    figure = Figure(figsize=(8.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, those) in enumerate(points.items()):
+        axes.plot(*zip(*those, strict=True), MARKERS[place % len(MARKERS)], color=COLOURS[place % len(COLOURS)], markersize=5, alpha=0.7, label=name)
+    front = frontier([point for those in points.values() for point in those])
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, label="best for its cost")
+    axes.set(xlabel="epochs that a trial is trained", ylabel=ERROR, xlim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, fontsize=8)
+    return figure
+
+
+def frontier(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Of (cost, error) those that no cheaper or equally cheap one betters, cheapest first."""
+    found: list[tuple[int, float]] = []
+    for cost, error in sorted(set(points)):
+        if not found or error < found[-1][1]:
+            found.append((cost, error))
+    return found
 
 
 def _values(trials: list[Trial]) -> list[float]:
