@@ -113,6 +113,7 @@ def code_digest(network: str, losses: tuple[str, ...]) -> str:
     return digest({file: meaning((PACKAGE / file).read_text(encoding="utf-8")) for file in files})
 
 
+@cache
 def meaning(source: str) -> str:
     """Digest of what Python code does, as its syntax tree without docstrings: the same on every Python from 3.11 on."""
 
