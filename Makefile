@@ -32,7 +32,7 @@ repro: env  ## run the pipeline on the active experiment, and print its tables
 	@cdkd show
 
 test: env  ## run the tests
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: env  ## kill, resume, compare and fuzz for MINUTES (5) from SEED (0)
 	python -m tests.soak --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdkd.faults import Faults, suggest
+from cdkd.losses import signature
 from cdkd.methods import Place, method_of
 from cdkd.schedule import Method
 from cdkd.schema import Parameter, Study, Training, term_model
@@ -159,6 +160,8 @@ def kind(target: str, terms: Terms, place: Place, faults: Faults) -> str | None:
     if loss not in terms:
         known = [*terms, "training"]
         faults.add(place, f"no {loss!r} in the base method{suggest(loss, known)}; expected a place such as {next(iter(terms))}.weight")
+        return None
+    if loss not in signature.names():  # the method's own fault, which is listed with the methods
         return None
     fields = term_model(loss).model_fields
     if field not in fields:

@@ -1,5 +1,18 @@
-"""Before torch is imported: one thread a process, as pytest already runs two processes side by side."""
+"""How the tests share a machine."""
+
+from __future__ import annotations
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest's processes already run side by side
+
+LONG = ("test_pipeline", "test_search", "test_train", "test_away", "test_benchmarks", "test_soak")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: a process takes whole files, and the last to start should end soon."""
+    place = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(Path(item.path).stem, len(LONG)))

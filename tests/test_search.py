@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from cdkd import stages, study_file, tracking
+from cdkd import places, stages, study_file, tracking
+from cdkd.data.prepared import read_meta
 from cdkd.errors import BadParams, BadStudy
 from cdkd.params import Params, load
 from cdkd.report.collect import collect
+from cdkd.search import propose, run
 from cdkd.study_file import Result
 
 PARAMS = """
@@ -213,12 +215,17 @@ def test_killed_and_resumed_it_is_the_same_study(taught: Path, whole: Path, tmp_
 
 def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> None:
     folder = copied(whole, tmp_path / "project")
-    (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 4\n    seed: 1"))
-    searched(folder, "--study", "small")
-    other, once = study(folder), study(whole)
-    assert other.key != once.key
-    assert other.trials[0] == once.trials[0]  # the base method's own
-    assert [trial.setting for trial in other.trials[1:]] != [trial.setting for trial in once.trials[1:4]]
+    once = load(folder / "params.yaml")
+    (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 7\n    seed: 1"))
+    other = load(folder / "params.yaml")
+    data = read_meta(places.data_folder(once))
+    teacher = stages.trained_teacher(once, data)
+    assert run.kept(once, "small", data, teacher) == study(whole)
+    assert run.kept(other, "small", data, teacher) is None  # another key: nothing of the first is taken for it
+    (own, *others), (base, *rest) = (propose.settings(params.search["small"], [], 3) for params in (once, other))
+    assert own == base  # the base method's own
+    assert others == [dict(trial.setting) for trial in study(whole).trials[1:3]]
+    assert rest != others
 
 
 def test_more_trials_continue_the_study(whole: Path, tmp_path: Path) -> None:
@@ -240,10 +247,13 @@ def test_an_edited_value_in_the_database_is_noticed(whole: Path, tmp_path: Path)
         stages.search(load(folder / "params.yaml"), "small")
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "half", "version"])
+@pytest.mark.parametrize("damage", ["text", "half", "version"])
 def test_a_damaged_database_is_one_line_and_costs_no_training(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str) -> None:
     folder = copied(whole, tmp_path / "project")
     shutil.rmtree(folder / ".cdkd" / "studies")
+    params = load(folder / "params.yaml")
+    data = read_meta(places.data_folder(params))
+    teacher = stages.trained_teacher(params, data)
     path = folder / ".cdkd" / "search.db"
     content = path.read_bytes()
     if damage == "version":
@@ -251,19 +261,19 @@ def test_a_damaged_database_is_one_line_and_costs_no_training(whole: Path, tmp_p
             database.execute("update version_info set schema_version = 99, library_version = '99.0.0'")
             database.execute("update alembic_version set version_num = 'v99.a'")
     else:
-        path.write_bytes({"empty": b"", "text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
+        path.write_bytes({"text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
     said = ""
     try:
-        stages.search(load(folder / "params.yaml"), "small")
+        again = run.studied(params, "small", data, teacher)
     except BadStudy as fault:
         said = str(fault)
         path.unlink()
-        stages.search(load(folder / "params.yaml"), "small")
-    if damage not in ("empty", "half"):  # which SQLite may take for a database
+        again = run.studied(params, "small", data, teacher)
+    if damage != "half":  # which SQLite may take for a database
         assert f"{path}: " in said
     assert "\n" not in said
     assert "epoch" not in capfd.readouterr().out  # the runs are in the store
-    assert study(folder) == study(whole)
+    assert again == study(whole)
 
 
 FAULTS = [
@@ -304,6 +314,12 @@ def test_all_faults_of_a_search_come_at_once(tmp_path: Path) -> None:
     said = faults(tmp_path, text + "report: {ablation: [student, edt_tuned]}\n")
     assert "3 faults" in said
     assert all(place in said for place in ("search.small.trails", "search.small.space.cd.weight", "search.switches.sampler"))
+
+
+def test_a_space_over_a_loss_that_there_is_not_is_the_methods_fault(tmp_path: Path) -> None:
+    text = faults(tmp_path, PARAMS.replace("cd: {weight: 6", "dc: {weight: 6").replace("cd.weight: {", "dc.weight: {"))
+    assert "methods.edt.dc" in text
+    assert "1 fault" in text
 
 
 def test_a_space_is_scaled_to_shorter_trials(tmp_path: Path) -> None:
