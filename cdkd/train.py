@@ -118,13 +118,15 @@ class Run:
         bad = [f"loss {name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if not bad and not all(bool(torch.isfinite(p).all()) for p in (*self.model.parameters(), *self.objective.parameters())):
             bad = ["a weight is not finite"]
+        judged = {} if bad else test.row(self.model)  # batch norm may overflow in eval mode alone
+        bad += [f"{name} is {value}" for name, value in judged.items() if not torch.tensor(value).isfinite().all()]
         if bad:
             self.diverged = Diverged(f"{' and '.join(bad)} in epoch {self.epoch} at learning rate {learning_rate:g}")
             return None
         weights = {name: weight.at(self.epoch) for name, weight in self.objective.weights.items()}
         wrong = means.pop(WRONG)
         row = {"epoch": self.epoch, "learning_rate": learning_rate, "weights": weights, "losses": means, "train_top1_error": 100 * wrong}
-        self.history.append(row | test.row(self.model))
+        self.history.append(row | judged)
         return self.history[-1]
 
     def save(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,16 @@ def test_a_diverging_run_stops_at_its_epoch_and_leaves_the_others_alone(together
     assert "in epoch 0 at learning rate 0.05" in str(wild.diverged)
     assert not wild.folder.exists()  # no bad state was kept
     assert bits(kd) == bits(together["kd"])
+
+
+def test_a_run_that_cannot_be_judged_has_diverged(tmp_path: Path) -> None:
+    (run,) = cohort(["student"], 0, tmp_path)
+    rows = len(run.history)
+    assert run.close_epoch(len(TRAIN), Examination(TEST, RECIPE)) is not None
+    next(buffer for name, buffer in run.model.named_buffers() if name.endswith("running_mean")).fill_(math.nan)  # every weight is finite
+    assert run.close_epoch(len(TRAIN), Examination(TEST, RECIPE)) is None
+    assert "test_loss is nan in epoch" in str(run.diverged)
+    assert len(run.history) == rows + 1
 
 
 def test_learning_rate_and_weights_act_when_they_should(together: dict[str, Run]) -> None:

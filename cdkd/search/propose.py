@@ -74,7 +74,7 @@ def importance(space: Space, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found: dict[str, float] = optuna.importance.get_param_importances(_scratch(space, finished), evaluator=evaluator)
-    return {name: round(share, 6) for name, share in found.items()}
+    return {name: round(float(share), 6) for name, share in found.items()}
 
 
 def _scratch(space: Space, trials: Sequence[FrozenTrial]) -> optuna.Study:
