@@ -396,7 +396,7 @@ def test_the_imagenet_experiment_runs_on_an_image_folder(clone: Clone) -> None:
             Image.fromarray(photograph[top : top + 280, left : left + 300]).save(folder / f"{index}.JPEG")
     yaml = YAML(typ="safe")
     params = yaml.load((ROOT / "experiments" / "imagenet-resnet34-resnet18.yaml").read_text())
-    params["training"] |= {"epochs": 2, "batch": 3, "milestones": [1]}
+    params["training"] |= {"epochs": 2, "batch": 3, "learning_rate": 0.01, "milestones": [1]}
     params["seeds"] = [0]
     params["methods"] = {name: params["methods"][name] for name in ("student", "cd_gkd_edt")}
     params["methods"]["cd_gkd_edt"] = {
