@@ -6,13 +6,14 @@ import contextlib
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
+from optuna.study import StudyDirection, load_study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cdkd.data.prepared import Meta
@@ -59,6 +60,9 @@ class Worker:
         with locks.held(f"{study}.claim", wait=True):
             with contextlib.suppress(DuplicatedStudyError):
                 storage.create_new_study([StudyDirection.MINIMIZE], study)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    load_study(study_name=study, storage=storage).set_metric_names(["top-1 error on validation (%)"])  # what the dashboard calls it
             self.study, self.key = study, storage.get_study_id_from_name(study)
             self.joined = self._claims()
 
