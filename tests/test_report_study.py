@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cdkd.report.pictures.epochs import schedules
 from cdkd.report.pictures.trials import frontier
@@ -67,6 +69,19 @@ def test_a_study_without_a_finished_trial_is_told_plainly() -> None:
 
 def test_pictures_are_the_same_bytes_twice() -> None:
     assert pictures_of(STUDY) == pictures_of(STUDY)
+
+
+def test_nothing_is_cut_off() -> None:
+    other = replace(STUDY, name="long", epochs=4, trials=tuple(replace(trial, curve=(95.0, 90.0, *trial.curve)) for trial in TRIALS))
+    found = section(params(), {"small": STUDY, "long": other}, {})
+    assert found is not None
+    assert len(found.pictures) == 5
+    for _, _, png, _ in found.pictures:
+        with Image.open(BytesIO(png)) as picture:
+            inner = picture.convert("L").point(lambda grey: 255 * (grey < 250)).getbbox()  # where ink is
+            assert inner is not None
+            left, top, right, bottom = inner
+        assert min(left, top, picture.width - right, picture.height - bottom) >= 6  # a margin of 0.08 inches at 150 dots each
 
 
 def test_tuned_methods_are_marked() -> None:

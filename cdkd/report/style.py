@@ -71,6 +71,9 @@ def style() -> Iterator[None]:
 def both(figure: Figure) -> tuple[bytes, bytes]:
     """SVG and PNG, cut to what is drawn, which may lie outside the figure. Measured once for both."""
     FigureCanvasAgg(figure)
+    if figure.get_layout_engine() is not None:  # it moves things when first drawn, and later than the box is measured
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     box = figure.get_tightbbox().padded(0.08)
     return svg(figure, bbox_inches=box), png(figure, bbox_inches=box)
 
