@@ -72,7 +72,7 @@ def slices(study: Result) -> Figure | None:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style shows no formulas
                 axes.xaxis.set_minor_formatter(NullFormatter())
-        share = f" ({100 * study.importance[name]:.0f} % of the spread)" if name in study.importance else ""
+        share = f"\n{100 * study.importance[name]:.0f} % of the spread" if name in study.importance else ""
         axes.set(title=f"{name}{share}", ylim=(low - 0.08 * (high - low) - 0.1, high + 0.1 * (high - low) + 0.1))
         if place % columns == 0:
             axes.set_ylabel(ERROR)
