@@ -168,14 +168,26 @@ def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
     assert "7 of 7 trials over" in said
 
 
-def test_the_search_never_opens_the_test_split(taught: Path, tmp_path: Path) -> None:
+WILD = (
+    GRID.partition("      cd: ")[0]
+    + """\
+      cd: {choices: {"off": {}, "on": {cd: {weight: 6}}, wild: {cd: {weight: 1.0e+30}}}}
+"""
+)
+
+
+def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverges(taught: Path, tmp_path: Path) -> None:
     folder = copied(taught, tmp_path / "project")
+    (folder / "params.yaml").write_text(PARAMS + WILD)
     tests = [path for path in (folder / "data/tiny").iterdir() if path.name.startswith("test")]
     assert tests
     for path in tests:
         path.unlink()
     said = searched(folder, "--study", "switches")  # gives no method, so that nothing is to be tested
-    assert "switches: 5 of 5 trials over" in said
+    assert "switches: 3 of 3 trials over, 0 given up early, 1 failed" in said
+    failed = study(folder, "switches").trials[2]
+    assert (failed.setting, failed.state, failed.value) == ({"cd": "wild"}, "failed", None)
+    assert "is nan in epoch 0" in failed.reason or "is inf in epoch 0" in failed.reason
     process = command(folder, "distill", "student")  # and without it nothing else can be trained
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2
