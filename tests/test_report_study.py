@@ -129,9 +129,15 @@ def methods() -> dict[str, Method]:
 def test_the_sentence_about_edt_compares_its_parts_with_the_method_that_lacks_them() -> None:
     rows = {"plain": row(s0=5.0, s1=6.0, s2=7.0), "d": row(s0=5.1, s1=5.9, s2=7.1), "g": row(s0=3.0, s1=4.01, s2=4.99), "b": row(s0=4.0, s1=6.5, s2=6.0)}
     (said,) = edt_sentence(params(methods()), rows)
-    assert said.startswith("Does EDT matter here? Yes, in the gate")
+    assert said.startswith("Does EDT matter here? Yes: the gate (CD alone in the first epochs) lowers the error. Top-1")
     assert "the decay of CD's weight (d) +0.03 points" in said
-    assert "both (b) −0.50 points" in said
+    assert "both together (b) −0.50 points" in said
+
+
+def test_the_sentence_says_which_way() -> None:
+    rows = {"plain": row(s0=5.0, s1=6.0, s2=7.0), "g": row(s0=7.0, s1=8.01, s2=8.99), "b": row(s0=7.1, s1=8.11, s2=9.1)}
+    (said,) = edt_sentence(params(methods()), rows)
+    assert said.startswith("Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the error. Top-1")
 
 
 def test_the_sentence_says_so_where_nothing_is_settled() -> None:

@@ -240,6 +240,17 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
     assert rest != others
 
 
+def test_a_study_by_another_name_is_the_same(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    (folder / "params.yaml").write_text((PARAMS + GRID).replace("  small:", "  renamed:").replace("edt_tuned", "edt_best"))
+    params = load(folder / "params.yaml")
+    data = read_meta(places.data_folder(params))
+    found, once = run.kept(params, "renamed", data, stages.trained_teacher(params, data)), study(whole)
+    assert found is not None
+    assert (found.name, found.method) == ("renamed", "edt_best")
+    assert (found.key, found.trials) == (once.key, once.trials)
+
+
 def test_more_trials_continue_the_study(whole: Path, tmp_path: Path) -> None:
     folder = copied(whole, tmp_path / "project")
     (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 9"))

@@ -142,7 +142,7 @@ def _search(search: SearchSection | None) -> list[Section]:
         header, lines = search.table
         words = [not any(line[index][:1].isdigit() for line in lines if index < len(line)) for index in range(len(header))]
         columns = [Column(name, words=words[index]) for index, name in enumerate(header)]
-        blocks.append(Grid.of("search-trials", search.title, "", columns, [[str(cell) for cell in line] for line in lines]))
+        blocks.append(Grid.of("search-trials", "Best settings", "", columns, [[str(cell) for cell in line] for line in lines]))
     blocks += [Picture(name, caption, caption) for name, _, _, caption in search.pictures]
     return [Section("search", search.title, tuple(blocks))]
 

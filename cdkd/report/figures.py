@@ -27,7 +27,7 @@ PICTURES = {
         "Forest plot of the differences to the baseline with 95 % intervals; the numbers are in the table of differences",
     ),
     "curves": (
-        "Top-1 error on the test split over the epochs: mean, and range over seeds as a band; the last epochs again on their own scale.",
+        "Top-1 error on the test split over the epochs: mean, and range over seeds as a band. Of eight epochs and more the last ones again, closer.",
         "Learning curves of all methods; the values are in the records, the last epoch's in the tables",
     ),
     "schedules": (

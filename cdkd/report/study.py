@@ -17,7 +17,7 @@ from cdkd.schedule import Method, Term, Weight
 from cdkd.space import label_of
 from cdkd.study_file import Result, Trial, setting_text
 
-PARTS = {"decay": "the decay of CD's weight", "gate": "the gate (CD alone in the first epochs)", "both": "both"}
+PARTS = {"decay": "the decay of CD's weight", "gate": "the gate (CD alone in the first epochs)", "both": "both together"}
 
 
 @dataclass
@@ -191,8 +191,9 @@ def edt_sentence(params: Params, rows: Mapping[str, Row]) -> list[str]:
         said = [f"{PARTS[part]} ({arms[part]}) {_difference(paired)}, {verdict(paired, plain)}" for part, paired in pairs.items() if paired.mean is not None]
         if not said:
             continue
-        settled = [part for part, paired in pairs.items() if paired.verdict in ("lower", "higher")]
-        answer = f"yes, in {' and '.join(PARTS[part] for part in settled)}" if settled else "not by these seeds: no part's difference is settled"
+        moves = {verb: [PARTS[part] for part, paired in pairs.items() if paired.verdict == word] for word, verb in (("lower", "lower"), ("higher", "raise"))}
+        told = [f"{' and '.join(parts)} {verb}{'s' * (len(parts) == 1)} the error" for verb, parts in moves.items() if parts]
+        answer = f"yes: {'; '.join(told)}" if told else "not by these seeds: no part's difference is settled"
         found.append(f"Does EDT matter here? {answer[0].upper()}{answer[1:]}. Top-1 error on the test split, minus {plain}'s: {'; '.join(said)}.")
     return found
 

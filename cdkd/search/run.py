@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cdkd import study_file
@@ -53,7 +54,8 @@ def kept(params: Params, name: str, data: Meta, teacher: Record) -> Result | Non
     if not path.exists():
         return None
     try:
-        return study_file.read(path)
+        study = params.search[name].study  # names decide no trial, and may be others by now
+        return replace(study_file.read(path), experiment=params.experiment, name=name, base=study.base, method=study.method)
     except BadRecord as fault:
         print(f"{fault}; read from the study's database again", flush=True)
         return None
