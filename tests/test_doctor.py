@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +53,14 @@ def finished_checkout(folder: Path) -> Clone:
     path.write_bytes(OBJECT)
     path.chmod(0o444)
     return clone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_usual() -> Iterator[None]:
+    """No number of threads is set, as it is for the other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,7 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        usual = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        return usual | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder), "DVC_NO_ANALYTICS": "1"}
+        return os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder), "DVC_NO_ANALYTICS": "1"}
 
     def params(self, text: str) -> None:
         (self.folder / "params.yaml").write_text(text)
