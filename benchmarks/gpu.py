@@ -32,7 +32,7 @@ import torch
 from benchmarks import gpu_checks as checks
 from benchmarks.gpu_time import PAIRS, TINY, Device, Source, Variant, copy_gbs, matmul_tflops, measure, variants
 
-KEYS = ("pair", "batch", "students", "precision", "engine", "graphs", "deterministic")
+KEYS = ("pair", "batch", "students", "precision", "engine", "graphs", "streams", "deterministic")
 NUMBERS = (
     "images_per_second_per_student", "stream_images_per_second", "milliseconds_per_step", "tflops", "utilisation", "peak_gb",
     "evaluation_seconds", "first_steps_seconds", "projected_minutes",
@@ -160,13 +160,13 @@ def table(findings: Findings) -> str:
     lines.append(f"checks: {sum(row['part'] == 'check' for row in rows) - len(wrong)} ok, {len(wrong)} not")
     lines += [f"  {row['name']} ({row.get('precision', '')} deterministic {row.get('deterministic', '')}): {row['state']} {told(row)}" for row in wrong]
     lines += [f"{row['part']} {row['name']}: {told(row)}" for row in rows if row["part"] == "ceiling"]
-    head = f"{'K':>3} precision engine  graphs determ. img/s/student  ms/step    use     GB eval s  minutes"
+    head = f"{'K':>3} precision engine  graphs streams determ. img/s/student  ms/step    use     GB eval s  minutes"
     timed = [row for row in rows if row["part"] == "time"]
     for pair in dict.fromkeys(row["pair"] for row in timed):
         lines += ["", pair, head]
         for row in sorted((row for row in timed if row["pair"] == pair and row["state"] == "ok"), key=lambda row: -row["images_per_second_per_student"]):
             lines.append(
-                f"{row['students']:3} {row['precision']:9} {row['engine']:7} {row['graphs']!s:6} {row['deterministic']!s:7}"
+                f"{row['students']:3} {row['precision']:9} {row['engine']:7} {row['graphs']!s:6} {row['streams']:7} {row['deterministic']!s:7}"
                 f" {row['images_per_second_per_student']:13,.0f} {row['milliseconds_per_step']:8.2f} {100 * row['utilisation']:5.1f}% {row['peak_gb']:6.1f}"
                 f" {row['evaluation_seconds']:6.2f} {row['projected_minutes']:8.1f} {row['note']}"
             )

@@ -64,16 +64,18 @@ def deterministic(on: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def graphs(on: bool) -> Iterator[None]:
-    """Whether `cdkd.graph` records and replays the steps of loops that begin here."""
-    before = os.environ.get("CDKD_CUDA_GRAPHS")
-    os.environ["CDKD_CUDA_GRAPHS"] = "1" if on else "0"
+def launched(*, graphs: bool = True, streams: int = 1) -> Iterator[None]:
+    """How `cdkd.graph` has the steps of loops that begin here done: recorded and replayed or not, students on so many streams."""
+    wanted = {"CDKD_CUDA_GRAPHS": str(int(graphs)), "CDKD_STREAMS": str(streams)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
     try:
         yield
     finally:
-        os.environ.pop("CDKD_CUDA_GRAPHS")
-        if before is not None:
-            os.environ["CDKD_CUDA_GRAPHS"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -169,11 +171,11 @@ def _as(batch: Batch, dtype: torch.dtype) -> Batch:
     return batch._replace(images=batch.images.to(dtype))
 
 
-def trained(device: torch.device, names: Iterable[str] = METHODS, *, replayed: bool = True, **changed: object) -> Bits:
+def trained(device: torch.device, names: Iterable[str] = METHODS, *, replayed: bool = True, streams: int = 1, **changed: object) -> Bits:
     """These methods trained as one cohort by `cdkd.train.train`, from the first epoch to the last; changed: of the recipe."""
     how = recipe(**changed)
     train_split, test = split(IMAGES, 0, device), split(40, 1, device)
-    with graphs(replayed), tempfile.TemporaryDirectory() as folder:
+    with launched(graphs=replayed, streams=streams), tempfile.TemporaryDirectory() as folder:
         teacher = Teacher(network("resnet14", DATA, 9, device), how)
         sample = next(evaluation(test, how.augmentation, batch=2))
         runs = [Run(name, METHODS[name], how, network("resnet8", DATA, 0, device), 0, sample, teacher, Path(folder) / name) for name in names]
@@ -196,4 +198,6 @@ EXACT = {  # what two ways of training are the same to the bit, where only deter
     "twice": lambda device, **changed: (trained(device, **changed), trained(device, **changed)),
     "alone and in company": lambda device, **changed: (alone(device, **changed), trained(device, **changed)),
     "replayed and unrecorded": lambda device, **changed: (trained(device, **changed), trained(device, replayed=False, **changed)),
+    "on one stream and on four": lambda device, **changed: (trained(device, **changed), trained(device, streams=4, **changed)),
+    "on four streams, unrecorded": lambda device, **changed: (trained(device, **changed), trained(device, replayed=False, streams=4, **changed)),
 }

@@ -8,23 +8,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks import images
-from benchmarks.gpu_checks import deterministic, graphs, recipe
+from benchmarks.gpu_checks import deterministic, launched, recipe
 from benchmarks.stand_in import as_if_trained
 from cdkd.data.batches import Batch, Batches, Split, evaluation
 from cdkd.data.prepared import load
 from cdkd.examine import Examination, Reference
-from cdkd.graph import WARM_UP, Recorded
+from cdkd.graph import WARM_UP, Beside, Recorded
 from cdkd.models.measure import multiply_adds
 from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.teacher import Teacher
-from cdkd.train import Run, network
+from cdkd.train import Run, network, together
 
 SHAPE = {"classes": images.CLASSES, "image": [images.SIDE, images.SIDE, 3]}
 ON = Weight(1.0)  # from the first step: a gate that opens late would make its method look cheap
@@ -59,6 +59,7 @@ class Variant:
     precision: str = "bf16"
     engine: str = "eager"
     graphs: bool = True
+    streams: int = 1
     deterministic: bool = True
 
     @property
@@ -77,14 +78,14 @@ def variants(pairs: Iterable[Pair], *, tiny: bool) -> list[Variant]:
         return [Variant(pair, students, precision) for pair in pairs for students in (1, 2) for precision in ("float32", "bf16")]
     pairs = tuple(pairs)
     rounds: tuple[dict[str, Any], ...] = (
-        {"students": 10}, {"students": 1}, {"students": 5},
+        {"students": 10}, {"students": 1}, {"students": 10, "streams": 4}, {"students": 5},
         {"students": 10, "deterministic": False}, {"students": 10, "graphs": False}, {"students": 10, "precision": "float32"},
         {"students": 1, "graphs": False}, {"students": 1, "precision": "float32"}, {"students": 1, "deterministic": False},
-        {"students": 10, "engine": "compile"}, {"students": 1, "engine": "compile"},
+        {"students": 10, "streams": 10}, {"students": 10, "engine": "compile"}, {"students": 1, "engine": "compile"},
     )  # fmt: skip
     first = [Variant(pair, **chosen) for chosen in rounds for pair in pairs]
     grid = itertools.product(("eager", "compile"), pairs, (10, 1, 5), ("bf16", "float32"), (True, False), (True, False))
-    rest = [Variant(pair, students, precision, engine, replayed, same) for engine, pair, students, precision, replayed, same in grid]
+    rest = [Variant(pair, students, precision, engine, replayed, deterministic=same) for engine, pair, students, precision, replayed, same in grid]
     return list(dict.fromkeys([*first, *rest]))
 
 
@@ -181,7 +182,7 @@ def measure(variant: Variant, source: Source, device: Device, seconds: float, ce
     many, the images that students were trained on, and comparable with one student's own training. ceiling: TFLOP/s
     """
     device.fresh()
-    with deterministic(variant.deterministic), graphs(variant.graphs), tempfile.TemporaryDirectory() as folder:
+    with deterministic(variant.deterministic), launched(graphs=variant.graphs, streams=variant.streams), tempfile.TemporaryDirectory() as folder:
         how, pair = variant.recipe, variant.pair
         train, test = source.splits(pair.batch, device.torch)
         teacher = Teacher(_teacher(pair, device.torch), how)
@@ -194,12 +195,7 @@ def measure(variant: Variant, source: Source, device: Device, seconds: float, ce
             run.open_epoch()
         needs = max(run.objective.needs(0) for run in runs)
 
-        def step(batch: Batch) -> None:  # as in `cdkd.train`
-            features = teacher(batch, needs)
-            for run in runs:
-                run.step(batch, features)
-
-        recorded = Recorded(step, device.torch)
+        recorded = Recorded(partial(together, runs, teacher, needs, Beside(device.torch)), device.torch)
         stream = _endless(Batches(train, how.augmentation, pair.batch))
         begin = device.now()
         for _ in range(WARM_UP + 1):  # with the one that is recorded

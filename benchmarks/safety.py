@@ -1,15 +1,17 @@
-"""What safety costs: digests, syncs and checkpoints, beside the epochs of training that they protect.
+"""What safety and the view in MLflow cost: digests, syncs, checkpoints and tracking, beside the epochs of training that they serve.
 
     python -m benchmarks.safety params.yaml experiments/cifar100-quick.yaml --zips DIR/cifar100-1.zip DIR/cifar100-2.zip
 
 Trains the cohort of the first seed for some epochs in a temporary folder, with a checkpoint at every epoch's edge, and times
-the functions themselves as they are called. Shares are of a whole training, as long as the params say.
+the functions themselves as they are called. Shares are of a whole training, as long as the params say. MLflow has a process of its
+own, which training does not wait for: its processor time is stated, its beginning (imports, a run a student) apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -21,6 +23,7 @@ from typing import Any
 from cdkd import campaign, checkpoint, files, pending, stages, store
 from cdkd.data import prepared
 from cdkd.params import Params, load
+from cdkd.tracking import settle
 
 TEACHER_EPOCHS = 1
 USUAL = campaign.CHECKPOINT_SECONDS
@@ -59,7 +62,32 @@ def shortened(path: Path, root: Path, zips: Sequence[Path], epochs: int) -> Para
     return params.model_copy(update={"data": data, "seeds": params.seeds[:1], "teacher": teacher, "training": training})
 
 
-def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock) -> None:
+class Views:
+    """What opens the view of each cohort, and the processor seconds of the processes that it opens."""
+
+    def __init__(self, usual: Callable[..., Any]) -> None:
+        self.usual = usual
+        self.seen: tuple[Any, ...] = ()
+
+    def __call__(self, *words: Any) -> Any:
+        self.seen = words
+        return self.usual(*words)
+
+    def beginning(self) -> float:
+        """Of the latest view, opened and closed again."""
+        begun = self.spent()
+        with self.usual(*self.seen) as view:
+            view.close("FINISHED")
+        settle()
+        return self.spent() - begun
+
+    @staticmethod
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+
+def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock, views: Views) -> None:
     whole = load(path).training.epochs
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -67,7 +95,10 @@ def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock) -> None
         stages.prepare(params)
         stages.teacher(params)
         clock.clear()
+        begun = views.spent()
         stages.distill(params, next(iter(params.methods)))
+        told = views.spent() - begun
+        opening = views.beginning()
     saves, puts = clock.seconds["save"], clock.seconds["put"]
     epoch = (clock.seconds["train"] - saves - puts) / epochs
     edge, syncs = saves / epochs, clock.seconds["fsync"] / (clock.calls["save"] + clock.calls["put"])
@@ -82,10 +113,13 @@ def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock) -> None
         f"  into the store, read, copied out {once - clock.seconds['load']:8.3f} s a cohort  {(once - clock.seconds['load']) / whole / epoch:7.2%} of an epoch"
     )
     print(f"  all together                                         {seldom + once / whole / epoch:7.2%} of an epoch")
+    row = max(told - opening, 0.0) / epochs
+    print(f"  MLflow: rows of all students     {row:8.3f} s an epoch   {row / epoch:7.2%} of an epoch")
+    print(f"          its beginning            {opening:8.3f} s a cohort  {opening / whole / epoch:7.2%} of an epoch")
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.safety", description="what digests, syncs and checkpoints cost")
+    options = argparse.ArgumentParser(prog="python -m benchmarks.safety", description="what digests, syncs, checkpoints and tracking cost")
     options.add_argument("experiments", nargs="+", type=Path, help="files of params")
     options.add_argument("--zips", nargs="*", type=Path, default=[], help="image folders to take in place of what would be downloaded")
     options.add_argument("--epochs", type=int, default=2, help="that are trained; %(default)s")
@@ -98,10 +132,11 @@ def main(words: Sequence[str] | None = None) -> None:
     clock.watch("load", prepared.load, *holders)
     for name in ("put", "get", "copy_out"):
         clock.watch(name, getattr(store.Store, name), store.Store)
-    pending._apart = lambda params, plans, circumstances: campaign.nobody(plans, circumstances)  # type: ignore[assignment, return-value]
+    views = Views(pending._apart)
+    pending._apart = views  # type: ignore[assignment]
     campaign.CHECKPOINT_SECONDS = 0.0
     for path in found.experiments:
-        measure(path, [path.resolve() for path in found.zips], found.epochs, clock)
+        measure(path, [path.resolve() for path in found.zips], found.epochs, clock, views)
 
 
 if __name__ == "__main__":

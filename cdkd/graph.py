@@ -1,14 +1,17 @@
-"""A step that CUDA replays. Small networks are bound by the launching of their kernels; a recorded step is launched as one."""
+"""A step that CUDA replays, and students side by side in it. Small networks are bound by the launching of their kernels and leave
+most of a device idle: a recorded step is launched as one, and what does not wait for each other in it may run at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from cdkd.data.batches import Batch
+from cdkd.errors import CdkdError
 
+STREAMS = "CDKD_STREAMS"
 WARM_UP = 3  # steps: libraries choose and allocate on their first calls, which cannot be recorded
 
 
@@ -50,3 +53,36 @@ class Recorded:
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.step(self.batch)  # recorded, not computed
         self.graph.replay()
+
+
+class Beside:
+    """Pieces of work that do not wait for each other: on CUDA on so many streams as CDKD_STREAMS says (1 without it), else one after the other.
+
+    A piece's place decides its stream, and so must stay the same from call to call: memory that a stream frees is its own again.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        count = streams_wanted()
+        self.streams = [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" and count > 1 else []  # type: ignore[no-untyped-call]
+
+    def __call__(self, pieces: Sequence[Callable[[], None]]) -> None:
+        if not self.streams:
+            for piece in pieces:
+                piece()
+            return
+        current = torch.cuda.current_stream()
+        used = self.streams[: len(pieces)]  # a recording may not end in a stream that it did not begin in
+        for stream in used:
+            stream.wait_stream(current)
+        for place, piece in enumerate(pieces):
+            with torch.cuda.stream(used[place % len(used)]):
+                piece()
+        for stream in used:
+            current.wait_stream(stream)
+
+
+def streams_wanted() -> int:
+    text = os.environ.get(STREAMS, "1")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 64):
+        raise CdkdError(f"{STREAMS}: {text!r}; expected a number of streams, 1 to 64")
+    return int(text)

@@ -23,7 +23,7 @@ from cdkd.data.batches import Batch, Batches
 from cdkd.data.randomness import stream_seed
 from cdkd.errors import Diverged
 from cdkd.examine import Examination, Row
-from cdkd.graph import Recorded
+from cdkd.graph import Beside, Recorded
 from cdkd.losses.base import Needs
 from cdkd.models.build import build
 from cdkd.models.features import Features
@@ -165,7 +165,8 @@ def train(
             run.open_epoch()
         if step is None or what != [(run.key, run.objective.active) for run in active]:  # a recorded step serves until other losses are in force
             what = [(run.key, run.objective.active) for run in active]
-            step = Recorded(partial(_step, active, teacher, max(run.objective.needs(epoch) for run in active)), batches.split.device)
+            needs = max(run.objective.needs(epoch) for run in active)
+            step = Recorded(partial(together, active, teacher, needs, Beside(batches.split.device)), batches.split.device)
         for batch in batches.epoch(seed, epoch):
             step(batch)
         last = stop()
@@ -183,12 +184,15 @@ def train(
             saved = time.monotonic()
 
 
-def _step(active: Sequence[Run], teacher: Teacher | None, needs: Needs, batch: Batch) -> None:
+def together(active: Sequence[Run], teacher: Teacher | None, needs: Needs, beside: Beside, batch: Batch) -> None:
     """One step of every student, on one pass of the teacher."""
     features = teacher(batch, needs) if teacher else None
-    for run in active:
+
+    def one(run: Run) -> None:
         if run.failed is None:
             try:
                 run.step(batch, features)
             except (RuntimeError, MemoryError) as error:  # its company goes on
                 run.failed = error
+
+    beside([partial(one, run) for run in active])

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 import torch  # noqa: E402
 
 from benchmarks import gpu, gpu_checks, gpu_time  # noqa: E402
+from cdkd.errors import CdkdError  # noqa: E402
+from cdkd.graph import Beside  # noqa: E402
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -56,6 +59,31 @@ def test_a_step_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(replayed) == count
 
 
+@needs_cuda
+def test_students_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: were there but one stream, the equality of one with four would hold for nothing."""
+    seen: set[int] = set()
+    monkeypatch.setenv("CDKD_STREAMS", "4")
+    beside = Beside(CUDA)
+    beside([lambda: seen.add(torch.cuda.current_stream().cuda_stream)] * 6)
+    assert len(seen) == 4
+    assert torch.cuda.current_stream().cuda_stream not in seen
+
+
+def test_pieces_on_a_cpu_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setenv("CDKD_STREAMS", "4")
+    Beside(CPU)([partial(seen.append, place) for place in range(6)])
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "four", "2.5", "65", "٤"])
+def test_a_number_of_streams_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("CDKD_STREAMS", text)
+    with pytest.raises(CdkdError, match=f"CDKD_STREAMS: {text!r}; expected a number of streams, 1 to 64"):
+        Beside(CPU)
+
+
 def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     short = gpu_checks.trained(CPU, ["student", "kd"], epochs=1, milestones=())
     other = gpu_checks.trained(CPU, ["student", "kd"], epochs=1, milestones=(), learning_rate=0.05001)
@@ -75,9 +103,9 @@ class Wrong(torch.nn.Module):
 
 def test_every_variant_is_tried_once_and_the_most_telling_first() -> None:
     found = gpu_time.variants(gpu_time.PAIRS, tiny=False)
-    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2 * 2 * 2
+    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2 * 2 * 2 + 2 * 2  # and ten students on four and ten streams
     assert [(one.pair.batch, one.students, one.precision, one.graphs) for one in found[:2]] == [(64, 10, "bf16", True), (128, 10, "bf16", True)]
-    assert [one.students for one in found[:6:2]] == [10, 1, 5]
+    assert [(one.students, one.streams) for one in found[:8:2]] == [(10, 1), (1, 1), (10, 4), (5, 1)]
     assert len({len(method) for method in gpu_time.TEN[:5]}) > 1
     assert len(gpu_time.TEN) == 10
 
@@ -142,4 +170,4 @@ def test_the_whole_script_on_a_cpu(tmp_path: Path) -> None:
         assert row["note"] == ""
     text = (tmp_path / "gpu.txt").read_text()
     assert text in done.stdout
-    assert f"checks: {len(gpu_checks.LOSSES) + 4} ok, 0 not" in text
+    assert f"checks: {len(gpu_checks.LOSSES) + 1 + len(gpu_checks.EXACT)} ok, 0 not" in text
