@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +195,23 @@ def alone(device: torch.device, **changed: Any) -> Bits:
 
 
 LOSSES = signature.names()
-EXACT = {  # what two ways of training are the same to the bit, where only deterministic algorithms are allowed
-    "twice": lambda device, **changed: (trained(device, **changed), trained(device, **changed)),
-    "alone and in company": lambda device, **changed: (alone(device, **changed), trained(device, **changed)),
-    "replayed and unrecorded": lambda device, **changed: (trained(device, **changed), trained(device, replayed=False, **changed)),
-    "on one stream and on four": lambda device, **changed: (trained(device, **changed), trained(device, streams=4, **changed)),
-    "on four streams, unrecorded": lambda device, **changed: (trained(device, **changed), trained(device, replayed=False, streams=4, **changed)),
+
+
+@functools.cache
+def once(device: torch.device, strict: bool, **changed: object) -> Bits:
+    """What the other ways are held against. strict: whether only deterministic algorithms are allowed at present"""
+    return trained(device, **changed)
+
+
+WAYS: dict[str, Callable[..., Bits]] = {
+    "twice": trained,
+    "alone and in company": alone,
+    "replayed and unrecorded": functools.partial(trained, replayed=False),
+    "on one stream and on four": functools.partial(trained, streams=4),
+    "on one stream and on four, unrecorded": functools.partial(trained, replayed=False, streams=4),
 }
+
+
+def exact(name: str, device: torch.device, **changed: object) -> tuple[Bits, Bits]:
+    """Two ways of training that are the same to the bit, where only deterministic algorithms are allowed."""
+    return once(device, torch.are_deterministic_algorithms_enabled(), **changed), WAYS[name](device, **changed)

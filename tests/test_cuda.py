@@ -40,10 +40,10 @@ def test_steps_on_cuda_are_those_on_the_cpu() -> None:
 
 @needs_cuda
 @pytest.mark.parametrize(("precision", "engine"), [("float32", "eager"), ("bf16", "eager"), ("bf16", "compile")])
-@pytest.mark.parametrize("pair", gpu_checks.EXACT)
-def test_bits_on_cuda(pair: str, precision: str, engine: str) -> None:
+@pytest.mark.parametrize("way", gpu_checks.WAYS)
+def test_bits_on_cuda(way: str, precision: str, engine: str) -> None:
     with gpu_checks.deterministic(True):
-        one, other = gpu_checks.EXACT[pair](CUDA, precision=precision, engine=engine)
+        one, other = gpu_checks.exact(way, CUDA, precision=precision, engine=engine)
     assert gpu_checks.differing(one, other) == ""
 
 
@@ -170,4 +170,4 @@ def test_the_whole_script_on_a_cpu(tmp_path: Path) -> None:
         assert row["note"] == ""
     text = (tmp_path / "gpu.txt").read_text()
     assert text in done.stdout
-    assert f"checks: {len(gpu_checks.LOSSES) + 1 + len(gpu_checks.EXACT)} ok, 0 not" in text
+    assert f"checks: {len(gpu_checks.LOSSES) + 1 + len(gpu_checks.WAYS)} ok, 0 not" in text

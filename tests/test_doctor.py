@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -39,8 +40,25 @@ PINNED = ("torch", "numpy", "safetensors", "pydantic")
 OBJECT = b"what DVC keeps"
 
 
-def finished_checkout(folder: Path) -> Clone:
-    """A clone in which a teacher and two students were trained."""
+def finished_checkout(factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which a teacher and two students were trained: trained once for all processes of the tests, and copied."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    first = Clone.__new__(Clone)
+    first.folder = base / "finished checkout" / "a clone"
+    with (base / "finished checkout.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        if not (first.folder / "complete").exists():
+            shutil.rmtree(first.folder, ignore_errors=True)
+            make_checkout(first.folder)
+            (first.folder / "complete").touch()
+    copy = copied(first, factory.mktemp("checkout"))
+    (copy.folder / "complete").unlink()
+    return copy
+
+
+def make_checkout(folder: Path) -> None:
     folder.mkdir(parents=True)
     clone = Clone(folder)
     clone.params(PARAMS)
@@ -52,7 +70,6 @@ def finished_checkout(folder: Path) -> Clone:
     path.parent.mkdir(parents=True)
     path.write_bytes(OBJECT)
     path.chmod(0o444)
-    return clone
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +82,7 @@ def as_usual() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    return finished_checkout(tmp_path_factory.mktemp("doctor") / "a clone")
+    return finished_checkout(tmp_path_factory)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from cdkd.verify import parting, unlike
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    return finished_checkout(tmp_path_factory.mktemp("verify") / "a clone")
+    return finished_checkout(tmp_path_factory)
 
 
 @pytest.fixture
