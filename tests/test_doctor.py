@@ -55,6 +55,7 @@ def finished_checkout(factory: pytest.TempPathFactory) -> Clone:
             (first.folder / "complete").touch()
     copy = copied(first, factory.mktemp("checkout"))
     (copy.folder / "complete").unlink()
+    subprocess.run(["git", "status"], cwd=copy.folder, capture_output=True, check=True)  # whoever asks first renews its index
     return copy
 
 
