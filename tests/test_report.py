@@ -271,6 +271,7 @@ def test_no_records_at_all(tmp_path: Path) -> None:
     target = tmp_path / "reports"
     (target).mkdir()
     (target / "curves.svg").write_text("an earlier report's")
+    (target / "search-gone-slices.png").write_text("of a study that params.yaml had")
     lines = render(params, {}, tmp_path / "nowhere", target)
     assert NO_RECORDS in lines
     table = (target / "ablation.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cdkd.report.pictures.epochs import schedules
-from cdkd.report.pictures.trials import frontier
+from cdkd.report.pictures.trials import frontier, slices
 from cdkd.report.statistics import Summary
 from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
 from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
@@ -69,6 +69,18 @@ def test_a_study_without_a_finished_trial_is_told_plainly() -> None:
 
 def test_pictures_are_the_same_bytes_twice() -> None:
     assert pictures_of(STUDY) == pictures_of(STUDY)
+
+
+def test_what_a_slice_has_no_room_for_lies_at_its_edge() -> None:
+    """Eleven good trials and one so bad that with it the others would be one line."""
+    good = tuple(Trial(number, {"cd.weight": 2.0 + number, "gate": 1}, "finished", 3.0 + 0.1 * number, (9.0, 3.0)) for number in range(11))
+    study = replace(STUDY, trials=(*good, Trial(11, {"cd.weight": 20.0, "gate": 0}, "finished", 99.0, (99.0, 99.0))))
+    figure = slices(study)
+    assert figure is not None
+    for axes in figure.axes:
+        inside, beyond = (collection.get_offsets() for collection in axes.collections)
+        assert (len(inside), len(beyond)) == (11, 1)
+        assert max(y for _, y in inside) < axes.get_ylim()[1] == beyond[0][1] < 5
 
 
 def test_nothing_is_cut_off() -> None:

@@ -81,8 +81,9 @@ def render(
     files["tables.txt"] = "\n".join(lines) + "\n"
     for name, content in files.items():
         write_atomically(target / name, content)
-    for name in [f"{picture}.{suffix}" for picture in PICTURES for suffix in ("svg", "png")] + ["classes.csv"]:
-        if name not in files:  # an earlier report's, which today's records do not allow
+    ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
+    for name in [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")] + ["classes.csv"]:
+        if name not in files:  # an earlier report's, which today's records or studies do not allow
             (target / name).unlink(missing_ok=True)
     return lines
 

@@ -46,7 +46,7 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
             table = table or (["Trial", "Top-1 error on validation (%)", *numbers], lines)
         captions = {
             "history": f"Study {name}: every trial's error on the validation split, and the best so far; trial 0 is {study.base} itself",
-            "slices": f"Study {name}: error on validation against each number, the ones that matter most first; darker: later trials",
+            "slices": f"Study {name}: error on validation against each number, the most telling first; darker: later trials; triangles: beyond the picture",
         }
         pictures += [(f"search-{name}-{what}", *drawn, captions[what]) for what, drawn in pictures_of(study).items()]
     for base, several in _budgets(studies).items():

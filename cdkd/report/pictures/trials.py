@@ -44,7 +44,7 @@ def history(study: Result) -> Figure | None:
 
 
 def slices(study: Result) -> Figure | None:
-    """Error against each number, in the order of their shares in the spread."""
+    """Error against each number, in the order of their shares in the spread. The worst tenth lies at the upper edge, as triangles."""
     finished = sorted(study.finished, key=lambda trial: trial.number)
     if len(finished) < 2:
         return None
@@ -54,17 +54,17 @@ def slices(study: Result) -> Figure | None:
     figure = Figure(figsize=(8.5, 2.5 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     low, high = min(_values(finished)), sorted(_values(finished))[int(0.9 * (len(finished) - 1))]
+    edge = high + 0.1 * (high - low) + 0.1
     for place, name in enumerate(names):
         axes = grid[place // columns][place % columns]
         values = [trial.setting[name] for trial in finished]
-        dots: dict[str, Any] = {"c": [trial.number for trial in finished], "cmap": "Blues", "vmin": -len(finished), "s": 22}
         if any(isinstance(value, str) for value in values):
             labels = sorted({str(value) for value in values})
-            axes.scatter([labels.index(str(value)) for value in values], _values(finished), **dots)
+            across = [float(labels.index(str(value))) for value in values]
             axes.set_xticks(range(len(labels)), labels)
             axes.set_xlim(-0.5, len(labels) - 0.5)
         else:
-            axes.scatter([float(value) for value in values], _values(finished), **dots)
+            across = [float(value) for value in values]
             if all(isinstance(value, int) for value in values):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if study.decisive["space"][name]["log"]:
@@ -72,8 +72,14 @@ def slices(study: Result) -> Figure | None:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style shows no formulas
                 axes.xaxis.set_minor_formatter(NullFormatter())
+        dots: dict[str, Any] = {"cmap": "Blues", "vmin": -len(finished), "vmax": finished[-1].number, "s": 22, "clip_on": False}
+        for marker, beyond in (("o", False), ("^", True)):
+            shown = [(x, min(y, edge), trial.number) for x, y, trial in zip(across, _values(finished), finished, strict=True) if (y > edge) == beyond]
+            if shown:
+                x, y, number = zip(*shown, strict=True)
+                axes.scatter(x, y, c=number, marker=marker, **dots)
         share = f"\n{100 * study.importance[name]:.0f} % of the spread" if name in study.importance else ""
-        axes.set(title=f"{name}{share}", ylim=(low - 0.08 * (high - low) - 0.1, high + 0.1 * (high - low) + 0.1))
+        axes.set(title=f"{name}{share}", ylim=(low - 0.08 * (high - low) - 0.1, edge))
         if place % columns == 0:
             axes.set_ylabel(ERROR)
     for place in range(len(names), lines * columns):
