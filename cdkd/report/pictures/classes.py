@@ -33,7 +33,9 @@ def confusion(rows: Mapping[str, Row], class_names: Sequence[str] = ()) -> Figur
     for axes, (name, part) in zip(axes_of, parts.items(), strict=True):
         np.fill_diagonal(part, np.nan)
         axes.set_facecolor(PALE)
-        mesh = axes.pcolormesh(part, cmap=DIVERGING, norm=TwoSlopeNorm(0, -most, most), edgecolors="#ffffff", linewidth=0.4)
+        mesh = axes.pcolormesh(part, cmap=DIVERGING, norm=TwoSlopeNorm(0, -most, most), clip_on=False)
+        for lines in (axes.hlines, axes.vlines):  # not edges of each cell: those are most of a file
+            lines(range(len(labels) + 1), 0, len(labels), colors="#ffffff", linewidth=0.4, clip_on=False)
         ticks = np.arange(len(labels)) + 0.5
         axes.set(title=name, aspect="equal", xticks=ticks, yticks=ticks, ylim=(len(labels), 0))
         axes.set_xticklabels(labels, rotation=90 if long else 0, fontsize=7)
