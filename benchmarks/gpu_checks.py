@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdkd.core.features import Features
+from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.data.batches import Batch, Batches, Split, evaluation
-from cdkd.examine import Examination
 from cdkd.losses import signature
 from cdkd.losses.base import build
-from cdkd.models.features import Features
-from cdkd.optimizer import SGD
-from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
-from cdkd.teacher import Teacher
-from cdkd.train import Run, network, train
+from cdkd.training.evaluation import Examination
+from cdkd.training.loop import Run, network, train
+from cdkd.training.optimiser import SGD
+from cdkd.training.teacher import Teacher
 
 LIMITS = {"loss": 1e-4, "steps": 1e-3}  # relative errors of float32 against float64
 DATA = {"classes": 10, "image": [16, 16, 3]}
@@ -173,7 +173,7 @@ def _as(batch: Batch, dtype: torch.dtype) -> Batch:
 
 
 def trained(device: torch.device, names: Iterable[str] = METHODS, *, replayed: bool = True, streams: int = 1, **changed: object) -> Bits:
-    """These methods trained as one cohort by `cdkd.train.train`, from the first epoch to the last; changed: of the recipe."""
+    """These methods trained as one cohort by `cdkd.training.loop.train`, from the first epoch to the last; changed: of the recipe."""
     how = recipe(**changed)
     train_split, test = split(IMAGES, 0, device), split(40, 1, device)
     with launched(graphs=replayed, streams=streams), tempfile.TemporaryDirectory() as folder:

@@ -17,14 +17,14 @@ import torch
 from benchmarks import images
 from benchmarks.gpu_checks import deterministic, launched, recipe
 from benchmarks.stand_in import as_if_trained
+from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.data.batches import Batch, Batches, Split, evaluation
 from cdkd.data.prepared import load
-from cdkd.examine import Examination, Reference
-from cdkd.graph import WARM_UP, Beside, Recorded
 from cdkd.models.measure import multiply_adds
-from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
-from cdkd.teacher import Teacher
-from cdkd.train import Run, network, together
+from cdkd.training.cuda_graph import WARM_UP, Beside, Recorded
+from cdkd.training.evaluation import Examination, Reference
+from cdkd.training.loop import Run, network, together
+from cdkd.training.teacher import Teacher
 
 SHAPE = {"classes": images.CLASSES, "image": [images.SIDE, images.SIDE, 3]}
 ON = Weight(1.0)  # from the first step: a gate that opens late would make its method look cheap

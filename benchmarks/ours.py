@@ -27,15 +27,15 @@ from benchmarks import images
 from benchmarks.clock import Clock, Spent, peak_mb, report, since_start, timed
 from benchmarks.options import parse, parser
 from benchmarks.stand_in import as_if_trained
-from cdkd.campaign import keep_freed_memory
+from cdkd.config.params import load
+from cdkd.core.features import Features
+from cdkd.core.schedule import Method, Term, Weight
 from cdkd.data.batches import Batch, Batches, Split, evaluation
-from cdkd.examine import Examination, Reference
-from cdkd.models.features import Features
-from cdkd.params import load
-from cdkd.schedule import Method, Term, Weight
-from cdkd.teacher import Teacher
-from cdkd.teacher_cache import TeacherCache
-from cdkd.train import Run, network
+from cdkd.runs.cohort import keep_freed_memory
+from cdkd.training.evaluation import Examination, Reference
+from cdkd.training.loop import Run, network
+from cdkd.training.teacher import Teacher
+from cdkd.training.teacher_cache import TeacherCache
 
 WITHOUT_MAPS = ("kd", "cd", "cd_gkd", "cd_gkd_edt", "rkd", "student")  # what a cache of the teacher's answers serves
 METHODS = (*WITHOUT_MAPS, "at", "fitnets")  # K students are these in turn; one is kd
@@ -53,7 +53,7 @@ class Cohort(NamedTuple):
 
 
 def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
-    """All that is known here of how this project builds a cohort: compare `cdkd.campaign.train_cohort`.
+    """All that is known here of how this project builds a cohort: compare `cdkd.runs.cohort.train_cohort`.
 
     Read of options: teacher, student, batch, precision, engine, cache, pixels, images, evaluate, methods (a list of names).
     """
@@ -100,7 +100,7 @@ def always_on(method: Method) -> Method:
 
 
 def step(cohort: Cohort, batch: Batch) -> None:
-    """One step of the loop in `cdkd.train`."""
+    """One step of the loop in `cdkd.training.loop`."""
     features = cohort.features(batch)
     for run in cohort.runs:
         run.step(batch, features)
@@ -217,7 +217,7 @@ def _flat(features: Features) -> list[Tensor]:
 
 def tracking(folder: Path, epochs: int = 40) -> float:
     """Processor seconds that the MLflow view of one run's epoch costs, its run's opening and end included. The training does not wait for it."""
-    from cdkd.plan import RunPlan
+    from cdkd.runs.specification import RunPlan
     from cdkd.tracking import Tracker
 
     row = {"learning_rate": 0.05, "weights": {"ce": 0.1, "kd": 0.9}, "losses": {"ce": 1.0, "kd": 1.0}, "train_top1_error": 50.0}

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from benchmarks.run import RATE, RESULTS
-from cdkd.files import write_atomically
 from cdkd.report.style import COLOURS, GREY, MARKERS, png, style, svg
+from cdkd.storage.files import write_atomically
 
 EPOCHS, IMAGES = 240, 50_000  # of one run, for the axis in hours: the usual recipe on CIFAR-100
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy
 from scipy import stats
 
-from cdkd import stages
+from cdkd.config.params import Params, load
+from cdkd.config.schema import Training
 from cdkd.data.prepared import read_meta
-from cdkd.files import write_atomically
-from cdkd.params import Params, load
-from cdkd.plan import student_plan
-from cdkd.schema import Training
-from cdkd.store import Store
+from cdkd.pipeline import stages
+from cdkd.runs.specification import student_plan
+from cdkd.runs.store import Store
+from cdkd.storage.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "bf16")

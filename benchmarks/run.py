@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cdkd.files import write_atomically
-from cdkd.progress import Progress
-from cdkd.record import git_state, host
+from cdkd.runs.record import git_state, host
+from cdkd.storage.files import write_atomically
+from cdkd.storage.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -20,13 +20,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdkd import campaign, checkpoint, files, pending, stages, store
+from cdkd.config.params import Params, load
 from cdkd.data import prepared
-from cdkd.params import Params, load
+from cdkd.pipeline import scheduler, stages
+from cdkd.runs import cohort, store
+from cdkd.storage import files
 from cdkd.tracking import settle
+from cdkd.training import checkpoint
 
 TEACHER_EPOCHS = 1
-USUAL = campaign.CHECKPOINT_SECONDS
+USUAL = cohort.CHECKPOINT_SECONDS
 
 
 class Clock:
@@ -125,16 +128,16 @@ def main(words: Sequence[str] | None = None) -> None:
     options.add_argument("--epochs", type=int, default=2, help="that are trained; %(default)s")
     found = options.parse_args(words)
     clock = Clock()
-    clock.watch("train", campaign.train, campaign)
+    clock.watch("train", cohort.train, cohort)
     clock.watch("save", checkpoint.save, checkpoint)
     clock.watch("fsync", os.fsync, files.os)
     holders = [module for name, module in sys.modules.items() if name.startswith("cdkd.") and getattr(module, "load", None) is prepared.load]
     clock.watch("load", prepared.load, *holders)
     for name in ("put", "get", "copy_out"):
         clock.watch(name, getattr(store.Store, name), store.Store)
-    views = Views(pending._apart)
-    pending._apart = views  # type: ignore[assignment]
-    campaign.CHECKPOINT_SECONDS = 0.0
+    views = Views(scheduler._apart)
+    scheduler._apart = views  # type: ignore[assignment]
+    cohort.CHECKPOINT_SECONDS = 0.0
     for path in found.experiments:
         measure(path, [path.resolve() for path in found.zips], found.epochs, clock, views)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from cdkd.errors import CdkdError
+from cdkd.core.errors import CdkdError
 
 if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
-    from cdkd.params import Params
-    from cdkd.record import Record
+    from cdkd.config.params import Params
+    from cdkd.runs.record import Record
 
 # Nothing leaves the machine, whichever tool is asked; set before any of them is imported.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1", "ITERATIVE_DO_NOT_TRACK": "1"}
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     use.add_argument("name", nargs="?", help="without it: list the experiments")
     use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
     plan = command("plan", _plan, "say which runs are in the store and which are pending")
-    plan.add_argument("--export", type=Path, metavar="FILE", help="write the plan for `python -m cdkd.campaign` on another machine")
+    plan.add_argument("--export", type=Path, metavar="FILE", help="write the plan for `python -m cdkd.runs.cohort` on another machine")
     bring = command("import", _import, "put a campaign's results into the store")
     bring.add_argument("folder", type=Path, metavar="DIR", help="the campaign's DIR/results")
     command("prepare", _prepare, "read the data source and write the splits")
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _params() -> Params:
-    from cdkd.params import load
+    from cdkd.config.params import load
 
     return load(root() / "params.yaml")
 
@@ -110,7 +110,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _use(arguments: argparse.Namespace) -> None:
-    from cdkd.experiments import names, use
+    from cdkd.config.experiments import names, use
 
     if arguments.name is None:
         print("\n".join(names(root())))
@@ -119,62 +119,62 @@ def _use(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd.pipeline import stages
 
     print("\n".join(stages.plan(_params(), arguments.export)))
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd.pipeline import stages
 
     print("\n".join(stages.bring_home(_params(), arguments.folder)))
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd.pipeline import stages
 
     stages.prepare(_params())
 
 
 def _teacher(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd.pipeline import stages
 
     _tell([stages.teacher(_params())])
 
 
 def _distill(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd.pipeline import stages
 
     _tell(stages.distill(_params(), arguments.method, helper=arguments.helper))
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from cdkd import stages
+    from cdkd.pipeline import stages
 
     for result in stages.search(_params(), arguments.study, helper=arguments.helper):
         print("\n".join(result.lines()))
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from cdkd import results
+    from cdkd.pipeline import queries
 
-    print("\n".join(results.compare(root(), arguments.compare) if arguments.compare else results.report(_params())))
+    print("\n".join(queries.compare(root(), arguments.compare) if arguments.compare else queries.report(_params())))
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    from cdkd import results
+    from cdkd.pipeline import queries
 
-    print("\n".join(results.explain(_params(), arguments.method)))
+    print("\n".join(queries.explain(_params(), arguments.method)))
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from cdkd import results
+    from cdkd.pipeline import queries
 
-    print(results.tables(_params()), end="")
+    print(queries.tables(_params()), end="")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from cdkd import doctor
+    from cdkd.pipeline import doctor
 
     marks = set()
     for finding in doctor.examine(root(), quick=arguments.quick):
@@ -184,7 +184,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from cdkd import verify
+    from cdkd.pipeline import verify
 
     same, lines = verify.verify(_params(), arguments.method, arguments.seed)
     print("\n".join(lines))
@@ -192,9 +192,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _track(arguments: argparse.Namespace) -> None:
-    from cdkd import results
+    from cdkd.pipeline import queries
 
-    print(results.track(_params()))
+    print(queries.track(_params()))
 
 
 def _dashboard(arguments: argparse.Namespace) -> None:
@@ -204,9 +204,9 @@ def _dashboard(arguments: argparse.Namespace) -> None:
 
 
 def _ui(arguments: argparse.Namespace) -> None:
-    from cdkd import results
+    from cdkd.pipeline import queries
 
-    results.ui(_params(), arguments.port)
+    queries.ui(_params(), arguments.port)
 
 
 def _tell(records: Sequence[Record]) -> None:

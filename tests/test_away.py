@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from test_pipeline import Clone
 
-from cdkd import away as away_module
-from cdkd import pack, plan_file, sealed
-from cdkd.away import Deadline
-from cdkd.errors import BadCheckpoint
-from cdkd.plan import code_digest
-from cdkd.store import Store
+from cdkd.cluster import plan_file, results_bundle
+from cdkd.cluster import worker as away_module
+from cdkd.cluster.worker import Deadline
+from cdkd.core.errors import BadCheckpoint
+from cdkd.runs.specification import code_digest
+from cdkd.runs.store import Store
+from cdkd.storage import sealed_json
 
 ABSENT = ["pydantic", "ruamel", "mlflow", "dvc", "optuna", "sklearn", "matplotlib", "pandas", "scipy", "jinja2"]
 REFUSER = f"""
@@ -36,8 +37,9 @@ sys.meta_path.insert(0, Refuser())
 """
 ONE_EPOCH = """
 import sys
-from cdkd import away, campaign
-sys.exit(away.main(sys.argv[1:], lambda *words, stop: campaign.train_cohort(*words, stop=lambda: True)))
+from cdkd.cluster import worker
+from cdkd.runs import cohort
+sys.exit(worker.main(sys.argv[1:], lambda *words, stop: cohort.train_cohort(*words, stop=lambda: True)))
 """
 PARAMS = """\
 experiment: digits
@@ -79,11 +81,11 @@ class Away:
         shutil.copy(home.folder / "images.zip", folder / "carried.zip")
         self.environment = os.environ | {"PYTHONPATH": f"{folder / 'bare'}:{folder / 'checkout'}", "OMP_NUM_THREADS": "1"}
 
-    def start(self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.campaign")) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")) -> subprocess.Popen[str]:
         command = [sys.executable, *how, *map(str, words)]
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def run(self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.campaign")) -> str:
+    def run(self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")) -> str:
         process = self.start(*words, how=how)
         text = process.communicate(timeout=300)[0]
         assert process.returncode == code, text
@@ -247,7 +249,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     body = json.loads(path.read_text())
     del body["digest"]
     change(body)
-    sealed.write(path, body)
+    sealed_json.write(path, body)
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -315,14 +317,14 @@ def test_what_cannot_be_carried_out_is_refused(home: Clone, tmp_path: Path, monk
 
 
 def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "PART", 200_000)
+    monkeypatch.setattr(results_bundle, "PART", 200_000)
     store = Store(away.folder / "campaign")
-    records = pack.read(away.folder / "campaign" / "results").records
+    records = results_bundle.read(away.folder / "campaign" / "results").records
     teacher, student = records[0], records[1]
-    files = pack.write(tmp_path / "results", store, "digits", records, "float32")
+    files = results_bundle.write(tmp_path / "results", store, "digits", records, "float32")
     assert len(files) > 5
     assert all(path.stat().st_size <= 210_000 for path in files)
-    found = pack.read(tmp_path / "results")
+    found = results_bundle.read(tmp_path / "results")
     assert found.teacher_weights(teacher.result["weights_sha256"]) == store.weights(teacher.fingerprint).read_bytes()
     assert all(found.student_weights(record) == store.weights(record.fingerprint).read_bytes() for record in records[1:])
     (tmp_path / "results" / "weights-000.safetensors").unlink()
@@ -331,18 +333,18 @@ def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: 
     assert found.teacher_weights(teacher.result["weights_sha256"]) is None
     damaged(tmp_path / "results" / "weights-001.safetensors")
     with pytest.raises(BadCheckpoint, match=r"weights-001\.safetensors: damaged"):
-        pack.read(tmp_path / "results")
+        results_bundle.read(tmp_path / "results")
 
-    pack.write(tmp_path / "results", store, "digits", records, "bf16")
+    results_bundle.write(tmp_path / "results", store, "digits", records, "bf16")
     half = sum(path.stat().st_size for path in (tmp_path / "results").glob("weights-*"))
     whole = sum(store.weights(record.fingerprint).stat().st_size for record in records[1:])
     assert 0.45 * whole < half < 0.7 * whole
-    assert pack.read(tmp_path / "results").student_weights(student) is None
+    assert results_bundle.read(tmp_path / "results").student_weights(student) is None
 
 
 def test_the_deadline_leaves_room_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("cdkd.away.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cdkd.cluster.worker.time.monotonic", lambda: now[0])
     deadline = Deadline(1.0)
     now[0] = 20.0  # preparing data
     deadline.begin()
@@ -354,7 +356,7 @@ def test_the_deadline_leaves_room_for_an_epoch(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_without_weights_is_no_damage_and_gets_its_own_only(away: Away, tmp_path: Path) -> None:
     theirs = Store(away.folder / "campaign")
-    record = pack.read(away.folder / "campaign" / "results").records[1]
+    record = results_bundle.read(away.folder / "campaign" / "results").records[1]
     store = Store(tmp_path)
     store.put(record, None)
     assert store.get(record.fingerprint) == record

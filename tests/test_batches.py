@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdkd.config.schema import Augmentation, Data
+from cdkd.core.errors import BadData
+from cdkd.core.randomness import stream
 from cdkd.data.batches import Batches, Split, evaluation, order, random_boxes
 from cdkd.data.prepare import prepare
 from cdkd.data.prepared import read_meta
-from cdkd.data.randomness import stream
-from cdkd.errors import BadData
-from cdkd.inputs import training_split
-from cdkd.schema import Augmentation, Data
+from cdkd.training.setup import training_split
 
 CPU = torch.device("cpu")
 

@@ -15,11 +15,11 @@ from test_report import CE, KD, a_record, keep, today
 from test_tracking import SERVER, child_environment, fresh, plan, record, row, template  # noqa: F401  (a fixture)
 
 from cdkd import tracking
-from cdkd.params import load
-from cdkd.record import Record
+from cdkd.config.params import load
+from cdkd.config.schema import Report
 from cdkd.report.figures import run_pictures
 from cdkd.report.render import render
-from cdkd.schema import Report
+from cdkd.runs.record import Record
 
 WHERE = "no Chromium here; `apt-get install chromium`, or CDKD_CHROMIUM=/path/to/it"
 # MLflow asks its own server who is logged in and is told 404; Chromium says when a page is laid out in more than one step

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdkd import checkpoint
-from cdkd.errors import BadCheckpoint
+from cdkd.core.errors import BadCheckpoint
+from cdkd.training import checkpoint
 
 
 def state(epoch: int) -> dict[str, object]:
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
     code = f"""
 import resource, signal, torch
 from pathlib import Path
-from cdkd import checkpoint
+from cdkd.training import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:

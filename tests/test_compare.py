@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from test_report import CE, KD, a_diverged_record, a_record, keep, today
 
-from cdkd.errors import BadParams
-from cdkd.params import load
+from cdkd.config.params import load
+from cdkd.config.schema import Published, Report
+from cdkd.core.errors import BadParams
+from cdkd.core.schedule import Term, Weight
 from cdkd.report.compare import Experiment, compare, folder, named
-from cdkd.schedule import Term, Weight
-from cdkd.schema import Published, Report
 
 DIGITS = load(Path(__file__).parents[1] / "experiments" / "digits.yaml")
 CRD = Report(

@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 import torch  # noqa: E402
 
 from benchmarks import gpu, gpu_checks, gpu_time  # noqa: E402
-from cdkd.errors import CdkdError  # noqa: E402
-from cdkd.graph import Beside  # noqa: E402
+from cdkd.core.errors import CdkdError  # noqa: E402
+from cdkd.training.cuda_graph import Beside  # noqa: E402
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -30,14 +30,14 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cdkd import files
+from cdkd.core.errors import BadData
 from cdkd.data import arrays, decode, downloads
 from cdkd.data import prepare as module
 from cdkd.data.draw import draw, shares
 from cdkd.data.mapped import MappedImages
 from cdkd.data.prepare import prepare
 from cdkd.data.prepared import SPLITS, Meta, load, memory_limit, read_meta
-from cdkd.errors import BadData
+from cdkd.storage import files
 
 SHARED = Path(os.environ.get("CDKD_TEST_DATA", "/nowhere"))  # a folder with cifar100/ and tiny-imagenet/, image folders in zips
 
@@ -747,7 +747,7 @@ def test_failing_prepare_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     meta = made(tmp_path / "d")
     code = (
-        "import resource, signal, sys; from pathlib import Path; from cdkd.data.prepare import prepare; from cdkd.errors import BadData\n"
+        "import resource, signal, sys; from pathlib import Path; from cdkd.data.prepare import prepare; from cdkd.core.errors import BadData\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "options = dict(source='digits', paths=(), size=None, train_images=None, validation=0.2, seed=5, normalisation='measured')\n"
         "try: prepare(Path(sys.argv[1]), Path('.'), **options)\n"

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import pytest
 from test_pipeline import Clone, snapshot
 
-from cdkd import doctor
 from cdkd.data.prepared import read_meta
-from cdkd.doctor import Site, machine, results
-from cdkd.record import Record, read
-from cdkd.store import Store
+from cdkd.pipeline import doctor
+from cdkd.pipeline.doctor import Site, machine, results
+from cdkd.runs.record import Record, read
+from cdkd.runs.store import Store
 
 PARAMS = """\
 experiment: digits

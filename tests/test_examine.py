@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cdkd.core.features import Features
+from cdkd.core.schedule import Augmentation, Recipe
 from cdkd.data.batches import Split, evaluation
-from cdkd.examine import BINS, Examination, Reference, latency
-from cdkd.models.features import Features
-from cdkd.schedule import Augmentation, Recipe
+from cdkd.training.evaluation import BINS, Examination, Reference, latency
 
 IMAGES, CLASSES = 1103, 4  # more than two batches of the evaluation, and no multiple
 RECIPE = Recipe(1, 32, 0.1, 0.9, 0.0, False, (), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from test_report import a_record
 
-from cdkd.errors import BadParams
-from cdkd.params import Params, load
+from cdkd.config.params import Params, load
+from cdkd.core.errors import BadParams
 from cdkd.report.explain import Difference, explain, knowledge, lines
 from cdkd.report.published import TABLE
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cdkd.files import draft_folder, left_behind, write_atomically
+from cdkd.storage.files import draft_folder, left_behind, write_atomically
 
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from cdkd import files
+from cdkd.storage import files
 def stop(*words):
     print("stopped", flush=True)
     time.sleep(60)

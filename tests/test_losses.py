@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.losses import base, signature
 from cdkd.losses.at import attention_transfer
 from cdkd.losses.base import Loss, Needs, build, channel_means, l2_normalise
@@ -21,7 +22,6 @@ from cdkd.losses.gkd import guided_kd
 from cdkd.losses.hint import hint
 from cdkd.losses.kd import kd
 from cdkd.losses.rkd import relational_kd
-from cdkd.models.features import Features
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 FORMS = ("released", "paper")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.models.build import build
-from cdkd.models.features import Features
 from cdkd.models.measure import multiply_adds, parameters
 from cdkd.models.names import CIFAR_RESNETS, NETWORKS, TORCHVISION_RESNETS, VGGS, WIDE_RESNETS, stages
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdkd import schema
-from cdkd.errors import BadParams
+from cdkd.config import schema
+from cdkd.config.params import load
+from cdkd.core.errors import BadParams
+from cdkd.core.schedule import Weight
 from cdkd.losses import signature
-from cdkd.params import load
-from cdkd.schedule import Weight
 
 ROOT = Path(__file__).parents[1]
 GOOD = """\
@@ -208,8 +208,8 @@ def test_reading_params_needs_no_heavy_friend(write: Any) -> None:
     code = f"""
 import sys
 from pathlib import Path
-import cdkd.cli, cdkd.stages
-from cdkd.params import load
+import cdkd.cli, cdkd.pipeline.stages
+from cdkd.config.params import load
 load(Path({str(write(GOOD))!r}))
 print(sorted({{"torch", "numpy", "mlflow", "dvc", "pandas", "matplotlib", "sklearn"}} & set(sys.modules)))
 """

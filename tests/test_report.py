@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from cdkd.files import write_atomically
-from cdkd.params import Params
-from cdkd.record import Record
+from cdkd.config.params import Params
+from cdkd.config.schema import Data, Published, Report, Student, Teacher, Training
+from cdkd.core.schedule import Term, Weight
 from cdkd.report import published
 from cdkd.report.figures import run_curves
 from cdkd.report.formats import md, tex
 from cdkd.report.notes import written_out
 from cdkd.report.render import render
 from cdkd.report.tables import NO_RECORDS
-from cdkd.schedule import Term, Weight
-from cdkd.schema import Data, Published, Report, Student, Teacher, Training
+from cdkd.runs.record import Record
+from cdkd.storage.files import write_atomically
 
 EPOCHS = 20
 CE = {"ce": Term(Weight(1), {})}

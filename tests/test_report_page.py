@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from test_report import CE, HOSTILE, KD, Folder, a_record, keep, today
 
-from cdkd.record import Record
+from cdkd.config.schema import Published, Report
+from cdkd.core.schedule import Term, Weight
 from cdkd.report.examined import examined
 from cdkd.report.page import anchor, inline
 from cdkd.report.render import render
-from cdkd.schedule import Term, Weight
-from cdkd.schema import Published, Report
+from cdkd.runs.record import Record
 
 CD = {"ce": Term(Weight(1, start=5), {}), "cd": Term(Weight(6, milestones=(10,), decay=0.9), {})}
 VOID = {"meta", "link", "br", "hr", "img", "path", "use", "rect", "image"}

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.report.pictures.epochs import schedules
 from cdkd.report.pictures.trials import frontier, slices
 from cdkd.report.statistics import Summary
 from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
-from cdkd.schedule import Augmentation, Method, Recipe, Term, Weight
-from cdkd.study_file import Result, Trial, read
+from cdkd.runs.study_record import Result, Trial, read
 
 SPACE = {"cd.weight": {"low": 1, "high": 20, "log": True, "choices": None}, "gate": {"low": 0, "high": 2, "log": False, "choices": None}}
 TRIALS = (
@@ -160,7 +160,7 @@ def test_the_sentence_says_so_where_nothing_is_settled() -> None:
 
 
 def test_a_study_file_is_read_back_and_distrusted(tmp_path: Path) -> None:
-    from cdkd.errors import BadRecord
+    from cdkd.core.errors import BadRecord
 
     path = tmp_path / "small.json"
     STUDY.write(path)

@@ -16,13 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from cdkd import places, stages, study_file, tracking
+from cdkd import tracking
+from cdkd.config import paths
+from cdkd.config.params import Params, load
+from cdkd.core.errors import BadParams, BadStudy
 from cdkd.data.prepared import read_meta
-from cdkd.errors import BadParams, BadStudy
-from cdkd.params import Params, load
+from cdkd.pipeline import stages
 from cdkd.report.collect import collect
+from cdkd.runs import study_record
+from cdkd.runs.study_record import Result
 from cdkd.search import propose, run
-from cdkd.study_file import Result
 
 PARAMS = """
 experiment: tiny
@@ -103,7 +106,7 @@ def copied(taught: Path, folder: Path) -> Path:
 
 
 def study(folder: Path, name: str = "small") -> Result:
-    return study_file.read(folder / "runs" / "tiny" / "search" / f"{name}.json")
+    return study_record.read(folder / "runs" / "tiny" / "search" / f"{name}.json")
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +233,7 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
     once = load(folder / "params.yaml")
     (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 7\n    seed: 1"))
     other = load(folder / "params.yaml")
-    data = read_meta(places.data_folder(once))
+    data = read_meta(paths.data_folder(once))
     teacher = stages.trained_teacher(once, data)
     assert run.kept(once, "small", data, teacher) == study(whole)
     assert run.kept(other, "small", data, teacher) is None  # another key: nothing of the first is taken for it
@@ -244,7 +247,7 @@ def test_a_study_by_another_name_is_the_same(whole: Path, tmp_path: Path) -> Non
     folder = copied(whole, tmp_path / "project")
     (folder / "params.yaml").write_text((PARAMS + GRID).replace("  small:", "  renamed:").replace("edt_tuned", "edt_best"))
     params = load(folder / "params.yaml")
-    data = read_meta(places.data_folder(params))
+    data = read_meta(paths.data_folder(params))
     found, once = run.kept(params, "renamed", data, stages.trained_teacher(params, data)), study(whole)
     assert found is not None
     assert (found.name, found.method) == ("renamed", "edt_best")
@@ -275,7 +278,7 @@ def test_a_damaged_database_is_one_line_and_costs_no_training(whole: Path, tmp_p
     folder = copied(whole, tmp_path / "project")
     shutil.rmtree(folder / ".cdkd" / "studies")
     params = load(folder / "params.yaml")
-    data = read_meta(places.data_folder(params))
+    data = read_meta(paths.data_folder(params))
     teacher = stages.trained_teacher(params, data)
     path = folder / ".cdkd" / "search.db"
     content = path.read_bytes()

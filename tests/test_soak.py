@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cdkd.config.params import load
+from cdkd.core.errors import BadParams
 from cdkd.data.prepare import prepare
-from cdkd.errors import BadParams
-from cdkd.params import load
 
 ROOT = Path(__file__).parents[1]
 

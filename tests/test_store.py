@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cdkd.files import digest
-from cdkd.record import Record
-from cdkd.store import Store
+from cdkd.runs.record import Record
+from cdkd.runs.store import Store
+from cdkd.storage.files import digest
 
 WEIGHTS = bytes(range(256)) * 40
 
@@ -98,7 +98,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_store
-from cdkd import store
+from cdkd.runs import store
 def killed(*names):
     os.kill(os.getpid(), signal.SIGKILL)
 {patch}
@@ -122,7 +122,7 @@ def test_a_put_that_was_killed_left_all_or_nothing_and_the_next_one_clears_up(tm
 HOLDS = """
 import sys
 from pathlib import Path
-from cdkd.store import Store
+from cdkd.runs.store import Store
 with Store(Path(sys.argv[1])).lock("x", wait=False) as held:
     print(held, flush=True)
     sys.stdin.read()

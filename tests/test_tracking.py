@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from cdkd import tracking, ui
-from cdkd.errors import CdkdError
-from cdkd.plan import RunPlan
-from cdkd.record import Record
-from cdkd.tracking import form, story
+from cdkd import tracking
+from cdkd.core.errors import CdkdError
+from cdkd.runs.record import Record
+from cdkd.runs.specification import RunPlan
+from cdkd.tracking import form, server, story
 
 CIRCUMSTANCES = {"environment": {"device": "cpu", "threads": 2, "torch": "2.15.0"}, "git": {"commit": "abc123", "dirty": True}, "cohort": ["kd", "cd"]}
 STARTED, START_MS = "2026-01-02T03:04:05+00:00", 1767323045000
@@ -472,7 +472,7 @@ def test_a_forked_child_and_a_closed_tracker_write_nothing(root: Path) -> None:
     assert steps(root, "kd · seed 0") == []
 
 
-SERVER = "import sys, pathlib; from cdkd import ui; ui.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]), say=lambda text: print(text, flush=True))"
+SERVER = "import sys, pathlib; from cdkd import ui; server.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]), say=lambda text: print(text, flush=True))"
 
 
 def test_the_pages_are_served_and_no_process_is_left(template: Path, tmp_path: Path) -> None:
@@ -514,4 +514,4 @@ def gone(group: int) -> bool:
 def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "bind", lambda self, place: (_ for _ in ()).throw(OSError("taken")))
     with pytest.raises(CdkdError, match="no free port from 5000 to 5019"):
-        ui.free_port(5000)
+        server.free_port(5000)

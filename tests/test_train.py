@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+from cdkd.config.schema import Augmentation, Training
+from cdkd.core.errors import BadParams
+from cdkd.core.schedule import Method, Recipe, Term, Weight
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.errors import BadParams
-from cdkd.examine import Examination, Reference
 from cdkd.losses.base import Needs
-from cdkd.optimizer import SGD
-from cdkd.schedule import Method, Recipe, Term, Weight
-from cdkd.schema import Augmentation, Training
-from cdkd.teacher import Teacher
-from cdkd.teacher_cache import TeacherCache
-from cdkd.train import Run, network, train
+from cdkd.training.evaluation import Examination, Reference
+from cdkd.training.loop import Run, network, train
+from cdkd.training.optimiser import SGD
+from cdkd.training.teacher import Teacher
+from cdkd.training.teacher_cache import TeacherCache
 
 DATA = {"classes": 5, "image": [8, 8, 1]}
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from test_doctor import copied, entry, finished_checkout, flip, replace_in, reseal, with_environment, workspace
 from test_pipeline import Clone, snapshot
 
-from cdkd.record import Record, read
-from cdkd.verify import parting, unlike
+from cdkd.pipeline.verify import parting, unlike
+from cdkd.runs.record import Record, read
 
 
 @pytest.fixture(scope="module")

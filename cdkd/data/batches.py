@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.errors import BadData
+from cdkd.core.randomness import stream
 from cdkd.data.mapped import Images
-from cdkd.data.randomness import stream
-from cdkd.errors import BadData
 
 
 class Batch(NamedTuple):

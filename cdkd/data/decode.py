@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from cdkd.core.errors import BadData
 from cdkd.data.arrays import Count, Images, Parts, at_once
-from cdkd.errors import BadData
 
 PIXELS = 64 * 2**20  # of an image; more is taken for a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

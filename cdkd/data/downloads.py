@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdkd.core.errors import BadData
 from cdkd.data.arrays import Arrays, Count, Images, Labels
-from cdkd.errors import BadData
-from cdkd.files import sha256
+from cdkd.storage.files import sha256
 
 FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 HOUSES = "http://ufldl.stanford.edu/housenumbers/"

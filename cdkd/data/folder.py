@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cdkd.core.errors import BadData
 from cdkd.data.arrays import Count, Labels, Parts, Source
 from cdkd.data.decode import PIXELS, SUFFIXES, decoded
-from cdkd.errors import BadData
 
 LAYOUT = "expected <split>/<class>/<image>, with the splits train and test (or val, validation)"
 SPLITS = ("train", "test", "val", "validation")

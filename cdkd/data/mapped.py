@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 from torch import Tensor
 
+from cdkd.core.errors import BadData
 from cdkd.data.prepared import CHECKSUMS, CURE, Meta, check_digest, header
-from cdkd.errors import BadData
 
 Checksums = NDArray[np.uint32]  # [N], crc32 of each image
 

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from cdkd import files
+from cdkd.core.errors import BadData
 from cdkd.data.arrays import Count, Images, Labels, Source
 from cdkd.data.draw import draw
 from cdkd.data.prepared import CHECKSUMS, FILE, SPLITS, Meta, header
 from cdkd.data.sources import open_source
-from cdkd.errors import BadData
+from cdkd.storage import files
 
 Normalisation = Literal["measured"] | Mapping[str, Sequence[float]]
 

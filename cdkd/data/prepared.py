@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdkd.errors import BadData
-from cdkd.files import digest, sha256
+from cdkd.core.errors import BadData
+from cdkd.storage.files import digest, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cdkd.core.errors import BadData
 from cdkd.data.arrays import Arrays, Count, Images, Labels, Parts, Source, at_once
 from cdkd.data.decode import fitted
 from cdkd.data.draw import draw
-from cdkd.errors import BadData
 
 DIGITS_TEST = 797  # of 1,797; the draw of the test split is the same for ever, whatever data.seed is
 

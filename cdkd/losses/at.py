@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, at_least_float32, l2_normalise
-from cdkd.models.features import Features
 
 if TYPE_CHECKING:
     from typing import Literal

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from cdkd.core.features import Features
 from cdkd.losses import signature
-from cdkd.models.features import Features
 
 
 class Needs(IntEnum):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, Needs, at_least_float32, channel_means
-from cdkd.models.features import Features
 
 if TYPE_CHECKING:
     from typing import Literal

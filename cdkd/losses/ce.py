@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, Needs, at_least_float32
-from cdkd.models.features import Features
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, Needs
 from cdkd.losses.kd import require_equal_classes, softened_kl
-from cdkd.models.features import Features
 
 if TYPE_CHECKING:
     from pydantic import PositiveFloat

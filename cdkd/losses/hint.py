@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, at_least_float32
-from cdkd.models.features import Features
 
 if TYPE_CHECKING:
     from typing import Literal

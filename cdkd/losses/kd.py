@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, Needs, at_least_float32
-from cdkd.models.features import Features
 
 if TYPE_CHECKING:
     from pydantic import PositiveFloat

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.features import Features
 from cdkd.losses.base import Loss, Needs, at_least_float32, l2_normalise
-from cdkd.models.features import Features
 
 if TYPE_CHECKING:
     from pydantic import NonNegativeFloat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from cdkd.errors import BadParams
+from cdkd.core.errors import BadParams
 from cdkd.models.names import CIFAR_RESNETS, NETWORKS, VGGS, WIDE_RESNETS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdkd.models.features import Features
+from cdkd.core.features import Features
 
 
 def resnet(network: str, classes: int, channels: int) -> ResNet:

@@ -8,9 +8,9 @@ import shutil
 import torch
 from torch import Tensor, nn
 
-from cdkd.errors import BadParams
-from cdkd.models.features import Features
-from cdkd.schedule import Recipe
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
+from cdkd.core.schedule import Recipe
 
 
 class Forward:

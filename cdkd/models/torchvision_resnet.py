@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cdkd.models.features import Features
+from cdkd.core.features import Features
 
 
 def torchvision_resnet(network: str, classes: int, channels: int) -> TorchvisionResNet:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdkd.models.features import Features
+from cdkd.core.features import Features
 
 WIDTHS = {  # of each convolution, block by block
     "vgg8": ((64,), (128,), (256,), (512,), (512,)),

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cdkd.errors import BadRecord
-from cdkd.params import Params
-from cdkd.record import Record, read
+from cdkd.config.params import Params
+from cdkd.core.errors import BadRecord
+from cdkd.runs.record import Record, read
 
 TEACHER = "teacher"
 Expected = Mapping[tuple[str, int], str]

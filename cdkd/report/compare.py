@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdkd.errors import BadParams
-from cdkd.faults import suggest
-from cdkd.files import digest, write_atomically
-from cdkd.params import Params, load
+from cdkd.config.faults import suggest
+from cdkd.config.params import Params, load
+from cdkd.core.errors import BadParams
 from cdkd.report.collect import TEACHER, Expected, collect
 from cdkd.report.formats import md, tex
 from cdkd.report.notes import STALE, UNVERIFIED, faults, recipe, written_out
 from cdkd.report.published import Reference
 from cdkd.report.summary import Row, Summary, rows
 from cdkd.report.tables import NONE, shown
+from cdkd.storage.files import digest, write_atomically
 
 CAPTION = (
     "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n seeds. "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from cdkd.params import Params
+from cdkd.config.params import Params
 from cdkd.report.beyond import Classes, beyond_table, class_table, hurt_table
 from cdkd.report.collect import TEACHER
 from cdkd.report.document import Block, Column, Document, Fold, Grid, Items, Picture, Section, Text

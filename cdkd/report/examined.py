@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cdkd.record import Record
 from cdkd.report.collect import finite
+from cdkd.runs.record import Record
 
 BINS = 15
 LONGEST = 1_000_000  # characters of a line of counts

@@ -12,15 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cdkd.faults import Faults, read
-from cdkd.methods import method_of
-from cdkd.params import Params
-from cdkd.record import Record
+from cdkd.config.faults import Faults, read
+from cdkd.config.methods import method_of
+from cdkd.config.params import Params
+from cdkd.config.schema import Normalisation, Published, Training
+from cdkd.core.schedule import Method, Term
 from cdkd.report.collect import TEACHER, number
 from cdkd.report.notes import written_out
 from cdkd.report.published import Reference, find, table
-from cdkd.schedule import Method, Term
-from cdkd.schema import Normalisation, Published, Training
+from cdkd.runs.record import Record
 
 KNOWLEDGE = Path(__file__).with_name("explain.yaml")
 UNKNOWN = "not known"

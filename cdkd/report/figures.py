@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cdkd.params import Params
-from cdkd.record import Record
+from cdkd.config.params import Params
 from cdkd.report.pictures import classes, epochs, errors
 from cdkd.report.pictures.parts import column, epochs_below, or_gap
 from cdkd.report.style import COLOURS, both, look, png, style
 from cdkd.report.summary import Row
+from cdkd.runs.record import Record
 
 Pictures = dict[str, bytes]  # file name -> content
 # name -> the caption below it, and what it says to who cannot see it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cdkd.params import Params
+from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER
 from cdkd.report.document import Items, Text
 from cdkd.report.notes import faults

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cdkd.params import Params
+from cdkd.config.params import Params
+from cdkd.config.schema import Training
+from cdkd.core.schedule import Method, Term
 from cdkd.report.collect import TEACHER, Found
 from cdkd.report.summary import Row
-from cdkd.schedule import Method, Term
-from cdkd.schema import Training
 
 UNVERIFIED = "Unverified: today's fingerprint of the run is not known here (no prepared data, or no teacher trained for these params); excluded from the means"
 STALE = "Stale: trained for other params, data, teacher or code than today's; excluded from the means"

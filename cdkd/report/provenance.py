@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cdkd.params import Params
-from cdkd.record import Record
+from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER, Found, finite
 from cdkd.report.document import NONE, Cell, Code, Column, Grid, Items, Link, Text
 from cdkd.report.notes import faults, recipe
 from cdkd.report.phrases import duration, fixed, shown, si
 from cdkd.report.summary import Row, cost
 from cdkd.report.tables import Links
+from cdkd.runs.record import Record
 
 SHORT = 12  # characters of a digest that are shown
 

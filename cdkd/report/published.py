@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from cdkd.config.schema import Published
 from cdkd.report.statistics import Summary
-from cdkd.schema import Published
 
 TABLE = Path(__file__).with_name("published.csv")
 

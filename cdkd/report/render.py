@@ -9,9 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
-from cdkd.files import write_atomically
-from cdkd.params import Params
-from cdkd.record import Record
+from cdkd.config.params import Params
 from cdkd.report import latex, markdown
 from cdkd.report.beyond import class_differences, class_quantities
 from cdkd.report.collect import Expected, collect
@@ -26,6 +24,8 @@ from cdkd.report.spreadsheet import comma_separated, method_quantities
 from cdkd.report.summary import Row, rows
 from cdkd.report.tables import console
 from cdkd.report.versus import all_pairs, pair_quantities
+from cdkd.runs.record import Record
+from cdkd.storage.files import write_atomically
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 Files = dict[str, str | bytes]

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdkd.params import Params
+from cdkd.config.params import Params
+from cdkd.config.search_space import label_of
+from cdkd.core.schedule import Method, Term, Weight
 from cdkd.report.phrases import fixed, interval, verdict
 from cdkd.report.pictures.trials import history, pareto, slices
 from cdkd.report.statistics import Paired, compare
 from cdkd.report.style import both, style
 from cdkd.report.summary import Row, differences
-from cdkd.schedule import Method, Term, Weight
-from cdkd.space import label_of
-from cdkd.study_file import Result, Trial, setting_text
+from cdkd.runs.study_record import Result, Trial, setting_text
 
 PARTS = {"decay": "the decay of CD's weight", "gate": "the gate (CD alone in the first epochs)", "both": "both together"}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cdkd.params import Params
-from cdkd.record import Record
+from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER, Found, finite, number
 from cdkd.report.examined import Examined, examined
 from cdkd.report.published import Reference, find
 from cdkd.report.statistics import Paired, Summary, compare, summarise
+from cdkd.runs.record import Record
 
 __all__ = ["BASELINES", "MEASURES", "Row", "Summary", "cost", "differences", "rows"]
 

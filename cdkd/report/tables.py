@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cdkd.record import Record
 from cdkd.report.document import NONE, Cell, Column, Grid, Link
 from cdkd.report.notes import faults
 from cdkd.report.phrases import fixed, interval, shown, si
 from cdkd.report.published import against
 from cdkd.report.statistics import Summary
 from cdkd.report.summary import BASELINES, Row
+from cdkd.runs.record import Record
 
 __all__ = ["CAPTION", "NONE", "NO_RECORDS", "bases", "console", "method_table", "shown", "si"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from cdkd.errors import BadParams
-from cdkd.faults import suggest
-from cdkd.params import Params
+from cdkd.config.faults import suggest
+from cdkd.config.params import Params
+from cdkd.core.errors import BadParams
 from cdkd.search import database
 from cdkd.search.run import ADDRESS
-from cdkd.ui import HOST, free_port
+from cdkd.tracking.server import HOST, free_port
 
 
 def serve(params: Params, name: str | None, port: int) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 
-from cdkd.errors import BadStudy
+from cdkd.core.errors import BadStudy
 
 PATIENCE = 20  # seconds for a locked file
 

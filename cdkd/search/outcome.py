@@ -7,18 +7,18 @@ import os
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
+from cdkd.config.params import Params
+from cdkd.core.errors import BadStudy
 from cdkd.data.prepared import Meta
-from cdkd.errors import BadStudy
-from cdkd.files import digest
-from cdkd.params import Params
-from cdkd.plan import variant_plan
-from cdkd.record import Record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import variant_plan
+from cdkd.runs.store import Store
+from cdkd.runs.study_record import Result, Trial
+from cdkd.runs.tuned_methods import decisive
 from cdkd.search import database, propose
 from cdkd.search.run import ADDRESS, workers
 from cdkd.search.worker import ERROR, REASON, Worker
-from cdkd.store import Store
-from cdkd.study_file import Result, Trial
-from cdkd.tuned import decisive
+from cdkd.storage.files import digest
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 

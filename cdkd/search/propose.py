@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cdkd.space import Setting, Space
+from cdkd.config.search_space import Setting, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STARTED = 4  # finished trials before one may be pruned

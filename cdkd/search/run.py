@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cdkd import study_file
+from cdkd.config.params import Params
+from cdkd.core.errors import BadRecord, CdkdError
 from cdkd.data.prepared import Meta
-from cdkd.errors import BadRecord, CdkdError
-from cdkd.files import digest
-from cdkd.params import Params
-from cdkd.pending import cores, helpers
-from cdkd.record import Record
-from cdkd.study_file import Result
-from cdkd.tuned import decisive
+from cdkd.pipeline.scheduler import cores, helpers
+from cdkd.runs.record import Record
+from cdkd.runs import study_record
+from cdkd.runs.study_record import Result
+from cdkd.runs.tuned_methods import decisive
+from cdkd.storage.files import digest
 
 ADDRESS = "CDKD_SEARCH_STORAGE"  # a database's address, with a password that is not for params.yaml
 
@@ -55,7 +55,7 @@ def kept(params: Params, name: str, data: Meta, teacher: Record) -> Result | Non
         return None
     try:
         study = params.search[name].study  # names decide no trial, and may be others by now
-        return replace(study_file.read(path), experiment=params.experiment, name=name, base=study.base, method=study.method)
+        return replace(study_record.read(path), experiment=params.experiment, name=name, base=study.base, method=study.method)
     except BadRecord as fault:
         print(f"{fault}; read from the study's database again", flush=True)
         return None

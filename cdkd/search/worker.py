@@ -16,18 +16,18 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection, load_study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from cdkd.config.params import Params
+from cdkd.config.paths import data_folder
 from cdkd.data.prepared import Meta
-from cdkd.params import Params
-from cdkd.places import data_folder
-from cdkd.plan import RunPlan, variant_plan
-from cdkd.record import Record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import RunPlan, variant_plan
+from cdkd.runs.store import Store
 from cdkd.search import propose
 from cdkd.search.database import Locks
-from cdkd.store import Store
 
 if TYPE_CHECKING:  # torch is for who trains
-    from cdkd.campaign import Prune
-    from cdkd.examine import Row
+    from cdkd.runs.cohort import Prune
+    from cdkd.training.evaluation import Row
 
 HELD, CLAIMS, LOST, REASON = "cdkd.held", "cdkd.claims", "cdkd.lost", "cdkd.reason"
 ERROR = "validation_top1_error"
@@ -183,7 +183,7 @@ class Worker:
 
     def _cohort(self, plans: list[RunPlan], follow: Prune) -> None:
         """Train what the store lacks; a run that another process trains is waited for."""
-        from cdkd.campaign import train_cohort
+        from cdkd.runs.cohort import train_cohort
 
         weights = self.store.weights(self.teacher.fingerprint)
         for wait in (False, True):

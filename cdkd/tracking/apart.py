@@ -1,6 +1,6 @@
 """The live view in a process of its own, so that training shares neither interpreter nor memory with MLflow and its friends.
 
-The training process writes one JSON line for each event into a pipe; the other, `cdkd.follow`, reads them into a
+The training process writes one JSON line for each event into a pipe; the other, `cdkd.pipeline.mlflow_writer`, reads them into a
 `Tracker`. It ends with the pipe: a trainer that was killed leaves runs that are marked so.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cdkd.plan import RunPlan
-from cdkd.record import Record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import RunPlan
 from cdkd.tracking.live import PATIENCE, patience_for, status_for
 
 
@@ -36,7 +36,7 @@ class Apart:
         """runs: each with its circumstances"""
         self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._closed = False
-        words = [sys.executable, "-m", "cdkd.follow"]
+        words = [sys.executable, "-m", "cdkd.pipeline.mlflow_writer"]
         self._child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         self._thread = threading.Thread(target=self._carry, name="cdkd-tracking", daemon=True)
         self._thread.start()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from cdkd.record import Record
+from cdkd.runs.record import Record
 
 FINGERPRINT, GROUP, STATUS, PARENT = "cdkd.fingerprint", "cdkd.group", "cdkd.status", "mlflow.parentRunId"
 CURRENT = "current"  # yes | no: whether the run is the latest of its method and seed, or was replaced when params or code changed

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cdkd.plan import TEACHER
-from cdkd.record import Record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import TEACHER
 from cdkd.tracking import form
 from cdkd.tracking.view import View
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdkd.errors import CdkdError
-from cdkd.plan import TEACHER
-from cdkd.record import Record
+from cdkd.core.errors import CdkdError
+from cdkd.runs.record import Record
+from cdkd.runs.specification import TEACHER
 from cdkd.tracking import form, story
 from cdkd.tracking.view import View, complete, uri
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdkd.study_file import Result, setting_text
+from cdkd.runs.study_record import Result, setting_text
 from cdkd.tracking import form
 from cdkd.tracking.records import PATIENCE, readable
 from cdkd.tracking.view import View

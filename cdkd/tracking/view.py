@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdkd.plan import TEACHER
-from cdkd.record import Record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import TEACHER
 from cdkd.tracking import form, story
 
 # A telemetry switch of its own is honoured only as "true"; a dead server may not stall longer than seconds.

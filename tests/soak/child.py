@@ -55,22 +55,22 @@ def _main(words: Sequence[str]) -> int:
 
 def _quickly() -> None:
     """A checkpoint at every epoch's edge; and no time for what is only measured."""
-    from cdkd import campaign
+    from cdkd.runs import cohort
 
-    campaign.CHECKPOINT_SECONDS = 0.0
-    everywhere(campaign.latency, lambda *words, **named: 0.0)
+    cohort.CHECKPOINT_SECONDS = 0.0
+    everywhere(cohort.latency, lambda *words, **named: 0.0)
 
 
 def _mute() -> None:
     """Train without MLflow, which would cost more than the training."""
-    from cdkd import pending
+    from cdkd.pipeline import scheduler
 
     def unwatched(params: Any, plans: Any, circumstances: Any) -> Any:
-        from cdkd.campaign import nobody
+        from cdkd.runs.cohort import nobody
 
         return nobody(plans, circumstances)
 
-    pending._apart = unwatched
+    scheduler._apart = unwatched
 
 
 class Forked:
@@ -125,14 +125,14 @@ def _only(stdin: int, report: int) -> None:
 def _again(trap: Trap, words: Sequence[str]) -> int:
     """What `python -m cdkd...` would do."""
     try:
-        if "cdkd.follow" not in words:
+        if "cdkd.pipeline.mlflow_writer" not in words:
             return _main(words[words.index("cdkd") + 1 :])
-        from cdkd import follow
+        from cdkd.pipeline import mlflow_writer
 
         sys.stdin = os.fdopen(0, encoding="utf-8")
-        follow.Tracker = partial(follow.Tracker, every=0.1)  # it writes while they train
+        mlflow_writer.Tracker = partial(mlflow_writer.Tracker, every=0.1)  # it writes while they train
         _arm_follower(trap)
-        follow.listen()
+        mlflow_writer.listen()
         return 0
     finally:
         sys.stdout.flush()
@@ -158,15 +158,15 @@ def _arm_follower(trap: Trap) -> None:
 
 
 def _fork_again(trap: Trap) -> None:
-    from cdkd import pending
+    from cdkd.pipeline import scheduler
     from cdkd.tracking import apart
 
-    pending.subprocess = apart.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
+    scheduler.subprocess = apart.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
 
 
 def _spoil() -> None:
     """A resumption changes a weight and leaves a file behind."""
-    from cdkd import checkpoint
+    from cdkd.training import checkpoint
 
     load = checkpoint.load
 

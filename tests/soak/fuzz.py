@@ -23,7 +23,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from cdkd.errors import CdkdError
+from cdkd.core.errors import CdkdError
 from tests.soak.start import aside
 from tests.soak.tally import Tally
 

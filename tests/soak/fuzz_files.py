@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from cdkd import checkpoint, pack
-from cdkd import record as records
-from cdkd.errors import BadCheckpoint, BadRecord
-from cdkd.store import Store
+from cdkd.cluster import results_bundle
+from cdkd.core.errors import BadCheckpoint, BadRecord
+from cdkd.runs import record as records
+from cdkd.runs.store import Store
+from cdkd.training import checkpoint
 from tests.soak.fuzz import Target
 
 
@@ -107,14 +108,14 @@ def results(root: Path) -> Target:
     """What a campaign brings home."""
     made = root.parent / f"pack-{os.getpid()}"
     every = [records.read(path) for path in sorted((root / "runs/soak").glob("*/*.json"))]
-    pack.write(made, Store(root), "soak", every, "float32")
+    results_bundle.write(made, Store(root), "soak", every, "float32")
     files = {path.name: path.read_bytes() for path in made.iterdir()}
     shutil.rmtree(made)
 
     def check(changes: dict[str, list[Mutation]], folder: Path) -> None:
         for name, content in files.items():
             (folder / name).write_bytes(mutated(content, changes.get(name, [])))
-        found = pack.read(folder)
+        found = results_bundle.read(folder)
         assert list(found.records) == every, "other records were taken for them"
         for one in found.records:
             found.student_weights(one) if one.method != "teacher" else found.teacher_weights(one.result["weights_sha256"])

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from cdkd.cli import main
+from cdkd.config.params import load
 from cdkd.data.prepared import Meta
-from cdkd.params import load
-from cdkd.plan import student_plans, teacher_plan
-from cdkd.record import Record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import student_plans, teacher_plan
 from tests.soak.fuzz import LETTERS, Target
 
 SOUND = """\

@@ -122,9 +122,10 @@ def everywhere(real: Any, wrapped: Any) -> None:
 
 def arm(trap: Trap) -> None:
     """Every point but the follower's."""
-    from cdkd import campaign, checkpoint, optimizer, store, train
     from cdkd.data import prepare
+    from cdkd.runs import cohort, store
     from cdkd.tracking import apart
+    from cdkd.training import checkpoint, loop, optimiser
 
     _files(trap)
     _evaluation(trap)
@@ -136,11 +137,11 @@ def arm(trap: Trap) -> None:
     around(trap, checkpoint, "clear", after="the checkpoints are cleared")
     around(trap, checkpoint, "load", before="before a resumption", after="a state is read")
     around(trap, checkpoint, "_clear", before="before old states are removed")
-    around(trap, train.Run, "step", before="before a step")
-    around(trap, optimizer.SGD, "step", before="between gradient and step")
-    around(trap, train.Run, "close_epoch", after="an epoch is closed")
-    around(trap, train.Run, "save", before="before a checkpoint", after="after a checkpoint")  # of a cohort: members stand at different epochs
-    around(trap, campaign, "finished_record", before="before a record")
+    around(trap, loop.Run, "step", before="before a step")
+    around(trap, optimiser.SGD, "step", before="between gradient and step")
+    around(trap, loop.Run, "close_epoch", after="an epoch is closed")
+    around(trap, loop.Run, "save", before="before a checkpoint", after="after a checkpoint")  # of a cohort: members stand at different epochs
+    around(trap, cohort, "finished_record", before="before a record")
     around(trap, apart.Apart, "epoch", before="before tracking hears of an epoch")
     around(trap, apart.Apart, "finish", before="before tracking hears of an end")
     around(trap, apart.Apart, "close", before="before tracking is closed")
@@ -148,8 +149,10 @@ def arm(trap: Trap) -> None:
 
 
 def _files(trap: Trap) -> None:
-    from cdkd import files, stages, store
     from cdkd.data import prepare
+    from cdkd.pipeline import stages
+    from cdkd.runs import store
+    from cdkd.storage import files
 
     def replace(source: Any, target: Any) -> None:
         trap.at(f"before the rename: {kind(target)}")
@@ -196,7 +199,7 @@ def _evaluation(trap: Trap) -> None:
 
 
 def _answers(trap: Trap) -> None:
-    from cdkd.teacher_cache import TeacherCache
+    from cdkd.training.teacher_cache import TeacherCache
 
     answer = TeacherCache.__call__
 
@@ -211,7 +214,7 @@ def _answers(trap: Trap) -> None:
 
 
 def _lock(trap: Trap) -> None:
-    from cdkd import store
+    from cdkd.runs import store
 
     lock = store.Store.lock
 

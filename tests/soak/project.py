@@ -19,8 +19,8 @@ from typing import Any
 import numpy
 from PIL import Image
 
-from cdkd import stages
-from cdkd.params import load
+from cdkd.config.params import load
+from cdkd.pipeline import stages
 from tests.soak.child import Order
 from tests.soak.start import Ended, aside, forked
 

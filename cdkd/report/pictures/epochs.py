@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cdkd.params import Params
+from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER, finite
 from cdkd.report.pictures.parts import LEGEND, LINES, MOST, PERCENT, draw_band, epochs_below, explain_lines, name_axes, over_seeds, panels, students
 from cdkd.report.style import COLOURS, FILLS, GREY

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from cdkd.report.style import COLOURS, GREY, MARKERS
-from cdkd.study_file import Result, Trial
+from cdkd.runs.study_record import Result, Trial
 
 ERROR = "Top-1 error on validation (%)"
 MOST = 6  # numbers that have a slice each

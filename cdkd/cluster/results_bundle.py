@@ -1,0 +1,204 @@
+"""Results on their way: finished runs as few, small files, for a place that takes back neither many nor large ones.
+
+- records.json: every finished run's record, and the digests of the other files
+- teacher-000.part, ...: the teacher's weights as they are, in pieces; whoever goes on needs them to the bit
+- weights-000.safetensors, ...: the students' weights where they were asked for, each tensor as `<fingerprint>.<its name>`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cdkd.core.errors import BadCheckpoint, BadRecord
+from cdkd.runs.record import Record, parse
+from cdkd.runs.specification import TEACHER, RunPlan
+from cdkd.runs.store import Store
+from cdkd.storage import sealed_json
+from cdkd.storage.files import digest, sha256, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+RECORDS = "records.json"
+PART = 15 * 2**20  # bytes of a file
+OURS = re.compile(r"records\.json|teacher-\d{3}\.part|weights-\d{3}\.safetensors")
+NAMED = 256  # bytes that a tensor's name and place take, generously
+Kind = Literal["none", "bf16", "float32"]
+
+
+def write(folder: Path, store: Store, experiment: str, records: Sequence[Record], kind: Kind) -> list[Path]:
+    """Make the folder hold these runs of the store, and no others; kind: of the students' weights. Returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
+        fresh = Path(staging)
+        for record in records:
+            if record.method == TEACHER and record.status == "finished":
+                _cut(store.weights(record.fingerprint), fresh)
+        if kind != "none":
+            _bundle((record for record in records if record.method != TEACHER and record.status == "finished"), store, fresh, kind)
+        parts = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
+        bodies = [json.loads(record.text()) for record in records]
+        sealed_json.write(fresh / RECORDS, {"format": FORMAT, "experiment": experiment, "records": bodies, "weights": kind, "parts": parts})
+        # the records go first and come last: whoever is killed between leaves no pack, and packs again from the store
+        for stale in sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name)):
+            stale.unlink()
+        for path in sorted(fresh.iterdir(), reverse=True):
+            os.replace(path, folder / path.name)
+    return sorted(folder / name for name in (RECORDS, *parts))
+
+
+def _cut(weights: Path, folder: Path) -> None:
+    content = weights.read_bytes()
+    for number, start in enumerate(range(0, len(content), PART)):
+        write_atomically(folder / f"teacher-{number:03d}.part", content[start : start + PART])
+
+
+def _bundle(records: Iterable[Record], store: Store, folder: Path, kind: Kind) -> None:
+    """One part after the other, each as full as it may be; a tensor larger than a part has one to itself."""
+    from safetensors.torch import save
+
+    part: dict[str, Tensor] = {}
+    number = size = 0
+
+    def close() -> None:
+        nonlocal number, size
+        write_atomically(folder / f"weights-{number:03d}.safetensors", save(part))
+        part.clear()
+        number, size = number + 1, 0
+
+    for name, tensor in _tensors(records, store, kind):
+        needs = tensor.numel() * tensor.element_size() + NAMED
+        if part and size + needs > PART:
+            close()
+        part[name], size = tensor, size + needs
+    if part:
+        close()
+
+
+def _tensors(records: Iterable[Record], store: Store, kind: Kind) -> Iterator[tuple[str, Tensor]]:
+    import torch
+    from safetensors.torch import load_file
+
+    for record in records:
+        for name, tensor in load_file(store.weights(record.fingerprint)).items():
+            small = tensor.to(torch.bfloat16) if kind == "bf16" and tensor.is_floating_point() else tensor
+            yield f"{record.fingerprint}.{name}", small
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A folder of results whose records are sound, and whose other files are those that were written, or did not come along."""
+
+    folder: Path
+    experiment: str
+    records: tuple[Record, ...]
+    kind: Kind
+    parts: Mapping[str, str]  # sha256 of each file that was written
+
+    def teacher_weights(self, digest: str) -> bytes | None:
+        """The teacher's weights put together again; None where a piece is missing. Raises `BadCheckpoint`."""
+        names = sorted(name for name in self.parts if name.startswith("teacher-"))
+        if not names or not all((self.folder / name).is_file() for name in names):
+            return None
+        content = b"".join((self.folder / name).read_bytes() for name in names)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise BadCheckpoint(f"{self.folder}: the teacher's weights in it are not those with sha256 {digest[:12]}...")
+        return content
+
+    def student_weights(self, record: Record) -> bytes | None:
+        """A student's weights as its record knows them; None where they, or some of them, did not come along. Raises `BadCheckpoint`."""
+        if self.kind != "float32":
+            return None
+        from safetensors.torch import save
+
+        content = save(dict(self._tensors(f"{record.fingerprint}.")))
+        if hashlib.sha256(content).hexdigest() == record.result["weights_sha256"]:
+            return content
+        if all((self.folder / name).is_file() for name in self.parts):
+            raise BadCheckpoint(f"{self.folder}: the weights of {record.method} seed {record.seed} are not its record's")
+        return None
+
+    def _tensors(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        from safetensors import safe_open
+
+        for part in sorted(name for name in self.parts if name.startswith("weights-") and (self.folder / name).is_file()):
+            with safe_open(self.folder / part, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 (no dict)
+                    if name.startswith(prefix):
+                        yield name.removeprefix(prefix), file.get_tensor(name)
+
+
+def read(folder: Path) -> Pack:
+    """Results that were packed; raises `BadRecord` or `BadCheckpoint` naming the file that is not what was written."""
+    path = folder / RECORDS
+    body = sealed_json.read(path, "a pack's records", FORMAT)
+    try:
+        records = tuple(parse(json.dumps(one), f"{path}: record {number}") for number, one in enumerate(body["records"]))
+        pack = Pack(folder, body["experiment"], records, body["weights"], dict(body["parts"]))
+        if any(Path(name).name != name for name in pack.parts):
+            raise ValueError("a part that lies elsewhere")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadRecord(f"{path}: not a pack's records ({type(error).__name__}: {error})") from None
+    for record in records:
+        _check(path, record)
+    for name, expected in pack.parts.items():
+        if (folder / name).is_file() and sha256(folder / name) != expected:
+            raise BadCheckpoint(f"{folder / name}: damaged: its digest is not the one noted when it was written")
+    return pack
+
+
+def _check(path: Path, record: Record) -> None:
+    run = f"{path}: {record.method} seed {record.seed}"
+    if digest(record.config) != record.fingerprint:
+        raise BadRecord(f"{run}: its fingerprint is not its configuration's")
+    if record.status not in ("finished", "diverged"):
+        raise BadRecord(f"{run}: status {record.status!r}; expected finished or diverged")
+    training = record.config.get("training")
+    if record.status == "finished" and training and len(record.history) != training["epochs"]:
+        raise BadRecord(f"{run}: {len(record.history)} epochs; expected {training['epochs']}")
+
+
+def into_store(pack: Pack, expected: Mapping[str, RunPlan], store: Store) -> Iterator[str]:
+    """Put the runs into the store; expected: the experiment's, by fingerprint. Nothing is put before every record is known to belong.
+
+    Raises `BadRecord`, `BadCheckpoint`. A run that is in the store already stays as it is, and gets weights that it lacked.
+    """
+    for record in pack.records:
+        plan = expected.get(record.fingerprint)
+        if plan is None or (record.experiment, record.seed) != (plan.experiment, plan.seed):
+            raise BadRecord(_stranger(pack, record, expected.values()))
+    put = known = 0
+    for record in pack.records:
+        held = store.get(record.fingerprint) is not None
+        store.put(record, _weights(pack, record))
+        put, known = put + (not held), known + held
+    yield f"{pack.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
+    for record in pack.records:
+        if record.method == TEACHER and record.status == "finished" and not store.weights(record.fingerprint).is_file():
+            missing = sum(not (pack.folder / name).is_file() for name in pack.parts if name.startswith("teacher-"))
+            yield f"the teacher's weights did not come along ({missing} pieces are missing): further students cannot be trained here"
+
+
+def _weights(pack: Pack, record: Record) -> bytes | None:
+    if record.status != "finished":
+        return None
+    return pack.teacher_weights(record.result["weights_sha256"]) if record.method == TEACHER else pack.student_weights(record)
+
+
+def _stranger(pack: Pack, record: Record, expected: Iterable[RunPlan]) -> str:
+    """Why a record does not belong: what its configuration has otherwise."""
+    run = f"{pack.folder / RECORDS}: {record.method} seed {record.seed}"
+    twin: Any = next((plan.config for plan in expected if (plan.method, plan.seed) == (record.method, record.seed)), None)
+    if twin is None:
+        return f"{run}: no run of params.yaml; expected runs of its methods and seeds, so that none is kept that nothing asks for"
+    others = [key for key in twin if digest(twin[key]) != digest(record.config.get(key))]
+    return f"{run}: no run of params.yaml: trained with other {', '.join(others) or 'settings'}"

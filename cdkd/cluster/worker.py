@@ -1,0 +1,242 @@
+"""A plan carried out away from home, where there is torch and little else, no network, and not much time.
+
+    python -m cdkd.runs.cohort plan.json --out DIR --data cifar100-1.zip cifar100-2.zip --minutes 9
+
+The teacher first, then seed by seed, each seed one cohort, into a store under DIR. The same command again goes on from
+the last checkpoints. What is finished lies in DIR/results, ready for `cdkd import` at home.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from cdkd.cluster import plan_file, results_bundle
+from cdkd.cluster.plan_file import Plan
+from cdkd.core.errors import BadCheckpoint, BadData, CdkdError, Diverged
+from cdkd.data.prepared import read_meta
+from cdkd.runs.specification import PACKAGE, RunPlan
+from cdkd.runs.store import Store
+from cdkd.storage.files import sha256, write_atomically
+from cdkd.storage.progress import Progress
+
+PROJECT = PACKAGE.parent
+
+
+class Train(Protocol):
+    """`campaign.train_cohort`."""
+
+    def __call__(
+        self, root: Path, store: Store, plans: Sequence[RunPlan], data_folder: Path, teacher_weights: Path | None, /, *, stop: Callable[[], bool]
+    ) -> None: ...
+
+
+class Deadline:
+    """When to stop: at the last epoch's edge from which another epoch, as long as the last one, would not end in time."""
+
+    def __init__(self, minutes: float) -> None:
+        self.last = time.monotonic()
+        self.end = self.last + 60 * minutes
+        self.stopped = False
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or time.monotonic() >= self.end
+
+    def begin(self) -> None:
+        """Epochs begin now."""
+        self.last = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Asked at an epoch's edge."""
+        before, self.last = self.last, time.monotonic()
+        self.stopped = self.last + (self.last - before) > self.end
+        return self.stopped
+
+
+class Campaign:
+    """One plan, the folder it is carried out in, and what is there by now."""
+
+    def __init__(self, plan: Plan, out: Path, train: Train, deadline: Deadline) -> None:
+        self.out, self.store, self.train, self.deadline = out, Store(out), train, deadline
+        self.own = plan.weights_sha256 is None  # the teacher is trained here
+        taught = self._taught(plan) if self.own else None
+        self.plan = plan if taught is None else plan.with_teacher(taught)
+
+    def run(self, data: Sequence[Path], given: Path | None) -> None:
+        """Train until all is trained or the time is over. data: instead of the plan's; given: the teacher's weights, for a plan that has them."""
+        if self.own and given is not None:
+            raise BadCheckpoint(f"{given}: the plan leaves its teacher open, to be trained here; finish it at home and export the plan again to give it")
+        if not self.remaining():
+            return
+        weights = None if self.own else self._known_teacher(given)
+        folder = prepared(self.plan, self.out, data)
+        weights = weights or self._trained_teacher(folder)
+        for seed, runs in self.plan.seeds.items() if weights else ():
+            if pending := self._pending(runs):
+                self._train(f"seed {seed}: {', '.join(run.method for run in pending)}", pending, folder, weights)
+
+    def remaining(self) -> list[RunPlan]:
+        """The runs still to be trained, the teacher's among them where it is trained here."""
+        return self._pending([*([self.plan.teacher] if self.own else []), *self.plan.students])
+
+    def results(self, kind: results_bundle.Kind) -> str | None:
+        """Results of what was trained here, in the plan's order; None where there is nothing yet. kind: of the students' weights"""
+        found = [self.store.get(run.fingerprint) for run in (self.plan.teacher, *self.plan.students)]
+        records = [record for record in found if record is not None]
+        if not records:
+            return None
+        files = results_bundle.write(self.out / "results", self.store, self.plan.experiment, records, kind)
+        sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
+        return f"{self.out / 'results'}: {len(records)} runs in {sizes}"
+
+    def _pending(self, runs: Sequence[RunPlan]) -> list[RunPlan]:
+        return [run for run in runs if run.fingerprint not in self.plan.stored and self.store.get(run.fingerprint) is None]
+
+    def _train(self, what: str, runs: Sequence[RunPlan], folder: Path, weights: Path | None) -> None:
+        if not self.deadline.over:
+            print(what, flush=True)
+            self.deadline.begin()
+            self.train(PROJECT, self.store, runs, folder, weights, stop=self.deadline)
+            self.results("none")  # now, as whoever ends the next cohort may do it without a word
+
+    def _taught(self, plan: Plan) -> str | None:
+        """The sha256 of a teacher that was trained here."""
+        record = self.store.get(plan.teacher.fingerprint)
+        return record.result["weights_sha256"] if record is not None and record.status == "finished" else None
+
+    def _known_teacher(self, given: Path | None) -> Path:
+        """The weights of a teacher that was finished before the plan was written."""
+        expected, name = str(self.plan.weights_sha256), f"{self.plan.experiment}'s teacher"
+        if given is None and self._taught(self.plan) == expected:
+            return self.store.weights(self.plan.teacher.fingerprint)
+        if given is None:
+            raise BadCheckpoint(f"{name} is finished (sha256 {expected[:12]}...): give its weights by --teacher, a .safetensors file or a folder of its parts")
+        file = _joined(given, self.out / "teacher.safetensors", expected) if given.is_dir() else given
+        if not file.is_file() or sha256(file) != expected:
+            raise BadCheckpoint(f"{file}: not {name}: missing, or its sha256 is not {expected[:12]}...")
+        return file
+
+    def _trained_teacher(self, folder: Path) -> Path | None:
+        """The weights of the teacher that is trained here; None where the time was over before. The plan knows its students from then on."""
+        plan = self.plan.teacher
+        if self._pending([plan]):
+            self._train(f"teacher: {plan.config['network']}", [plan], folder, None)
+        record = self.store.get(plan.fingerprint)
+        if record is not None and record.status != "finished":
+            raise Diverged(f"the teacher diverged, so nobody can learn from it: {record.reason}")
+        if (taught := self._taught(self.plan)) is None:
+            return None
+        self.plan = self.plan.with_teacher(taught)
+        return self.store.weights(plan.fingerprint)
+
+
+def _joined(folder: Path, file: Path, expected: str) -> Path:
+    """The parts of a teacher's weights as one file, which is written once they are known to be the teacher's."""
+    if not file.is_file() or sha256(file) != expected:
+        parts = sorted(folder.glob("teacher-*.part"))
+        if not parts:
+            raise BadCheckpoint(f"{folder}: no teacher-*.part in it; expected all parts of the teacher's weights")
+        content = b"".join(part.read_bytes() for part in parts)
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise BadCheckpoint(f"{folder}: its {len(parts)} parts do not make the teacher with sha256 {expected[:12]}...: one is missing or damaged")
+        write_atomically(file, content)
+    return file
+
+
+def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
+    """The folder of the plan's prepared data: the project's, or DIR's, or else written into DIR now. Raises `BadData`."""
+    target = out / "data" / plan.experiment
+    for folder in (PROJECT / "data" / plan.experiment, target):
+        with suppress(BadData):
+            if read_meta(folder).digest == plan.data_digest:
+                return folder
+    if target.exists():
+        raise BadData(f"{target}: not the plan's data; remove it, or name another folder by --out")
+    source = dict(plan.data) | ({"source": "folder", "paths": [str(path.absolute()) for path in data]} if data else {})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(".preparing-*"):  # of a campaign that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".preparing-") as staging, Progress("reading images") as progress:
+        try:
+            from cdkd.data.prepare import prepare
+
+            meta = prepare(Path(staging) / "data", PROJECT, **source, progress=progress.count)
+        except ModuleNotFoundError as error:
+            raise BadData(f"source {source['source']} needs {error.name}, which is not here; give the images as folders or archives by --data") from None
+        if meta.digest != plan.data_digest:
+            raise BadData(f"the prepared data have the digest {meta.digest[:12]}..., the plan's {plan.data_digest[:12]}...: other images than at home")
+        os.replace(Path(staging) / "data", target)
+    return target
+
+
+def main(words: Sequence[str], train: Train) -> int:
+    """The command; train: `campaign.train_cohort`. Returns the exit code."""
+    arguments = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        for line in carry_out(arguments, train):
+            print(line, flush=True)
+    except CdkdError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
+    """Line by line what became of the plan; the last is `complete`, or `remaining: ` and how much."""
+    deadline, out = Deadline(arguments.minutes), arguments.out
+    plan = plan_file.read(arguments.plan)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CdkdError(f"{out}: cannot be made or written ({error.strerror})") from None
+    with Store(out).lock("campaign", wait=False) as held:
+        if not held:
+            raise CdkdError(f"{out}: another campaign is at work in it")
+        campaign = Campaign(plan, out, train, deadline)
+        try:
+            campaign.run(arguments.data, arguments.teacher)
+        finally:
+            if (packed := campaign.results(arguments.weights)) is not None:
+                print(packed, flush=True)
+        left = campaign.remaining()
+    yield f"remaining: {len(left)} runs" if left else "complete"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cdkd.runs.cohort", description="Carry out a plan that `cdkd plan --export` wrote. Needs torch, no network.")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything goes; the same folder again goes on")
+    parser.add_argument("--data", type=Path, nargs="+", default=(), metavar="PATH", help="folders or zips of <split>/<class>/<image>, for the plan's source")
+    parser.add_argument("--minutes", type=minutes, default=math.inf, metavar="M", help="stop at an epoch's edge before they are over; without it: no limit")
+    parser.add_argument("--weights", choices=["none", "bf16", "float32"], default="none", help="of the students, into the results; none as it comes")
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="weights of a teacher that is finished: .safetensors, or a folder of teacher-*.part")
+    return parser
+
+
+def minutes(text: str) -> float:
+    """Its name stands in argparse's message."""
+    value = float(text)
+    if not value >= 0:
+        raise ValueError(text)
+    return value
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

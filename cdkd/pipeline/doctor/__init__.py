@@ -1,0 +1,61 @@
+"""What of a checkout is sound and what is not: packages, settings, data, store, runs, caches, MLflow; and the cure of each fault.
+
+A check is one function that looks and changes nothing; `CHECKS` lists them all. It gives a `Verdict`: what is said where
+all is well, and the faults. Whatever a broken file makes it raise becomes a fault as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdkd.core.errors import CdkdError
+from cdkd.pipeline.doctor.machine import determinism, disk, gpu, packages, telemetry
+from cdkd.pipeline.doctor.neighbours import dvc_cache, locks, mlflow, teacher_cache
+from cdkd.pipeline.doctor.results import checkpoints, data, leftovers, params, runs, stale_runs, store, teacher
+from cdkd.pipeline.doctor.site import Check, Fault, Finding, Site, Verdict
+
+
+def examine(root: Path, *, quick: bool) -> Iterator[Finding]:
+    """The page line by line, each as soon as it is known. quick: without what takes minutes (`SLOW`)."""
+    site = Site(root, quick=quick)
+    for check in CHECKS:
+        if quick and check in SLOW:
+            continue
+        what = check.__name__.replace("_", " ")
+        verdict = _asked(site, check)
+        if verdict.sound and not verdict.faults:
+            yield Finding("ok", what, verdict.sound)
+        yield from (Finding(fault.mark, what, fault.text, fault.cure) for fault in verdict.faults)
+
+
+def _asked(site: Site, check: Check) -> Verdict:
+    try:
+        return check(site)
+    except Exception as error:  # a file may be broken in a way that nobody thought of: a line like the others, and the rest is examined
+        known = "" if isinstance(error, CdkdError | OSError) else f"{type(error).__name__}: "
+        return Verdict("", [Fault("BAD", f"cannot be examined: {known}{site.short(error)}", "mend or remove what is named, then `cdkd doctor` again")])
+
+
+CHECKS: tuple[Check, ...] = (
+    packages,
+    determinism,
+    gpu,
+    telemetry,
+    disk,
+    params,
+    data,
+    store,
+    leftovers,
+    runs,
+    stale_runs,
+    checkpoints,
+    locks,
+    mlflow,
+    teacher_cache,
+    dvc_cache,
+    teacher,
+)
+
+
+SLOW: tuple[Check, ...] = (dvc_cache, teacher)

@@ -1,0 +1,225 @@
+"""What this checkout has made: params, data, the store, the workspace, checkpoints, the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cdkd.config.params import Params, load
+from cdkd.config.paths import data_folder, runs_folder
+from cdkd.core.errors import CdkdError
+from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
+from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, environment_of, how_many, size_of, some
+from cdkd.pipeline.verify import sound, unlike
+from cdkd.runs.record import Record, read
+from cdkd.runs.specification import TEACHER, RunPlan
+from cdkd.storage.files import DRAFT, left_behind, sha256
+
+
+def params(site: Site) -> Verdict:
+    try:
+        found = load(site.root / "params.yaml")
+    except CdkdError as error:
+        return Verdict("", [Fault("BAD", f"{site.short(error)}; so data and runs cannot be examined", "`cdkd check` lists every fault and what was expected")])
+    return Verdict(f"{found.experiment}: {len(found.methods)} methods x {len(found.seeds)} seeds; no fault", [])
+
+
+def data(site: Site) -> Verdict:
+    """Prepared data by their digests; of a large split the size and the checksums, by which training checks each image."""
+    faults, folders = [], [path.parent for path in sorted((site.root / "data").glob(f"*/{FILE}"))]
+    active = data_folder(site.params) if site.params else None
+    if active is not None and active not in folders:
+        faults.append(Fault("warn", f"{active.relative_to(site.root)}: nothing prepared yet", "`cdkd prepare`"))
+    for folder in folders:
+        try:
+            _check_data(folder)
+        except (CdkdError, OSError) as error:
+            cure = "`cdkd prepare`" if folder == active else f"`rm -r {folder.relative_to(site.root)}`; `cdkd use` and `cdkd prepare` bring it back"
+            faults.append(Fault("BAD", site.short(error), cure))
+    return Verdict(f"{some(folder.name for folder in folders)}: as prepared" if folders else "", faults)
+
+
+def store(site: Site) -> Verdict:
+    """Every entry: its record's seal, its fingerprint, its weights."""
+    faults = []
+    for key, entry in site.stored.items():
+        if isinstance(entry, CdkdError):
+            plan = site.plans.get(key)
+            then = f"then `{_command(plan)}` trains it again to the same bits" if plan else "params.yaml does not ask for it"
+            faults.append(Fault("BAD", site.short(entry), f"`rm -r .cdkd/store/{key[:12]}*`; {then}"))
+    records = [record for record in site.stored.values() if isinstance(record, Record)]
+    kept = [record for record in records if record.status == "finished" and record.config["data"].get("judged_on") != "validation"]  # a trial keeps no weights
+    absent = sum(not site.store.weights(record.fingerprint).is_file() for record in kept)
+    note = f" ({absent} have theirs on another machine)" if absent else ""
+    return Verdict(f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {len(site.pending)} of params.yaml pending", faults)
+
+
+def leftovers(site: Site) -> Verdict:
+    """What was set aside as damaged, and what killed processes left behind."""
+    faults = []
+    aside = sorted(site.store.folder.glob("damaged-*"))
+    if aside:
+        faults.append(Fault("warn", f"{how_many(len(aside))} set aside as damaged, {size_of(aside)}", "`rm -r .cdkd/store/damaged-*`"))
+    if killed := [path for path in (*site.store.folder.glob(".staging-*"), *(site.root / "data").glob("*/.prepare-*")) if _left(path)]:
+        places = " ".join(str(path.relative_to(site.root)) for path in killed)
+        faults.append(Fault("warn", f"{len(killed)} folders of killed processes, {size_of(killed)}", f"`rm -r {places}`"))
+    if halves := [path for folder in (".cdkd", "runs", "data") for path in (site.root / folder).rglob(f".*{DRAFT}") if _left(path)]:
+        text = f"{len(halves)} half-written files, {size_of(halves)}: {some(str(path.relative_to(site.root)) for path in halves)}"
+        faults.append(Fault("warn", text, f"`find .cdkd runs data -name '.*{DRAFT}' -delete`"))
+    return Verdict("none", faults)
+
+
+def runs(site: Site) -> Verdict:
+    """The workspace's runs: each in itself, and against the store's."""
+    faults, paths = [], sorted((site.root / "runs").glob("*/*/seed-*.json"))
+    for path in paths:
+        again = _restored(site, path)
+        try:
+            record = sound(path, path.with_suffix(".safetensors"))
+        except CdkdError as error:
+            faults.append(Fault("BAD", site.short(error), again or _removed(site, [path])))
+            continue
+        other = site.stored.get(record.fingerprint)
+        if isinstance(other, Record) and _essence(other) != _essence(record):
+            cure = f"`cdkd verify {path.parent.name} --seed {record.seed}` says which is right; {again}" if again else _removed(site, [path])
+            faults.append(Fault("BAD", f"{path.relative_to(site.root)}: not what the store has for the same fingerprint", cure))
+    return Verdict(f"{how_many(len(paths))}: records and weights fit, and are the store's" if paths else "none yet", faults)
+
+
+def stale_runs(site: Site) -> Verdict:
+    """Runs of the workspace that today's params and code would not give."""
+    if site.params is None or site.data is None:
+        return NOTHING
+    paths = sorted(runs_folder(site.params).glob("*/seed-*.json"))
+    if paths and site.teacher is None:
+        return Verdict("", [Fault("warn", "cannot be told: the teacher of today's params and code is not trained", "`dvc repro`")])
+    wanted = {(plan.method, f"seed-{plan.seed}.json"): key for key, plan in site.plans.items()}
+    stale, foreign = [], []
+    for path in paths:
+        key, name = (path.parent.name, path.name), f"{path.parent.name} {path.stem.replace('-', ' ')}"
+        if key not in wanted:
+            foreign.append(path)
+        elif (fingerprint := _fingerprint(path)) is not None and fingerprint != wanted[key]:
+            stale.append(name)
+    faults = []
+    if stale:
+        cure = "`dvc repro --force` (what the store has is not trained again)"
+        faults.append(Fault("warn", f"of other params or code than today's: {some(stale)}", cure))
+    if foreign:
+        names = [str(path.relative_to(site.root).with_suffix("")) for path in foreign]
+        faults.append(Fault("warn", f"no runs of params.yaml: {some(names)}", _removed(site, foreign)))
+    return Verdict("none", faults)
+
+
+def checkpoints(site: Site) -> Verdict:
+    """States of runs: those to go on from, and those that nothing will go on from."""
+    faults, going = [], 0
+    for folder in sorted(site.store.checkpoints.glob("*")):
+        plan, size, cure = site.plans.get(folder.name), size_of([folder]), f"`rm -r .cdkd/checkpoints/{folder.name[:12]}*`"
+        if isinstance(site.stored.get(folder.name), Record):
+            faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", cure))
+        elif plan is not None or site.held or not site.teacher:  # wanted; perhaps in training for another experiment; or not to be told
+            going += 1
+        else:
+            text = f"{folder.name[:12]}: of no run of today's params and code, {size}"
+            faults.append(Fault("warn", text, f"{cure}, unless you go back to what it was trained for"))
+    return Verdict(f"of {how_many(going)} to go on from" if going else "none", faults)
+
+
+def teacher(site: Site) -> Verdict:
+    """The teacher's weights measured again: on the machine and versions of its record the same numbers, to the bit."""
+    if site.params is None or site.data is None:
+        return NOTHING
+    record = site.teacher
+    if record is None:
+        return Verdict("", [Fault("warn", "not trained for these params and this code", "`cdkd teacher`")])
+    if (weights := _weights(site, record)) is None:
+        return Verdict("cannot be measured here: its weights stayed on another machine", [])
+    found, environment = _measured(site.params, record, weights)
+    then = {key: record.result["last"][key] for key in found}
+    if found == then:
+        return Verdict(f"top-1 error {found['test_top1_error']:.2f} %, as its record says, to the bit", [])
+    text = "measured again it is not its record's: " + ", ".join(f"{key} {then[key]!r} -> {found[key]!r}" for key in found if found[key] != then[key])
+    if difference := unlike(environment_of(record), environment):
+        return Verdict(
+            "", [Fault("warn", f"{text}; the environments differ: {difference}", "`rm -f .venv/installed && make env`, on the machine of the record")]
+        )
+    return Verdict("", [Fault("BAD", text, "`cdkd verify teacher` trains it again and says where they part")])
+
+
+def _essence(record: Record) -> tuple[Any, ...]:
+    """What the fingerprint decides; the circumstances may differ."""
+    return record.status, record.reason, record.config, record.history, record.result
+
+
+def _check_data(folder: Path) -> None:
+    """Raises `BadData` or `OSError`."""
+    meta = read_meta(folder)
+    for split, expected in meta.files.items():
+        if split + CHECKSUMS in meta.files:
+            from cdkd.data.mapped import mapped
+
+            mapped(folder, split, meta)
+        elif not split.endswith(CHECKSUMS):
+            path = folder / f"{split}.safetensors"
+            check_digest(path, sha256(path), expected)
+
+
+def _restored(site: Site, path: Path) -> str | None:
+    """How a run comes back to the workspace; None where params.yaml knows no such method."""
+    experiment, method = path.parts[-3:-1]
+    if site.params is None or experiment != site.params.experiment:
+        return f"`cdkd use {experiment}` and `dvc repro` take the store's, or train it again"
+    if method not in (TEACHER, *site.params.methods):
+        return None
+    return f"`cdkd {TEACHER if method == TEACHER else f'distill {method}'}` takes the store's, or trains it again"
+
+
+def _removed(site: Site, paths: list[Path]) -> str:
+    places = (str(path.relative_to(site.root).with_suffix(".*")) for path in paths)
+    return f"`rm -f {' '.join(places)}`"
+
+
+def _fingerprint(path: Path) -> str | None:
+    """A run's, as its record says; None of one that cannot be read, which is another check's to say."""
+    try:
+        return read(path).fingerprint
+    except CdkdError:
+        return None
+
+
+def _command(plan: RunPlan) -> str:
+    return "cdkd teacher" if plan.method == TEACHER else f"cdkd distill {plan.method}"
+
+
+def _left(draft: Path) -> bool:
+    with left_behind(draft) as gone:
+        return gone
+
+
+def _weights(site: Site, record: Record) -> Path | None:
+    if site.params is None:
+        return None
+    places = (site.store.weights(record.fingerprint), runs_folder(site.params) / TEACHER / f"seed-{record.seed}.safetensors")
+    return next((path for path in places if path.is_file()), None)
+
+
+def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Errors and loss on the test split, and the environment they were measured in: with as many threads as then."""
+    import torch
+
+    from cdkd.core.schedule import Recipe
+    from cdkd.runs.cohort import choose_device, environment
+    from cdkd.training.evaluation import Examination
+    from cdkd.training.loop import network
+    from cdkd.training.setup import load_weights, split
+
+    threads = environment_of(record).get("threads")
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
+    device, folder = choose_device(), data_folder(params)
+    model = network(record.config["network"], record.config["data"], 0, device)
+    load_weights(model, weights, record.result["weights_sha256"])
+    training = record.config["training"]
+    recipe = params.teacher.training.resolved if training is None else Recipe.of(training)
+    return Examination(split(folder, read_meta(folder), device, "test"), recipe).row(model), environment(device)

@@ -1,0 +1,107 @@
+"""Trains what the store lacks: cohort by cohort, each under its lock, in as many processes as pay."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdkd.config.params import Params
+from cdkd.config.paths import data_folder
+from cdkd.core.errors import BadCheckpoint
+from cdkd.runs.record import Record
+from cdkd.runs.specification import TEACHER, RunPlan
+from cdkd.runs.store import Store
+from cdkd.storage.progress import HELPER
+from cdkd.tracking import settle
+
+if TYPE_CHECKING:
+    from cdkd.tracking import Apart
+
+
+def jobs(params: Params) -> int:
+    """Processes that train students at once. Seeds share nothing, and one thread for each of two processes is faster than two
+    threads for one. A function of the params and the machine, never of what is pending: threads decide the last bits."""
+    return 1 if Path("/proc/driver/nvidia/gpus").exists() else min(cores(), len(params.seeds))
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(processes: int) -> None:
+    """Take this process's share of the cores; to be said before torch is imported, which reads it then."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy neighbour must not stop all threads
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+
+
+@contextlib.contextmanager
+def helpers(root: Path, count: int, *command: str) -> Iterator[None]:
+    """So many further processes of a command, which train what is free; they end with this one."""
+    words = [sys.executable, "-m", "cdkd", *command, "--helper"]
+    started = [subprocess.Popen(words, cwd=root, env=os.environ | {HELPER: "1"}) for _ in range(count)]
+    try:
+        yield
+        for helper in started:
+            helper.wait()  # what it could not do was done here
+    finally:
+        for helper in started:
+            helper.terminate()
+
+
+def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], teacher: Record | None = None, *, wait: bool = True) -> None:
+    """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last, or with
+    `wait` false not at all."""
+    waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
+    while waiting:
+        for cohort in list(waiting):
+            with _cohort_lock(store, cohort, wait=False) as held:
+                if held:
+                    _train(params, store, _pending(store, cohort), teacher)
+                    waiting.remove(cohort)
+        if not wait:
+            break
+        if waiting:
+            with _cohort_lock(store, waiting[0], wait=True):
+                _train(params, store, _pending(store, waiting.pop(0)), teacher)
+    if cohorts:
+        settle()
+
+
+def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
+    return [plan for plan in cohort if store.get(plan.fingerprint) is None]
+
+
+@contextlib.contextmanager
+def _cohort_lock(store: Store, cohort: list[RunPlan], *, wait: bool) -> Iterator[bool]:
+    plan = cohort[0]
+    what = TEACHER if plan.method == TEACHER else "students"
+    with store.lock(f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, say=lambda text: print(text, flush=True)) as held:
+        yield held
+
+
+def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record | None) -> None:
+    if not plans:
+        return
+    share_cores(1 if teacher is None else jobs(params))
+    from cdkd.runs.cohort import adopt_teacher, train_cohort
+
+    if plans[0].config["training"] is None:
+        adopt_teacher(params.root, store, plans[0], data_folder(params), str(params.teacher.weights), params.teacher.training.resolved)
+    else:
+        weights = store.weights(teacher.fingerprint) if teacher else None
+        if weights is not None and not weights.exists():
+            cure = f"`cdkd import` them with the results they belong to, or remove {weights.parent} and run `cdkd teacher` to train it here"
+            raise BadCheckpoint(f"the teacher was trained elsewhere and its weights did not come along: {cure}")
+        train_cohort(params.root, store, plans, data_folder(params), weights, cache=params.teacher.cache, watch=partial(_apart, params))
+
+
+def _apart(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Apart:
+    from cdkd.tracking import Apart
+
+    return Apart(params.root, params.experiment, plans[0].seed, [(plan, circumstances) for plan in plans])

@@ -1,0 +1,205 @@
+"""A finished run trained again from its record, in a scratch place: the same bits come out, or it is said where they part."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cdkd.config.paths import data_folder, runs_folder
+from cdkd.core.errors import BadCheckpoint, BadData, BadRecord, CdkdError
+from cdkd.data.prepared import read_meta
+from cdkd.runs.record import Record, read
+from cdkd.runs.specification import TEACHER, RunPlan, code_digest
+from cdkd.runs.store import RECORD, WEIGHTS, Store
+from cdkd.storage.files import digest, sha256
+
+if TYPE_CHECKING:
+    from cdkd.config.params import Params
+
+
+class Kept(NamedTuple):
+    """A run where it lies: in the workspace or in the store. `weights` may be a file that is not there."""
+
+    path: Path
+    record: Record
+    weights: Path
+
+
+def verify(params: Params, method: str, seed: int | None) -> tuple[bool, list[str]]:
+    """Whether a run comes out again to the bit, and lines for a terminal that say so, or where it parts.
+
+    The run is the workspace's (what the report is made of) and, where the store has it too, the store's. Nothing is changed in either.
+    method: or "teacher"; seed: None for the first one. Raises `CdkdError` where the run cannot be trusted or trained again.
+    """
+    if method != TEACHER:
+        params.method(method)  # an unknown name is refused with the name that may be meant
+    if seed is None:
+        seed = params.teacher.seed if method == TEACHER else params.seeds[0]
+    kept = _kept(params, method, seed)
+    record = kept[0].record
+    plan = _plan(kept[0].path, record, method, seed)
+    folder = data_folder(params)
+    if read_meta(folder).digest != record.config["data"]["digest"]:
+        raise BadData(f"{folder}: other data than {method} seed {seed} was trained on; `dvc checkout` or `cdkd prepare` brings them back")
+    taught = record.config["teacher"]
+    teacher = None if taught is None else _teacher_weights(Store(params.root), taught["weights_sha256"])
+    again, weights = _again(params.root, plan, folder, teacher, _environment(record).get("threads"))
+    return _judged(params.root, kept, again, weights, f"{method} seed {seed}")
+
+
+def sound(path: Path, weights: Path) -> Record:
+    """A record whose seal, fingerprint and weights (where they are there) fit; raises `BadRecord`, `BadCheckpoint` naming the file."""
+    record = read(path)
+    if digest(record.config) != record.fingerprint:
+        raise BadRecord(f"{path}: its fingerprint is not its configuration's; it was edited")
+    if weights.is_file() and sha256(weights) != record.result.get("weights_sha256"):
+        raise BadCheckpoint(f"{weights}: damaged: its digest is not the record's")
+    return record
+
+
+def unlike(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two environments, as text; empty where nothing does."""
+    return ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key))
+
+
+def parting(old: Any, new: Any, place: str = "") -> str | None:
+    """The first place where two plain values differ, with both values; None where they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = (parting(old.get(key), new.get(key), f"{place}.{key}" if place else str(key)) for key in {**old, **new})
+        return next((found for found in inner if found), None)
+    return None if old == new else f"{place} {old!r} -> {new!r}"
+
+
+def _kept(params: Params, method: str, seed: int) -> list[Kept]:
+    """The workspace's run first; the fingerprint leads from it to the store's."""
+    path = runs_folder(params) / method / f"seed-{seed}.json"
+    if not path.exists():
+        command = TEACHER if method == TEACHER else f"distill {method}"
+        raise BadRecord(f"{path}: missing; `cdkd {command}` trains the runs of params.yaml, or restores them")
+    mine = Kept(path, sound(path, path.with_suffix(".safetensors")), path.with_suffix(".safetensors"))
+    place = Store(params.root).folder / mine.record.fingerprint
+    if not (place / RECORD).exists():
+        return [mine]
+    stored = sound(place / RECORD, place / WEIGHTS)
+    if stored.fingerprint != place.name:
+        raise BadRecord(f"{place}: holds the record of {stored.fingerprint}")
+    return [mine, Kept(place / RECORD, stored, place / WEIGHTS)]
+
+
+def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
+    """What the record says was trained, if today's code is that of then; raises `BadRecord`."""
+    plan = RunPlan(record.experiment, method, seed, record.config)
+    try:
+        if record.config["seed"] != seed:
+            raise BadRecord(f"{path}: a run of seed {record.config['seed']}, not of {seed}")
+        if record.config["training"] is None:
+            raise BadRecord(f"{path}: the teacher's weights came from a file and were not trained here; `cdkd doctor` measures them again")
+        _ = plan.recipe, plan.terms, record.config["data"]["digest"], record.config["teacher"]
+        then, now = str(record.config["code"]), _code(plan)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadRecord(f"{path}: not a run's configuration ({type(error).__name__}: {error})") from None
+    if now != then:
+        commit = (record.circumstances.get("git") or {}).get("commit")
+        cure = f"; `git checkout {commit[:12]}` is the code of then" if commit else ""
+        raise BadRecord(f"{path}: trained with other code than today's (digest {then[:12]}, today {(now or 'none')[:12]}): it cannot come out again{cure}")
+    return plan
+
+
+def _code(plan: RunPlan) -> str | None:
+    try:
+        return code_digest(plan.config["network"], tuple(sorted(plan.config["method"])))
+    except OSError:  # a loss that this checkout does not have
+        return None
+
+
+def _teacher_weights(store: Store, expected: str) -> Path:
+    """The stored weights with this sha256, which is checked when they are loaded."""
+    for path in sorted(store.folder.glob(f"*/{RECORD}")):
+        with suppress(BadRecord):
+            weights = path.with_name(WEIGHTS)
+            if read(path).result.get("weights_sha256") == expected and weights.is_file():
+                return weights
+    raise BadCheckpoint(f"{store.folder}: without the teacher that the run learned from (sha256 {expected[:12]}...); `cdkd teacher` trains it")
+
+
+def _again(root: Path, plan: RunPlan, data: Path, teacher: Path | None, threads: Any) -> tuple[Record, bytes | None]:
+    """The run trained from its start, with as many threads as then: its record and, unless it diverged, its weights."""
+    if isinstance(threads, int) and threads > 0:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from cdkd.runs.cohort import train_cohort
+
+    with tempfile.TemporaryDirectory(prefix="cdkd-verify-") as scratch:
+        store = Store(Path(scratch))
+        train_cohort(root, store, [plan], data, teacher)  # without the cache: the teacher is asked anew, too
+        record, weights = store.get(plan.fingerprint), store.weights(plan.fingerprint)
+        if record is None:
+            raise CdkdError(f"{plan.method} seed {plan.seed}: trained again, but not found in {scratch}; is its disk full?")
+        return record, weights.read_bytes() if weights.is_file() else None
+
+
+def _judged(root: Path, kept: list[Kept], again: Record, weights: bytes | None, run: str) -> tuple[bool, list[str]]:
+    lines: list[str] = []
+    for one in kept:
+        if found := list(_differences(one, again, weights)):
+            lines += [f"{run}: trained again it is not what {one.path.relative_to(root)} says:", *(f"  {line}" for line in found)]
+    same = not lines
+    if same:
+        digest = again.result.get("weights_sha256")
+        what = f"{len(again.history)} epochs and " + (f"weights with sha256 {digest[:12]}..." if digest else f"its end ({again.reason})")
+        lines.append(f"{run}: bit-identical: {what} came out again")
+    return same, lines + list(_caveats(kept[0].record, again))
+
+
+def _caveats(record: Record, again: Record) -> Iterator[str]:
+    """Why equality was not promised."""
+    if difference := unlike(_environment(record), _environment(again)):
+        yield f"  the environments differ, so that equality was not promised: {difference}"
+    if record.circumstances.get("exact") is False:
+        yield "  the run was resumed in another environment, so that equality was not promised"
+
+
+def _environment(record: Record) -> dict[str, Any]:
+    return record.circumstances.get("environment") or {}
+
+
+def _differences(kept: Kept, again: Record, weights: bytes | None) -> Iterator[str]:
+    """Where they part, the first place of each kind, as `recorded -> trained again`."""
+    record = kept.record
+    if (record.status, record.reason) != (again.status, again.reason):
+        yield f"end: {record.status} {record.reason or ''} -> {again.status} {again.reason or ''}"
+    for epoch, (old, new) in enumerate(zip_longest(record.history, again.history)):
+        if old != new:
+            yield f"epoch {epoch} is the first that differs: {parting(old or {}, new or {})}"
+            break
+    if found := parting(_but_weights(record.result), _but_weights(again.result), "result"):
+        yield f"its result differs: {found}"
+    if record.result.get("weights_sha256") != again.result.get("weights_sha256"):
+        yield f"its weights differ: {_tensors(kept.weights, weights)}"
+
+
+def _but_weights(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "weights_sha256"}
+
+
+def _tensors(old: Path, new: bytes | None) -> str:
+    """The first tensor that differs, and by how much."""
+    if new is None or not old.is_file():
+        return "sha256 alone is known, the tensors are not here"
+    import torch
+    from safetensors.torch import load
+
+    before, after = load(old.read_bytes()), load(new)
+    odd = [name for name in {**before, **after} if name not in before or name not in after or before[name].shape != after[name].shape]
+    if odd:
+        return f"{odd[0]} is in one of them only, or of another shape"
+    other = [name for name in before if not torch.equal(before[name], after[name])]
+    if not other:
+        return "no tensor does, but the file around them"
+    largest = (before[other[0]].double() - after[other[0]].double()).abs().max().item()
+    return f"{len(other)} of {len(before)} tensors; the first, {other[0]}, by up to {largest:.3g}"

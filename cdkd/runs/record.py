@@ -1,0 +1,107 @@
+"""What a run leaves behind: its configuration, its inputs' digests, its history and result, and the circumstances.
+
+`config`, `history` and `result` are functions of the fingerprint: the same bits whenever and beside whomever the run
+was trained. What may differ (times, host, companions) stands under `circumstances` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdkd.core.errors import BadRecord
+from cdkd.storage.files import digest
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run. Errors are in percent, epochs count from 0.
+
+    history: one row an epoch: epoch, learning_rate, weights {loss: weight}, losses {loss: mean over the epoch},
+        train_top1_error, test_top1_error, test_top5_error, test_loss, and of a student alignment [a number a stage]; a run of a
+        search is judged on the validation split, and its names begin with validation_
+    result: weights_sha256, parameters, multiply_adds (an image's forward pass), last and best (rows of the history;
+        best has the lowest test_top1_error), examined (of the last epoch: images; confusion [a text a true class, of the counts of
+        the predicted ones]; reliability {count, confidence, right: sums over 15 bins of confidence}; and of a student
+        agreement with the teacher's top-1 in percent, kl from the teacher in nats, teacher_right {images, errors},
+        teacher_wrong {images, errors, same_mistake}); empty unless finished
+    circumstances: environment, git {commit, dirty}, cohort (the methods trained side by side), exact (false if it was
+        resumed in another environment; then environments lists them all), latency_ms (median, of one image's forward pass
+        in float32), and of the process that finished the run: started (UTC), seconds, images_per_second (training images, all
+        students of the cohort together)
+    """
+
+    fingerprint: str
+    experiment: str
+    method: str
+    seed: int
+    status: str  # finished | diverged
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    result: dict[str, Any]
+    circumstances: dict[str, Any]
+    reason: str | None = None  # why it diverged
+    format: int = field(default=FORMAT)
+
+    def text(self) -> str:
+        """The record as JSON, sealed by a digest of itself."""
+        body = asdict(self)
+        return json.dumps(body | {"digest": digest(body)}, indent=1, allow_nan=False) + "\n"
+
+
+def read(path: Path) -> Record:
+    """One record, trusted only if its digest fits; raises `BadRecord` naming the file."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise BadRecord(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BadRecord(f"{path}: not a record ({error})") from None
+
+
+def parse(text: str, origin: str) -> Record:
+    """A record from its text; origin: what to call it in an error."""
+    try:
+        body = json.loads(text)
+        seal = body.pop("digest")
+        if body.get("format") != FORMAT:
+            raise BadRecord(f"{origin}: format {body.get('format')!r}; expected {FORMAT}")
+        if digest(body) != seal:
+            raise BadRecord(f"{origin}: its digest does not fit its content; it was damaged or edited")
+        return Record(**body)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise BadRecord(f"{origin}: not a record ({type(error).__name__}: {error})") from None
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """The commit and whether files differ from it; both None outside a repository."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def host() -> dict[str, Any]:
+    return {"system": platform.system(), "machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

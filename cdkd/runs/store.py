@@ -1,0 +1,109 @@
+"""The run store: fingerprint -> finished run. The seam between everything that trains and everything that reads.
+
+A run lies in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, put there whole. A finished run
+whose weights stayed on another machine has the empty file `weights.absent` in their place: it counts, and cannot teach.
+Whoever trains holds a lock for the cohort, so that two processes on one store train nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cdkd.core.errors import BadCheckpoint, BadRecord
+from cdkd.runs.record import Record, read
+from cdkd.storage.files import draft_folder, sha256, sync_names, write_atomically
+
+RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
+
+
+class Store:
+    def __init__(self, root: Path) -> None:
+        """root: the project's folder, the one that holds params.yaml."""
+        self.folder = root / ".cdkd" / "store"
+        self.checkpoints = root / ".cdkd" / "checkpoints"
+        self.locks = root / ".cdkd" / "locks"
+
+    def get(self, fingerprint: str) -> Record | None:
+        """The finished run, or None. A damaged one is set aside (and said), so that it is trained again."""
+        place = self.folder / fingerprint
+        if not place.exists():
+            return None
+        try:
+            record = read(place / RECORD)
+            if record.fingerprint != fingerprint:
+                raise BadRecord(f"{place}: holds the record of {record.fingerprint}")
+            weights = self.weights(fingerprint)
+            elsewhere = not weights.exists() and (place / ABSENT).is_file()
+            if record.status == "finished" and not elsewhere and not _fits(record, weights):
+                raise BadCheckpoint(f"{weights}: missing or damaged: its digest is not the record's")
+        except (BadRecord, BadCheckpoint) as fault:
+            aside = Path(tempfile.mkdtemp(prefix=f"damaged-{fingerprint[:12]}-", dir=self.folder))
+            os.replace(place, aside / "run")
+            print(f"{fault}; set aside as {aside.name}, the run is trained again", flush=True)
+            return None
+        return record
+
+    def put(self, record: Record, weights: bytes | None) -> None:
+        """Keep a finished run. The same fingerprint put twice keeps the first, and only the weights that it lacked are added.
+
+        weights: None of a run that diverged, or whose weights are not at hand
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / record.fingerprint
+        with draft_folder(self.folder, f".staging-{record.fingerprint[:12]}-") as staging:
+            if weights is not None:
+                write_atomically(staging / WEIGHTS, weights)
+            elif record.status == "finished":
+                write_atomically(staging / ABSENT, b"")
+            write_atomically(staging / RECORD, record.text())
+            if not place.exists():
+                os.replace(staging, place)
+                sync_names(self.folder)
+            elif weights is not None and (place / ABSENT).is_file() and _fits(read(place / RECORD), staging / WEIGHTS):
+                os.replace(staging / WEIGHTS, place / WEIGHTS)
+                (place / ABSENT).unlink()
+
+    def copy_out(self, record: Record, folder: Path) -> None:
+        """The run as `<folder>/seed-<n>.json` and, where its weights are here, `.safetensors`."""
+        name = f"seed-{record.seed}"
+        weights = self.weights(record.fingerprint)
+        if weights.exists():
+            write_atomically(folder / f"{name}.safetensors", weights.read_bytes())
+        write_atomically(folder / f"{name}.json", record.text())
+
+    def weights(self, fingerprint: str) -> Path:
+        return self.folder / fingerprint / WEIGHTS
+
+    def checkpoint(self, fingerprint: str) -> Path:
+        return self.checkpoints / fingerprint
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, wait: bool, say: Callable[[str], None] = print) -> Iterator[bool]:
+        """Hold the lock `name`; yields False at once if another process holds it and `wait` is false.
+
+        The lock is the kernel's (flock): it goes with its process, however that dies; a file left behind means nothing.
+        """
+        self.locks.mkdir(parents=True, exist_ok=True)
+        with (self.locks / name).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                file.seek(0)
+                say(f"waiting for process {file.read().strip() or 'unknown'}, which is training {name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield True
+
+
+def _fits(record: Record, weights: Path) -> bool:
+    return weights.is_file() and sha256(weights) == record.result["weights_sha256"]

@@ -1,0 +1,65 @@
+"""What searches gave: their studies as they lie in the workspace, and the methods that came out of them. Needs no optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from cdkd.config.params import Params
+from cdkd.config.paths import runs_folder
+from cdkd.core.errors import BadRecord
+from cdkd.data.prepared import Meta
+from cdkd.runs import study_record
+from cdkd.runs.record import Record
+from cdkd.runs.specification import code_digest
+from cdkd.runs.study_record import Result
+from cdkd.storage.files import digest
+
+
+def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str, Any]:
+    """Everything that decides the trials of a study but for their number: a study of other values is another study."""
+    space = params.search[name]
+    study = space.study
+    losses = {
+        *space.terms,
+        *(loss for parameter in study.space.values() if isinstance(parameter.choices, dict) for change in parameter.choices.values() for loss in change),
+    }
+    chosen = {key: getattr(study, key) for key in ("sampler", "pruner", "warmup", "generation", "seeds", "seed")}
+    return {
+        "base": space.terms,
+        "space": {key: parameter.model_dump() for key, parameter in study.space.items()},
+        "order": list(study.space),
+        **chosen,
+        "epochs": space.short,
+        "training": params.training.model_dump(mode="json", exclude={"recipe"}),
+        "network": params.student.network,
+        "data": data.digest,
+        "teacher": [params.teacher.network, params.teacher.batchnorm, teacher.result["weights_sha256"]],
+        "code": code_digest(params.student.network, tuple(sorted(losses))),
+        "optuna": version("optuna"),
+    }
+
+
+def results(params: Params, data: Meta, teacher: Record) -> dict[str, Result]:
+    """The workspace's studies that are of today's params, data, teacher and code."""
+    found: dict[str, Result] = {}
+    for name in params.search:
+        path = runs_folder(params) / "search" / f"{name}.json"
+        if path.exists() and (result := study_record.read(path)).key == digest(decisive(params, name, data, teacher)):
+            found[name] = result
+    return found
+
+
+def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
+    """The params with the methods that these studies gave."""
+    methods, tuned = dict(params.methods), dict(params.tuned)
+    for name, result in found.items():
+        space, best = params.search[name], result.best
+        if space.study.method is None or best is None:
+            continue
+        made = space.made(best.setting, short=False)
+        if made is None:
+            raise BadRecord(f"{runs_folder(params) / 'search' / name}.json: its best setting is none of the space's")
+        methods[space.study.method], tuned[space.study.method] = made
+    return params.model_copy(update={"methods": methods, "tuned": tuned})
