@@ -28,7 +28,9 @@ class Clock:
         self._wall, self._processor = time.perf_counter(), time.process_time()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.wall += time.perf_counter() - self._wall
         self.processor += time.process_time() - self._processor
 
@@ -52,7 +54,9 @@ def timed(piece: Callable[[], Any], repeats: int) -> float:
 def since_start() -> Spent | None:
     """Time since this process began, imports included; None where the system does not say when that was."""
     with contextlib.suppress(OSError, AttributeError):
-        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf(
+            "SC_CLK_TCK"
+        )
         return Spent(time.clock_gettime(time.CLOCK_BOOTTIME) - began, time.process_time())
     return None
 
@@ -71,4 +75,12 @@ def children_seconds() -> float:
 
 def report(measured: dict[str, Any]) -> None:
     """Print a measurement as one line of JSON, floats to five digits."""
-    print(json.dumps({key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in measured.items()}), flush=True)
+    print(
+        json.dumps(
+            {
+                key: float(f"{value:.5g}") if isinstance(value, float) else value
+                for key, value in measured.items()
+            }
+        ),
+        flush=True,
+    )

@@ -30,7 +30,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from benchmarks import gpu_checks as checks
-from benchmarks.gpu_time import PAIRS, TINY, Device, Source, Variant, copy_gbs, matmul_tflops, measure, variants
+from benchmarks.gpu_time import (
+    PAIRS,
+    TINY,
+    Device,
+    Source,
+    Variant,
+    copy_gbs,
+    matmul_tflops,
+    measure,
+    variants,
+)
 
 KEYS = ("pair", "batch", "students", "precision", "engine", "graphs", "streams", "deterministic")
 NUMBERS = (
@@ -67,8 +77,16 @@ class Findings:
         except OutOfTime:
             found = {"state": "out of time", "note": "cut off" if begin < self.end - 1 else "not begun"}
         except Exception as error:  # whatever goes wrong in one variant must not take the others' time
-            found = {"state": "failed", "note": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
-        row = {"part": part, "name": name, "spent_seconds": time.monotonic() - begin} | keys | found | self.constant
+            found = {
+                "state": "failed",
+                "note": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+            }
+        row = (
+            {"part": part, "name": name, "spent_seconds": time.monotonic() - begin}
+            | keys
+            | found
+            | self.constant
+        )
         self.rows.append(row)
         self._write(row)
         print(f"{part} {name}: {row['state']} {told(row)}", flush=True)
@@ -80,7 +98,9 @@ class Findings:
             writer = csv.DictWriter(file, COLUMNS)
             if new:
                 writer.writeheader()
-            writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
+            writer.writerow(
+                {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()}
+            )
             file.flush()
             os.fsync(file.fileno())
 
@@ -111,22 +131,37 @@ def told(row: dict[str, Any]) -> str:
 def check(findings: Findings, *, tiny: bool) -> None:
     device = findings.device.torch
     for loss in checks.LOSSES:
-        findings.add("check", f"loss {loss}", lambda loss=loss: judged(checks.loss_error(loss, device), checks.LIMITS["loss"]))  # type: ignore[misc]
-    findings.add("check", "steps of a cohort", lambda: judged(checks.steps_error(device), checks.LIMITS["steps"]))
+        findings.add(
+            "check",
+            f"loss {loss}",
+            lambda loss=loss: judged(checks.loss_error(loss, device), checks.LIMITS["loss"]),
+        )  # type: ignore[misc]
+    findings.add(
+        "check", "steps of a cohort", lambda: judged(checks.steps_error(device), checks.LIMITS["steps"])
+    )
     for precision in ("float32",) if tiny else ("float32", "bf16"):
         for name in checks.WAYS:
             for strict in (True,) if tiny else (True, False):  # without it: does it hold all the same?
 
-                def exact(name: str = name, strict: bool = strict, precision: str = precision) -> dict[str, Any]:
+                def exact(
+                    name: str = name, strict: bool = strict, precision: str = precision
+                ) -> dict[str, Any]:
                     with checks.deterministic(strict):
                         other = checks.differing(*checks.exact(name, device, precision=precision))
-                    return {"state": "wrong" if other else "ok", "note": f"other bits: {other}" if other else ""}
+                    return {
+                        "state": "wrong" if other else "ok",
+                        "note": f"other bits: {other}" if other else "",
+                    }
 
                 findings.add("check", name, exact, precision=precision, deterministic=strict)
 
 
 def judged(error: float, limit: float) -> dict[str, Any]:
-    return {"state": "ok" if error < limit else "wrong", "error": error, "note": f"relative, to be below {limit:g}"}
+    return {
+        "state": "ok" if error < limit else "wrong",
+        "error": error,
+        "note": f"relative, to be below {limit:g}",
+    }
 
 
 def clock(findings: Findings, source: Source, *, tiny: bool) -> None:
@@ -134,14 +169,27 @@ def clock(findings: Findings, source: Source, *, tiny: bool) -> None:
     device = findings.device
     side, dtype, seconds = (128, torch.float32, 0.05) if tiny else (8192, torch.bfloat16, 1.0)
     kind = str(dtype).removeprefix("torch.")
-    product = findings.add("ceiling", f"matmul {side}, {kind}", lambda: {"tflops": matmul_tflops(device, side, dtype, seconds)})
-    findings.add("ceiling", "copy", lambda: {"note": f"{copy_gbs(device, 10 if tiny else 4000, seconds):.0f} GB/s, read and written"})
+    product = findings.add(
+        "ceiling", f"matmul {side}, {kind}", lambda: {"tflops": matmul_tflops(device, side, dtype, seconds)}
+    )
+    findings.add(
+        "ceiling",
+        "copy",
+        lambda: {"note": f"{copy_gbs(device, 10 if tiny else 4000, seconds):.0f} GB/s, read and written"},
+    )
     ceiling = product.get("tflops", float("nan"))
     for variant in variants(TINY if tiny else PAIRS, tiny=tiny):
-        findings.add("time", str(variant.pair), lambda v=variant: measured(v, source, device, 0.1 if tiny else 2.0, ceiling), **keys(variant))  # type: ignore[misc]
+        findings.add(
+            "time",
+            str(variant.pair),
+            lambda v=variant: measured(v, source, device, 0.1 if tiny else 2.0, ceiling),
+            **keys(variant),
+        )  # type: ignore[misc]
 
 
-def measured(variant: Variant, source: Source, device: Device, seconds: float, ceiling: float) -> dict[str, Any]:
+def measured(
+    variant: Variant, source: Source, device: Device, seconds: float, ceiling: float
+) -> dict[str, Any]:
     try:
         return measure(variant, source, device, seconds, ceiling)
     finally:
@@ -150,7 +198,10 @@ def measured(variant: Variant, source: Source, device: Device, seconds: float, c
 
 
 def keys(variant: Variant) -> dict[str, Any]:
-    return {name: getattr(variant, name) for name in KEYS[2:]} | {"pair": str(variant.pair), "batch": variant.pair.batch}
+    return {name: getattr(variant, name) for name in KEYS[2:]} | {
+        "pair": str(variant.pair),
+        "batch": variant.pair.batch,
+    }
 
 
 def table(findings: Findings) -> str:
@@ -158,19 +209,29 @@ def table(findings: Findings) -> str:
     rows, lines = findings.rows, [findings.constant["device"]]
     wrong = [row for row in rows if row["part"] == "check" and row["state"] != "ok"]
     lines.append(f"checks: {sum(row['part'] == 'check' for row in rows) - len(wrong)} ok, {len(wrong)} not")
-    lines += [f"  {row['name']} ({row.get('precision', '')} deterministic {row.get('deterministic', '')}): {row['state']} {told(row)}" for row in wrong]
+    lines += [
+        f"  {row['name']} ({row.get('precision', '')} deterministic {row.get('deterministic', '')}): {row['state']} {told(row)}"
+        for row in wrong
+    ]
     lines += [f"{row['part']} {row['name']}: {told(row)}" for row in rows if row["part"] == "ceiling"]
     head = f"{'K':>3} precision engine  graphs streams determ. img/s/student  ms/step    use     GB eval s  minutes"
     timed = [row for row in rows if row["part"] == "time"]
     for pair in dict.fromkeys(row["pair"] for row in timed):
         lines += ["", pair, head]
-        for row in sorted((row for row in timed if row["pair"] == pair and row["state"] == "ok"), key=lambda row: -row["images_per_second_per_student"]):
+        for row in sorted(
+            (row for row in timed if row["pair"] == pair and row["state"] == "ok"),
+            key=lambda row: -row["images_per_second_per_student"],
+        ):
             lines.append(
                 f"{row['students']:3} {row['precision']:9} {row['engine']:7} {row['graphs']!s:6} {row['streams']:7} {row['deterministic']!s:7}"
                 f" {row['images_per_second_per_student']:13,.0f} {row['milliseconds_per_step']:8.2f} {100 * row['utilisation']:5.1f}% {row['peak_gb']:6.1f}"
                 f" {row['evaluation_seconds']:6.2f} {row['projected_minutes']:8.1f} {row['note']}"
             )
-        lines += [f"    {label(row)}: {row['state']} {row['note']}" for row in timed if row["pair"] == pair and row["state"] == "failed"]
+        lines += [
+            f"    {label(row)}: {row['state']} {row['note']}"
+            for row in timed
+            if row["pair"] == pair and row["state"] == "failed"
+        ]
     skipped = sum(row["state"] == "out of time" for row in timed)
     return "\n".join([*lines, "", *([f"{skipped} variants had no time"] if skipped else [])])
 
@@ -180,19 +241,36 @@ def label(row: dict[str, Any]) -> str:
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="right and fast on a GPU? one script, one table")
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description="right and fast on a GPU? one script, one table"
+    )
     options.add_argument("--minutes", type=float, default=8.0, help="it ends within them; %(default)s")
-    options.add_argument("--out", type=Path, default=Path("gpu"), metavar="DIR", help="for gpu.csv and gpu.txt; %(default)s")
-    options.add_argument("--data", type=Path, nargs="+", metavar="ZIP", help="archives of <split>/<class>/<image>; without them: noise")
-    options.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="%(default)s; cpu is for trying the script")
-    options.add_argument("--tiny", action="store_true", help="the smallest networks and few images: for trying the script")
+    options.add_argument(
+        "--out", type=Path, default=Path("gpu"), metavar="DIR", help="for gpu.csv and gpu.txt; %(default)s"
+    )
+    options.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        metavar="ZIP",
+        help="archives of <split>/<class>/<image>; without them: noise",
+    )
+    options.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda", help="%(default)s; cpu is for trying the script"
+    )
+    options.add_argument(
+        "--tiny", action="store_true", help="the smallest networks and few images: for trying the script"
+    )
     return options.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = parsed(words)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: torch sees none; --device cpu --tiny tries the script without one", file=sys.stderr)
+        print(
+            "no CUDA device: torch sees none; --device cpu --tiny tries the script without one",
+            file=sys.stderr,
+        )
         return 2
     torch.backends.cudnn.allow_tf32 = False  # as in a campaign: float32 is float32
     findings = Findings(options.out / "gpu.csv", Device(options.device), options.minutes)

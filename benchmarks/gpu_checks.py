@@ -38,7 +38,11 @@ METHODS: dict[str, Method] = {
     "fitnets": {"hint": Term(Weight(10.0, stop=1), {}), "ce": Term(Weight(1.0, start=1), {})},
     "at": {"ce": Term(Weight(1.0), {}), "at": Term(Weight(100.0), {})},
     "rkd": {"ce": Term(Weight(1.0), {}), "rkd": Term(Weight(1.0), {})},
-    "edt": {"ce": Term(Weight(1.0, start=1), {}), "cd": Term(Weight(6.0, milestones=(1,), decay=0.9), {}), "gkd": Term(Weight(0.1, start=1), {})},
+    "edt": {
+        "ce": Term(Weight(1.0, start=1), {}),
+        "cd": Term(Weight(6.0, milestones=(1,), decay=0.9), {}),
+        "gkd": Term(Weight(0.1, start=1), {}),
+    },
 }
 Bits = Mapping[str, str]  # of each run: a digest of its weights and its history
 
@@ -55,7 +59,10 @@ def recipe(**changed: object) -> Recipe:
 def deterministic(on: bool) -> Iterator[None]:
     """Only algorithms that give the same bits each time, and an error where there is none."""
     how: Any = torch.utils.deterministic
-    filled, how.fill_uninitialized_memory = how.fill_uninitialized_memory, False  # costs time, decides nothing
+    filled, how.fill_uninitialized_memory = (
+        how.fill_uninitialized_memory,
+        False,
+    )  # costs time, decides nothing
     torch.use_deterministic_algorithms(on)
     try:
         yield
@@ -91,7 +98,9 @@ def full_float32() -> Iterator[None]:
 
 def distance(found: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
     """‖found − exact‖ / ‖exact‖, all numbers together; of exact zeros, the norm of what was found."""
-    ours, theirs = (torch.cat([one.detach().double().cpu().flatten() for one in side]) for side in (found, exact))
+    ours, theirs = (
+        torch.cat([one.detach().double().cpu().flatten() for one in side]) for side in (found, exact)
+    )
     norm = theirs.norm().item()
     return float((ours - theirs).norm().item() / (norm or 1.0))
 
@@ -103,7 +112,9 @@ def loss_error(name: str, device: torch.device) -> float:
         student, teacher = (_features(channels) for channels in ((4, 8, 16), (6, 12, 24)))
         labels = torch.where(torch.arange(8) % 2 == 0, teacher.logits.argmax(1), torch.randint(10, (8,)))
         loss = build(name, student, teacher, {})
-    exact = _gradients(copy.deepcopy(loss).double(), student, teacher, labels, torch.device("cpu"), torch.float64)
+    exact = _gradients(
+        copy.deepcopy(loss).double(), student, teacher, labels, torch.device("cpu"), torch.float64
+    )
     with full_float32():
         found = _gradients(loss.to(device), student, teacher, labels, device, torch.float32)
     return max(distance([ours], [theirs]) for ours, theirs in zip(found, exact, strict=True))
@@ -115,11 +126,23 @@ def _features(channels: Sequence[int]) -> Features:
     return Features(maps, torch.randn(8, channels[-1]), 3 * torch.randn(8, 10))
 
 
-def _gradients(loss: nn.Module, student: Features, teacher: Features, labels: Tensor, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _gradients(
+    loss: nn.Module,
+    student: Features,
+    teacher: Features,
+    labels: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[Tensor]:
     """The loss's value, and its gradients in the student's features and in what it learns itself, where it has any."""
-    own = [part.detach().to(device, dtype).requires_grad_() for part in (*student.maps, student.pooled, student.logits)]
+    own = [
+        part.detach().to(device, dtype).requires_grad_()
+        for part in (*student.maps, student.pooled, student.logits)
+    ]
     theirs = [part.to(device, dtype) for part in (*teacher.maps, teacher.pooled, teacher.logits)]
-    value = loss(Features(tuple(own[:-2]), *own[-2:]), Features(tuple(theirs[:-2]), *theirs[-2:]), labels.to(device))
+    value = loss(
+        Features(tuple(own[:-2]), *own[-2:]), Features(tuple(theirs[:-2]), *theirs[-2:]), labels.to(device)
+    )
     value.backward()
     return [value, *(one.grad for one in (*own, *loss.parameters()) if one.grad is not None)]
 
@@ -143,7 +166,10 @@ def steps_error(device: torch.device, steps: int = 3, draws: int = 5) -> float:
         exact = _stepped(torch.device("cpu"), torch.float64, steps, draw)
         with full_float32():
             found = _stepped(device, torch.float32, steps, draw)
-        went, ours = ([after.double().cpu() - before for after, before in zip(side, begin, strict=True)] for side in (exact, found))
+        went, ours = (
+            [after.double().cpu() - before for after, before in zip(side, begin, strict=True)]
+            for side in (exact, found)
+        )
         errors.append(distance(ours, went))
     return statistics.median(errors)
 
@@ -155,9 +181,20 @@ def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) ->
     sample = _as(next(evaluation(train_split, how.augmentation, batch=2)), dtype)
     runs = []
     for name in METHODS:
-        run = Run(name, METHODS[name], how, network("resnet8", DATA, 0, device).to(dtype), 0, sample, teacher, Path("nowhere"))
+        run = Run(
+            name,
+            METHODS[name],
+            how,
+            network("resnet8", DATA, 0, device).to(dtype),
+            0,
+            sample,
+            teacher,
+            Path("nowhere"),
+        )
         run.objective.to(dtype)
-        run.optimizer = SGD([*run.model.parameters(), *run.objective.parameters()], how)  # its momenta are of that kind too
+        run.optimizer = SGD(
+            [*run.model.parameters(), *run.objective.parameters()], how
+        )  # its momenta are of that kind too
         run.open_epoch()
         runs.append(run)
     for batch in list(Batches(train_split, how.augmentation, BATCH).epoch(0, 0))[:steps]:
@@ -165,21 +202,42 @@ def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) ->
         features = teacher(seen, max(run.objective.needs(0) for run in runs))
         for run in runs:
             run.step(seen, features)
-    return [weight.detach() for run in runs for weight in (*run.model.parameters(), *run.objective.parameters())]
+    return [
+        weight.detach() for run in runs for weight in (*run.model.parameters(), *run.objective.parameters())
+    ]
 
 
 def _as(batch: Batch, dtype: torch.dtype) -> Batch:
     return batch._replace(images=batch.images.to(dtype))
 
 
-def trained(device: torch.device, names: Iterable[str] = METHODS, *, replayed: bool = True, streams: int = 1, **changed: object) -> Bits:
+def trained(
+    device: torch.device,
+    names: Iterable[str] = METHODS,
+    *,
+    replayed: bool = True,
+    streams: int = 1,
+    **changed: object,
+) -> Bits:
     """These methods trained as one cohort by `cdkd.training.loop.train`, from the first epoch to the last; changed: of the recipe."""
     how = recipe(**changed)
     train_split, test = split(IMAGES, 0, device), split(40, 1, device)
     with launched(graphs=replayed, streams=streams), tempfile.TemporaryDirectory() as folder:
         teacher = Teacher(network("resnet14", DATA, 9, device), how)
         sample = next(evaluation(test, how.augmentation, batch=2))
-        runs = [Run(name, METHODS[name], how, network("resnet8", DATA, 0, device), 0, sample, teacher, Path(folder) / name) for name in names]
+        runs = [
+            Run(
+                name,
+                METHODS[name],
+                how,
+                network("resnet8", DATA, 0, device),
+                0,
+                sample,
+                teacher,
+                Path(folder) / name,
+            )
+            for name in names
+        ]
         train(runs, teacher, Batches(train_split, how.augmentation, how.batch), Examination(test, how), 0)
     return {run.key: hashlib.sha256(run.weights() + repr(run.history).encode()).hexdigest() for run in runs}
 
@@ -214,4 +272,6 @@ WAYS: dict[str, Callable[..., Bits]] = {
 
 def exact(name: str, device: torch.device, **changed: object) -> tuple[Bits, Bits]:
     """Two ways of training that are the same to the bit, where only deterministic algorithms are allowed."""
-    return once(device, torch.are_deterministic_algorithms_enabled(), **changed), WAYS[name](device, **changed)
+    return once(device, torch.are_deterministic_algorithms_enabled(), **changed), WAYS[name](
+        device, **changed
+    )

@@ -65,7 +65,14 @@ class Variant:
     @property
     def recipe(self) -> Recipe:
         crop = Augmentation(4, "zeros", True, None)
-        return recipe(batch=self.pair.batch, precision=self.precision, engine=self.engine, epochs=1 << 20, milestones=(), augmentation=crop)
+        return recipe(
+            batch=self.pair.batch,
+            precision=self.precision,
+            engine=self.engine,
+            epochs=1 << 20,
+            milestones=(),
+            augmentation=crop,
+        )
 
 
 PAIRS = (Pair("resnet32x4", "resnet8x4", 64, 240, 10), Pair("resnet152-cifar", "resnet50-cifar", 128, 200, 5))
@@ -75,7 +82,12 @@ TINY = (Pair("resnet14", "resnet8", 8, 2, 2),)
 def variants(pairs: Iterable[Pair], *, tiny: bool) -> list[Variant]:
     """All of them, the most telling first: time may end before the list does, and what compiles takes minutes."""
     if tiny:
-        return [Variant(pair, students, precision) for pair in pairs for students in (1, 2) for precision in ("float32", "bf16")]
+        return [
+            Variant(pair, students, precision)
+            for pair in pairs
+            for students in (1, 2)
+            for precision in ("float32", "bf16")
+        ]
     pairs = tuple(pairs)
     rounds: tuple[dict[str, Any], ...] = (
         {"students": 10}, {"students": 1}, {"students": 10, "streams": 4}, {"students": 5},
@@ -84,8 +96,13 @@ def variants(pairs: Iterable[Pair], *, tiny: bool) -> list[Variant]:
         {"students": 10, "streams": 10}, {"students": 10, "engine": "compile"}, {"students": 1, "engine": "compile"},
     )  # fmt: skip
     first = [Variant(pair, **chosen) for chosen in rounds for pair in pairs]
-    grid = itertools.product(("eager", "compile"), pairs, (10, 1, 5), ("bf16", "float32"), (True, False), (True, False))
-    rest = [Variant(pair, students, precision, engine, replayed, deterministic=same) for engine, pair, students, precision, replayed, same in grid]
+    grid = itertools.product(
+        ("eager", "compile"), pairs, (10, 1, 5), ("bf16", "float32"), (True, False), (True, False)
+    )
+    rest = [
+        Variant(pair, students, precision, engine, replayed, deterministic=same)
+        for engine, pair, students, precision, replayed, same in grid
+    ]
     return list(dict.fromkeys([*first, *rest]))
 
 
@@ -106,14 +123,32 @@ class Source(NamedTuple):
 
         with tempfile.TemporaryDirectory() as name:
             folder, paths = Path(name) / "data", [str(path.absolute()) for path in archives]
-            prepare(folder, folder, source="folder", paths=paths, size=images.SIDE, train_images=train, validation=0.0, seed=0, normalisation="measured")
-            return cls(*(images.Images(pixels.numpy(), labels.numpy()) for pixels, labels in (load(folder, split) for split in ("train", "test"))))  # type: ignore[union-attr]
+            prepare(
+                folder,
+                folder,
+                source="folder",
+                paths=paths,
+                size=images.SIDE,
+                train_images=train,
+                validation=0.0,
+                seed=0,
+                normalisation="measured",
+            )
+            return cls(
+                *(
+                    images.Images(pixels.numpy(), labels.numpy())
+                    for pixels, labels in (load(folder, split) for split in ("train", "test"))
+                )
+            )  # type: ignore[union-attr]
 
     def splits(self, batch: int, device: torch.device) -> tuple[Split, Split]:
         """Training images in whole batches: an epoch's last, smaller one is one of hundreds, and would be one of few here."""
         whole = len(self.train.labels) // batch * batch
         cut = images.Images(self.train.pixels[:whole], self.train.labels[:whole])
-        train, test = (Split(torch.from_numpy(one.pixels), torch.from_numpy(one.labels), images.MEAN, images.STD, device) for one in (cut, self.test))
+        train, test = (
+            Split(torch.from_numpy(one.pixels), torch.from_numpy(one.labels), images.MEAN, images.STD, device)
+            for one in (cut, self.test)
+        )
         return train, test
 
 
@@ -175,20 +210,35 @@ def copy_gbs(device: Device, megabytes: int, seconds: float) -> float:
     return 2 * megabytes * 1e6 / device.rate(lambda: target.copy_(source), seconds) / 1e9
 
 
-def measure(variant: Variant, source: Source, device: Device, seconds: float, ceiling: float) -> dict[str, Any]:
+def measure(
+    variant: Variant, source: Source, device: Device, seconds: float, ceiling: float
+) -> dict[str, Any]:
     """Train for some seconds, once what is recorded or compiled is so.
 
     `stream_images_per_second`: how fast all students of the cohort move on; `images_per_second_per_student`: K times as
     many, the images that students were trained on, and comparable with one student's own training. ceiling: TFLOP/s
     """
     device.fresh()
-    with deterministic(variant.deterministic), launched(graphs=variant.graphs, streams=variant.streams), tempfile.TemporaryDirectory() as folder:
+    with (
+        deterministic(variant.deterministic),
+        launched(graphs=variant.graphs, streams=variant.streams),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         how, pair = variant.recipe, variant.pair
         train, test = source.splits(pair.batch, device.torch)
         teacher = Teacher(_teacher(pair, device.torch), how)
         sample = next(evaluation(test, how.augmentation, batch=2))
         runs = [
-            Run(str(place), method, how, network(pair.student, SHAPE, 0, device.torch), 0, sample, teacher, Path(folder) / str(place))
+            Run(
+                str(place),
+                method,
+                how,
+                network(pair.student, SHAPE, 0, device.torch),
+                0,
+                sample,
+                teacher,
+                Path(folder) / str(place),
+            )
             for place, method in enumerate(TEN[: variant.students])
         ]
         for run in runs:
@@ -201,23 +251,39 @@ def measure(variant: Variant, source: Source, device: Device, seconds: float, ce
         for _ in range(WARM_UP + 1):  # with the one that is recorded
             recorded(next(stream))
         first = device.now() - begin
-        exam = Examination(test, how, reference=Reference([teacher.without_maps(batch.images) for batch in evaluation(test, how.augmentation)]))
+        exam = Examination(
+            test,
+            how,
+            reference=Reference(
+                [teacher.without_maps(batch.images) for batch in evaluation(test, how.augmentation)]
+            ),
+        )
         a_step = device.rate(lambda: recorded(next(stream)), seconds)
         exam.row(runs[0].model)
         begin = device.now()
         exam.row(runs[0].model)
         tested = device.now() - begin
-        madds = multiply_adds(teacher.model, (*SHAPE["image"],)), multiply_adds(runs[0].model, (*SHAPE["image"],))  # type: ignore[misc]
+        madds = (
+            multiply_adds(teacher.model, (*SHAPE["image"],)),
+            multiply_adds(runs[0].model, (*SHAPE["image"],)),
+        )  # type: ignore[misc]
         losses = [float(total) for run in runs for total in run._sums.values()]
         found = _numbers(variant, a_step, tested, madds, ceiling)
     note = "" if all(map(_finite, losses)) else "a loss is not finite"
-    return found | {"first_steps_seconds": first, "evaluation_seconds": tested, "peak_gb": device.peak_gb(), "note": note}
+    return found | {
+        "first_steps_seconds": first,
+        "evaluation_seconds": tested,
+        "peak_gb": device.peak_gb(),
+        "note": note,
+    }
 
 
 @cache
 def _teacher(pair: Pair, device: torch.device) -> torch.nn.Module:
     """Frozen, and so the same for every variant: a deep network takes seconds to begin with."""
-    model = as_if_trained(network(pair.teacher, SHAPE, 0, torch.device("cpu")), images.load("train", 32, "random"))
+    model = as_if_trained(
+        network(pair.teacher, SHAPE, 0, torch.device("cpu")), images.load("train", 32, "random")
+    )
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -225,7 +291,9 @@ def _endless(batches: Batches) -> Iterator[Batch]:
     return itertools.chain.from_iterable(batches.epoch(0, epoch) for epoch in itertools.count())
 
 
-def _numbers(variant: Variant, a_step: float, tested: float, madds: tuple[int, int], ceiling: float) -> dict[str, float]:
+def _numbers(
+    variant: Variant, a_step: float, tested: float, madds: tuple[int, int], ceiling: float
+) -> dict[str, float]:
     """A forward pass is two FLOP a multiply-add, a student's step three passes. Connectors, losses and the optimiser are not counted."""
     pair, count = variant.pair, variant.students
     stream = pair.batch / a_step
@@ -238,7 +306,9 @@ def _numbers(variant: Variant, a_step: float, tested: float, madds: tuple[int, i
         "images_per_second_per_student": count * stream,
         "tflops": tflops,
         "utilisation": tflops / ceiling,
-        "projected_minutes": minutes if count <= pair.methods else float("nan"),  # more students than methods is another table
+        "projected_minutes": minutes
+        if count <= pair.methods
+        else float("nan"),  # more students than methods is another table
     }
 
 

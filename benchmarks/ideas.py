@@ -28,11 +28,22 @@ def folded(model: nn.Module) -> nn.Module:
     """The teacher with each BatchNorm multiplied into the convolution before it."""
     for module in model.modules():
         for convolution, norm in (("conv1", "bn1"), ("conv2", "bn2")):
-            if isinstance(getattr(module, norm, None), nn.BatchNorm2d) and isinstance(getattr(module, convolution, None), nn.Conv2d):
-                setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+            if isinstance(getattr(module, norm, None), nn.BatchNorm2d) and isinstance(
+                getattr(module, convolution, None), nn.Conv2d
+            ):
+                setattr(
+                    module,
+                    convolution,
+                    fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)),
+                )
                 setattr(module, norm, nn.Identity())
     for module in model.modules():
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d) and isinstance(module[0], nn.Conv2d):
+        if (
+            isinstance(module, nn.Sequential)
+            and len(module) == 2
+            and isinstance(module[1], nn.BatchNorm2d)
+            and isinstance(module[0], nn.Conv2d)
+        ):
             module[0], module[1] = fuse_conv_bn_eval(module[0], module[1]), nn.Identity()
     return model
 
@@ -42,7 +53,9 @@ def stacked(students: list[nn.Module]) -> Callable[[Tensor, Tensor], None]:
     parameters, buffers = stack_module_state(students)
 
     def one(own: dict[str, Tensor], state: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(functional_call(students[0], (own, state), (images,)).logits, labels)
+        return nn.functional.cross_entropy(
+            functional_call(students[0], (own, state), (images,)).logits, labels
+        )
 
     def step(images: Tensor, labels: Tensor) -> None:
         losses = torch.vmap(one, in_dims=(0, 0, None, None))(parameters, buffers, images, labels)
@@ -54,7 +67,9 @@ def stacked(students: list[nn.Module]) -> Callable[[Tensor, Tensor], None]:
 def one_by_one(students: list[nn.Module]) -> Callable[[Tensor, Tensor], None]:
     def step(images: Tensor, labels: Tensor) -> None:
         for student in students:
-            torch.autograd.grad(nn.functional.cross_entropy(student(images).logits, labels), list(student.parameters()))
+            torch.autograd.grad(
+                nn.functional.cross_entropy(student(images).logits, labels), list(student.parameters())
+            )
 
     return step
 
@@ -69,7 +84,10 @@ def compare(what: str, built: Callable[[], object], idea: Callable[[], object]) 
     built(), idea()
     times = [(seconds(built), seconds(idea)) for _ in range(ROUNDS)]
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    print(f"{what:48} {ours * 1e3:8.0f} ms as built, {theirs * 1e3:8.0f} ms so: x{ours / theirs:.2f}", flush=True)
+    print(
+        f"{what:48} {ours * 1e3:8.0f} ms as built, {theirs * 1e3:8.0f} ms so: x{ours / theirs:.2f}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -86,7 +104,11 @@ def main() -> None:
         compare(f"teacher's pass, BatchNorm folded ({TEACHER})", lambda: plain(images), lambda: fused(images))
     students = [network(STUDENT) for _ in range(STUDENTS)]
     single, many = one_by_one(students), stacked([network(STUDENT) for _ in range(STUDENTS)])
-    compare(f"{STUDENTS} students' gradients by vmap ({STUDENT})", lambda: single(images, labels), lambda: many(images, labels))
+    compare(
+        f"{STUDENTS} students' gradients by vmap ({STUDENT})",
+        lambda: single(images, labels),
+        lambda: many(images, labels),
+    )
 
 
 if __name__ == "__main__":

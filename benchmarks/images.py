@@ -48,19 +48,34 @@ def load(split: Literal["train", "test"], count: int, pixels: Pixels) -> Images:
 
 def _random(split: str, count: int) -> Images:
     generator = np.random.default_rng([0, split == "test"])
-    return Images(generator.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8), generator.integers(0, CLASSES, count))
+    return Images(
+        generator.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8), generator.integers(0, CLASSES, count)
+    )
 
 
 def _cifar100(split: str, count: int) -> Images:
     """Archives of `<split>/<class>/<index>.webp`; only the members that are asked for are decoded."""
     place = folder()
     if place is None:
-        raise SystemExit(f"no CIFAR-100: expected {' and '.join(PARTS)} in $CDKD_TEST_DATA/cifar100; --pixels random needs none")
+        raise SystemExit(
+            f"no CIFAR-100: expected {' and '.join(PARTS)} in $CDKD_TEST_DATA/cifar100; --pixels random needs none"
+        )
     with zipfile.ZipFile(place / PARTS[0]) as first, zipfile.ZipFile(place / PARTS[1]) as second:
-        members = {name: archive for archive in (first, second) for name in archive.namelist() if name.startswith(f"{split}/")}
+        members = {
+            name: archive
+            for archive in (first, second)
+            for name in archive.namelist()
+            if name.startswith(f"{split}/")
+        }
         ordered = sorted(members, key=lambda name: name.rpartition("/")[2])[:count]
         if len(ordered) < count:
-            raise SystemExit(f"CIFAR-100 has {len(ordered)} images in its {split} split; {count} were asked for")
+            raise SystemExit(
+                f"CIFAR-100 has {len(ordered)} images in its {split} split; {count} were asked for"
+            )
         classes = sorted({name.split("/")[1] for name in members})
-        pixels = [np.asarray(Image.open(io.BytesIO(members[name].read(name))).convert("RGB")) for name in ordered]
-    return Images(np.stack(pixels), np.array([classes.index(name.split("/")[1]) for name in ordered], np.int64))
+        pixels = [
+            np.asarray(Image.open(io.BytesIO(members[name].read(name))).convert("RGB")) for name in ordered
+        ]
+    return Images(
+        np.stack(pixels), np.array([classes.index(name.split("/")[1]) for name in ordered], np.int64)
+    )

@@ -16,10 +16,17 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--steps", type=int, default=4, help="steps that are measured; %(default)s")
     options.add_argument("--warmup", type=int, default=1, help="steps before them; %(default)s")
     options.add_argument("--threads", type=int, default=1, help="%(default)s")
-    options.add_argument("--images", type=int, help="in the training split; without it, as many as the steps need")
-    options.add_argument("--evaluate", type=int, default=128, metavar="N", help="images in the test split; %(default)s")
     options.add_argument(
-        "--pixels", choices=["auto", "cifar100", "random"], default="auto", help="auto, as it comes: CIFAR-100 where it is at hand, else noise"
+        "--images", type=int, help="in the training split; without it, as many as the steps need"
+    )
+    options.add_argument(
+        "--evaluate", type=int, default=128, metavar="N", help="images in the test split; %(default)s"
+    )
+    options.add_argument(
+        "--pixels",
+        choices=["auto", "cifar100", "random"],
+        default="auto",
+        help="auto, as it comes: CIFAR-100 where it is at hand, else noise",
     )
     return options
 

@@ -37,7 +37,14 @@ from cdkd.training.loop import Run, network
 from cdkd.training.teacher import Teacher
 from cdkd.training.teacher_cache import TeacherCache
 
-WITHOUT_MAPS = ("kd", "cd", "cd_gkd", "cd_gkd_edt", "rkd", "student")  # what a cache of the teacher's answers serves
+WITHOUT_MAPS = (
+    "kd",
+    "cd",
+    "cd_gkd",
+    "cd_gkd_edt",
+    "rkd",
+    "student",
+)  # what a cache of the teacher's answers serves
 METHODS = (*WITHOUT_MAPS, "at", "fitnets")  # K students are these in turn; one is kd
 EXPERIMENT = images.ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml"
 EPOCH, TEST = 50_000, 10_000  # images of CIFAR-100, which `--parts` reckons with
@@ -59,15 +66,29 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     """
     device = torch.device("cpu")
     params = load(EXPERIMENT)
-    recipe = replace(params.training.resolved, batch=options.batch, precision=options.precision, engine=options.engine)
+    recipe = replace(
+        params.training.resolved, batch=options.batch, precision=options.precision, engine=options.engine
+    )
     shape = {"classes": images.CLASSES, "image": [images.SIDE, images.SIDE, 3]}
     train = _split(images.load("train", options.images, options.pixels), device)
     test = _split(images.load("test", options.evaluate, options.pixels), device)
     batches = Batches(train, recipe.augmentation, recipe.batch)
-    teacher = Teacher(as_if_trained(network(options.teacher, shape, 0, device), images.load("train", 64, options.pixels)), recipe)
+    teacher = Teacher(
+        as_if_trained(network(options.teacher, shape, 0, device), images.load("train", 64, options.pixels)),
+        recipe,
+    )
     sample = next(evaluation(test, recipe.augmentation, batch=2))
     runs = [
-        Run(name, always_on(params.method(name)), recipe, network(options.student, shape, seed, device), seed, sample, teacher, folder / f"{seed}-{place}")
+        Run(
+            name,
+            always_on(params.method(name)),
+            recipe,
+            network(options.student, shape, seed, device),
+            seed,
+            sample,
+            teacher,
+            folder / f"{seed}-{place}",
+        )
         for place, name in enumerate(options.methods)
     ]
     if options.cache != "off":
@@ -75,13 +96,21 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
             raise SystemExit(f"no cache: {EXPERIMENT.stem} shows endlessly many views")
         some = next(evaluation(test, recipe.augmentation, recipe.batch)).images
         plenty = 1000.0  # gigabytes: the file is sparse and takes what is seen
-        teacher.cache = TeacherCache(folder / "cache", {"seed": seed}, len(train), batches.views, plenty, teacher.without_maps, some)
+        teacher.cache = TeacherCache(
+            folder / "cache", {"seed": seed}, len(train), batches.views, plenty, teacher.without_maps, some
+        )
         if not teacher.cache.exact:  # it would keep nothing, and the row of a table would claim that it did
             raise SystemExit("no cache: on this processor an answer depends on the images beside it")
     for run in runs:
         run.open_epoch()
     needs = max(run.objective.needs(0) for run in runs)
-    exam = Examination(test, recipe, reference=Reference([teacher.without_maps(batch.images) for batch in evaluation(test, recipe.augmentation)]))
+    exam = Examination(
+        test,
+        recipe,
+        reference=Reference(
+            [teacher.without_maps(batch.images) for batch in evaluation(test, recipe.augmentation)]
+        ),
+    )
     return Cohort(
         lambda: itertools.chain.from_iterable(batches.epoch(seed, epoch) for epoch in itertools.count()),
         lambda batch: teacher(batch, needs),
@@ -91,7 +120,9 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
 
 
 def _split(source: images.Images, device: torch.device) -> Split:
-    return Split(torch.from_numpy(source.pixels), torch.from_numpy(source.labels), images.MEAN, images.STD, device)
+    return Split(
+        torch.from_numpy(source.pixels), torch.from_numpy(source.labels), images.MEAN, images.STD, device
+    )
 
 
 def always_on(method: Method) -> Method:
@@ -141,12 +172,20 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
     same = ("batch", "precision", "engine", "cache", "pixels", "images", "seeds", "steps", "threads")
-    names = {"variant": "ours", "pair": f"{options.teacher}->{options.student}", "students": len(options.methods), "methods": ",".join(options.methods)}
+    names = {
+        "variant": "ours",
+        "pair": f"{options.teacher}->{options.student}",
+        "students": len(options.methods),
+        "methods": ",".join(options.methods),
+    }
     return names | {name: getattr(options, name) for name in same}
 
 
 def _first(spent: Spent | None) -> dict[str, float | None]:
-    return {"first_step_seconds": spent and spent.wall, "first_step_processor_seconds": spent and spent.processor}
+    return {
+        "first_step_seconds": spent and spent.wall,
+        "first_step_processor_seconds": spent and spent.processor,
+    }
 
 
 def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -171,7 +210,9 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         pieces = _pieces(run, batch, features, repeats)
         for name, spent in pieces.items():
             seconds[name] += steps * spent
-        seconds["rest of the step"] += steps * (whole - sum(pieces.values()))  # what is left may be noise, and below 0
+        seconds["rest of the step"] += steps * (
+            whole - sum(pieces.values())
+        )  # what is left may be noise, and below 0
         seconds["evaluation"] += tests * timed(lambda run=run: cohort.evaluate(run), repeats)  # type: ignore[misc]
         seconds["checkpoint"] += timed(run.save, repeats)
     total = sum(seconds.values())
@@ -196,14 +237,21 @@ def _pieces(run: Run, batch: Batch, teacher: Features | None, repeats: int) -> d
 
     def student() -> None:
         run.optimizer.zero_grad()
-        pairs = [(own, at.grad) for own, at in zip(_flat(run.forward(batch.images)), wanted, strict=True) if at.grad is not None]
+        pairs = [
+            (own, at.grad)
+            for own, at in zip(_flat(run.forward(batch.images)), wanted, strict=True)
+            if at.grad is not None
+        ]
         torch.autograd.backward([own for own, _ in pairs], [gradient for _, gradient in pairs])
 
     with torch.no_grad():
         seen = run.forward(batch.images)
     spent = {"losses": timed(losses, repeats)}
     wanted = _flat(losses())
-    return spent | {"student forward + backward": timed(student, repeats), "optimiser": timed(run.optimizer.step, repeats)}
+    return spent | {
+        "student forward + backward": timed(student, repeats),
+        "optimiser": timed(run.optimizer.step, repeats),
+    }
 
 
 def _cut(part: Any) -> Any:
@@ -220,7 +268,12 @@ def tracking(folder: Path, epochs: int = 40) -> float:
     from cdkd.runs.specification import RunPlan
     from cdkd.tracking import Tracker
 
-    row = {"learning_rate": 0.05, "weights": {"ce": 0.1, "kd": 0.9}, "losses": {"ce": 1.0, "kd": 1.0}, "train_top1_error": 50.0}
+    row = {
+        "learning_rate": 0.05,
+        "weights": {"ce": 0.1, "kd": 0.9},
+        "losses": {"ce": 1.0, "kd": 1.0},
+        "train_top1_error": 50.0,
+    }
     tested = {"test_top1_error": 50.0, "test_top5_error": 20.0, "test_loss": 1.0}
 
     def view(name: str, count: int) -> None:
@@ -236,18 +289,36 @@ def tracking(folder: Path, epochs: int = 40) -> float:
 
 
 def table(measured: dict[str, Any]) -> str:
-    lines = [f"{name:28} {measured['seconds'][name]:9.1f} s {100 * share:6.1f} %" for name, share in measured["shares"].items()]
-    lines.append(f"{'an epoch':28} {measured['epoch_seconds']:9.1f} s        (and {measured['tracking_seconds']:.2f} s of tracking, in a thread of its own)")
+    lines = [
+        f"{name:28} {measured['seconds'][name]:9.1f} s {100 * share:6.1f} %"
+        for name, share in measured["shares"].items()
+    ]
+    lines.append(
+        f"{'an epoch':28} {measured['epoch_seconds']:9.1f} s        (and {measured['tracking_seconds']:.2f} s of tracking, in a thread of its own)"
+    )
     return "\n".join(lines)
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     options = parser("this project's loop, measured")
-    options.add_argument("--students", type=int, metavar="K", help="how many are trained together; without it, as many as --methods names, or 1")
-    options.add_argument("--methods", help=f"in turn; without it {','.join(METHODS)}, with a cache all but the last two, which read maps")
+    options.add_argument(
+        "--students",
+        type=int,
+        metavar="K",
+        help="how many are trained together; without it, as many as --methods names, or 1",
+    )
+    options.add_argument(
+        "--methods",
+        help=f"in turn; without it {','.join(METHODS)}, with a cache all but the last two, which read maps",
+    )
     options.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     options.add_argument("--engine", choices=["eager", "compile"], default="eager")
-    options.add_argument("--cache", choices=["warm", "cold", "off"], default="off", help="the teacher's; warm: it has seen every view")
+    options.add_argument(
+        "--cache",
+        choices=["warm", "cold", "off"],
+        default="off",
+        help="the teacher's; warm: it has seen every view",
+    )
     options.add_argument("--seeds", type=int, default=1, help="cohorts trained one after the other")
     options.add_argument("--parts", action="store_true", help="shares of an epoch instead")
     found = parse(options, words)

@@ -66,13 +66,23 @@ def clone() -> Iterator[Path]:
     """A checkout of its own in a temporary folder: what git tracks here, and what it would."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for file in listed.splitlines():
             if (ROOT / file).is_file() and file != "dvc.lock":
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / file, folder / file)
         (folder / "params.yaml").write_text(PARAMS)
-        for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=clone", "-c", "user.email=clone@localhost", "commit", "-qm", "clone"]):
+        for words in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=clone", "-c", "user.email=clone@localhost", "commit", "-qm", "clone"],
+        ):
             subprocess.run(["git", *words], cwd=folder, check=True)
         yield folder
 
@@ -80,13 +90,19 @@ def clone() -> Iterator[Path]:
 def run(words: Sequence[str], folder: Path, expected: str = "") -> tuple[Spent, str]:
     """A command's time and output; raises RuntimeError with its last words where it fails or does not say what it should."""
     quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    environment = os.environ | quiet | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling everything anew in each process is nobody's normal case
+    environment = (
+        os.environ | quiet | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    )
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # compiling everything anew in each process is nobody's normal case
     before, started = children_seconds(), time.perf_counter()
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     spent = Spent(time.perf_counter() - started, children_seconds() - before)
     if done.returncode != 0 or expected not in done.stdout:
-        raise RuntimeError(f"{' '.join(words[:3])}: exit code {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(words[:3])}: exit code {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}"
+        )
     return spent, done.stdout
 
 
@@ -95,14 +111,22 @@ def timed(what: str, words: Sequence[str], folder: Path, repeats: int, expected:
     if repeats > 1:
         run(words, folder, expected)
     spent = [run(words, folder, expected)[0] for _ in range(repeats)]
-    return Row(what, statistics.median(each.wall for each in spent), statistics.median(each.processor for each in spent), repeats)
+    return Row(
+        what,
+        statistics.median(each.wall for each in spent),
+        statistics.median(each.processor for each in spent),
+        repeats,
+    )
 
 
 def reference_first_step(folder: Path, repeats: int) -> Row:
     """The reference's own account: its process goes on after the first step."""
     words = [sys.executable, "-m", "benchmarks.reference", *REFERENCE.split()]
     told = [json.loads(run(words, folder)[1]) for _ in range(repeats)]
-    wall, processor = (statistics.median(each[name] for each in told) for name in ("first_step_seconds", "first_step_processor_seconds"))
+    wall, processor = (
+        statistics.median(each[name] for each in told)
+        for name in ("first_step_seconds", "first_step_processor_seconds")
+    )
     return Row("reference loop: start to first step", wall, processor, repeats)
 
 
@@ -116,8 +140,16 @@ def rows(repeats: int) -> Iterator[Row]:
         run(["dvc", "repro"], folder)
         yield timed("cdkd distill kd: restored", ["cdkd", "distill", "kd"], folder, repeats, "top-1 error")
         yield timed("dvc repro: nothing to do", ["dvc", "repro"], folder, repeats, "up to date")
-        (folder / "params.yaml").write_text(PARAMS.replace("weight: 0.9,", "weight: 0.8,"))  # kd is to be trained again
-        yield timed("cdkd distill kd: start to first step", [sys.executable, "-c", FIRST_STEP], folder, repeats, "first step")
+        (folder / "params.yaml").write_text(
+            PARAMS.replace("weight: 0.9,", "weight: 0.8,")
+        )  # kd is to be trained again
+        yield timed(
+            "cdkd distill kd: start to first step",
+            [sys.executable, "-c", FIRST_STEP],
+            folder,
+            repeats,
+            "first step",
+        )
         yield reference_first_step(folder, repeats)
 
 

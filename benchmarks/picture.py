@@ -48,24 +48,45 @@ def read(path: Path) -> Drawn:
     reference = next((row for row in measured if row["variant"] == "reference"), None)
     if reference is None:
         raise SystemExit(f"{path}: no row of the reference; `python -m benchmarks.run` measures it")
-    same = [row for row in measured if row is not reference and (row["pair"], row["batch"]) == (reference["pair"], reference["batch"])]
-    same = [row for row in same if not row["note"] and row["seeds"] == "1" and " images" not in row["variant"]]
+    same = [
+        row
+        for row in measured
+        if row is not reference and (row["pair"], row["batch"]) == (reference["pair"], reference["batch"])
+    ]
+    same = [
+        row for row in same if not row["note"] and row["seeds"] == "1" and " images" not in row["variant"]
+    ]
     grouped: dict[str, dict[int, float]] = {}
     for row in same:
-        label = ", ".join(["cdkd", *(row[name] for name in ("precision", "engine") if row[name] not in ("float32", "eager"))])
+        label = ", ".join(
+            [
+                "cdkd",
+                *(row[name] for name in ("precision", "engine") if row[name] not in ("float32", "eager")),
+            ]
+        )
         label += f", {row['cache']} cache" if row["cache"] != "off" else ""
         grouped.setdefault(label, {})[int(row["K"])] = int(row["K"]) / float(row["ratio"])
-    series = sorted((Series(label, dict(sorted(costs.items()))) for label, costs in grouped.items()), key=lambda one: -list(one.costs.values())[-1])
+    series = sorted(
+        (Series(label, dict(sorted(costs.items()))) for label, costs in grouped.items()),
+        key=lambda one: -list(one.costs.values())[-1],
+    )
     if not series:
         raise SystemExit(f"{path}: nothing but the reference was measured")
     title = f"Cost of a table of distillation results: {reference['pair'].replace('->', ' → ')}, batch {reference['batch']}"
-    return Drawn(title, f"{reference['machine']}; one thread, by processor time; {reference['date'][:10]}", float(reference[RATE]), series)
+    return Drawn(
+        title,
+        f"{reference['machine']}; one thread, by processor time; {reference['date'][:10]}",
+        float(reference[RATE]),
+        series,
+    )
 
 
 def draw(drawn: Drawn) -> Figure:
     most = max(count for one in drawn.series for count in one.costs)
     figure = Figure(figsize=(8.2, 4.4))
-    axes = figure.subplots(gridspec_kw={"left": 0.07, "right": 0.62, "top": 0.91, "bottom": 0.21})  # room for the names on the right
+    axes = figure.subplots(
+        gridspec_kw={"left": 0.07, "right": 0.62, "top": 0.91, "bottom": 0.21}
+    )  # room for the names on the right
     axes.plot([0, most], [0, most], color="black", linestyle=(0, (4, 1.5)))
     labels = [(float(most), "reference loop", "black")]
     for place, one in enumerate(drawn.series):
@@ -73,14 +94,29 @@ def draw(drawn: Drawn) -> Figure:
         colour = COLOURS[place % len(COLOURS)]
         axes.plot(counts, costs, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=5)
         ratio = counts[-1] / costs[-1]
-        labels.append((costs[-1], f"{one.label}: {f'{ratio:.1f} × cheaper' if ratio > 1 else f'{1 / ratio:.1f} × dearer'}", colour))
+        labels.append(
+            (
+                costs[-1],
+                f"{one.label}: {f'{ratio:.1f} × cheaper' if ratio > 1 else f'{1 / ratio:.1f} × dearer'}",
+                colour,
+            )
+        )
     _label_ends(axes, most, labels)
-    axes.set(xlim=(0, most * 1.02), ylim=(0, None), xlabel="rows of the table (K methods, one seed)", ylabel="cost, in runs of the reference loop")
+    axes.set(
+        xlim=(0, most * 1.02),
+        ylim=(0, None),
+        xlabel="rows of the table (K methods, one seed)",
+        ylabel="cost, in runs of the reference loop",
+    )
     axes.xaxis.set_major_locator(MultipleLocator(max(1, most // 8)))
     hours = EPOCHS * IMAGES / drawn.reference / 3600
     figure.text(0.01, 0.96, drawn.title, fontsize=10, fontweight="bold")
     figure.text(
-        0.01, 0.02, f"One run of the reference loop, {EPOCHS} epochs of {IMAGES:,} images: {hours:,.0f} hours.\n{drawn.circumstances}.", fontsize=8, color=GREY
+        0.01,
+        0.02,
+        f"One run of the reference loop, {EPOCHS} epochs of {IMAGES:,} images: {hours:,.0f} hours.\n{drawn.circumstances}.",
+        fontsize=8,
+        color=GREY,
     )
     return figure
 
@@ -91,12 +127,26 @@ def _label_ends(axes: Axes, most: int, labels: Sequence[tuple[float, str, str]])
     last = -gap
     for height, text, colour in sorted(labels):
         last = max(height, last + gap)
-        axes.annotate(text, (most, last), (8, 0), textcoords="offset points", va="center", color=colour, fontsize=8.5, annotation_clip=False)
+        axes.annotate(
+            text,
+            (most, last),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8.5,
+            annotation_clip=False,
+        )
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description="cost of a table against its number of rows")
-    options.add_argument("csv", type=Path, nargs="?", help="that benchmarks.run wrote; without it, the newest in benchmarks/results")
+    options.add_argument(
+        "csv",
+        type=Path,
+        nargs="?",
+        help="that benchmarks.run wrote; without it, the newest in benchmarks/results",
+    )
     found = options.parse_args(words)
     path = found.csv or max(RESULTS.glob("*.csv"), key=lambda each: each.stat().st_mtime, default=None)
     if path is None:

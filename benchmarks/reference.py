@@ -50,21 +50,34 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 def loaders(options: argparse.Namespace, pixels: images.Pixels) -> tuple[DataLoader[Any], DataLoader[Any]]:
     normalise = [transforms.ToTensor(), transforms.Normalize(images.MEAN, images.STD)]
-    augment = transforms.Compose([transforms.RandomCrop(images.SIDE, padding=4), transforms.RandomHorizontalFlip(), *normalise])
+    augment = transforms.Compose(
+        [transforms.RandomCrop(images.SIDE, padding=4), transforms.RandomHorizontalFlip(), *normalise]
+    )
     train = Pictures(images.load("train", options.images, pixels), augment)
     test = Pictures(images.load("test", options.evaluate, pixels), transforms.Compose(normalise))
     return (
-        DataLoader(train, batch_size=options.batch, shuffle=True, num_workers=options.workers, drop_last=True),
+        DataLoader(
+            train, batch_size=options.batch, shuffle=True, num_workers=options.workers, drop_last=True
+        ),
         DataLoader(test, batch_size=options.batch, shuffle=False, num_workers=options.workers),
     )
 
 
-def train_step(student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+def train_step(
+    student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
+) -> tuple[float, float]:
     logits = student(x).logits
     with torch.no_grad():
         soft = teacher(x).logits
     hard = F.cross_entropy(logits, y)
-    kd = F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=1), F.softmax(soft / TEMPERATURE, dim=1), reduction="batchmean") * TEMPERATURE**2
+    kd = (
+        F.kl_div(
+            F.log_softmax(logits / TEMPERATURE, dim=1),
+            F.softmax(soft / TEMPERATURE, dim=1),
+            reduction="batchmean",
+        )
+        * TEMPERATURE**2
+    )
     loss = 0.1 * hard + 0.9 * kd
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -131,7 +144,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "wall_images_per_second_per_student": trained / training.wall,
         "workers_seconds": workers if options.workers else 0.0,
         # where an epoch was left early the workers had gone ahead, and nobody knows how far
-        "workers_images_per_second": total * options.batch / workers if options.workers and total % epoch == 0 else None,
+        "workers_images_per_second": total * options.batch / workers
+        if options.workers and total % epoch == 0
+        else None,
         "evaluation_images": options.evaluate,
         "evaluation_seconds": evaluation.processor / len(tested),
         "evaluation_wall_seconds": evaluation.wall / len(tested),
@@ -145,7 +160,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = parser("the distillation loop as the field writes it, measured")
-    options.add_argument("--workers", type=int, default=2, help="of each DataLoader; 0: images are made in the training process")
+    options.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="of each DataLoader; 0: images are made in the training process",
+    )
     report(measure(parse(options, words)))
 
 

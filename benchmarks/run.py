@@ -43,7 +43,15 @@ WHERE = ("threads", "pixels", "machine", "python", "torch", "commit", "date", "n
 
 # What each mode measures where the options do not say.
 MODES: dict[str, dict[str, Any]] = {
-    "quick": {"students": [1, 4], "precisions": ["float32"], "caches": ["off"], "pairs": ["resnet32x4:resnet8x4"], "batches": [64], "rounds": 2, "steps": 2},
+    "quick": {
+        "students": [1, 4],
+        "precisions": ["float32"],
+        "caches": ["off"],
+        "pairs": ["resnet32x4:resnet8x4"],
+        "batches": [64],
+        "rounds": 2,
+        "steps": 2,
+    },
     "default": {
         "students": [1, 2, 4, 7, 8],
         "precisions": ["float32", "bf16"],
@@ -83,7 +91,9 @@ class Variant:
     def name(self) -> str:
         if self.side == "reference":
             return "reference"
-        odd = [value for value, usual in ((self.precision, "float32"), (self.engine, "eager")) if value != usual]
+        odd = [
+            value for value, usual in ((self.precision, "float32"), (self.engine, "eager")) if value != usual
+        ]
         odd += [f"{self.cache} cache"] if self.cache != "off" else []
         odd += [f"{self.images:,} images"] if self.images else []
         odd += [f"{self.seeds} seeds"] if self.seeds > 1 else []
@@ -96,12 +106,35 @@ class Variant:
 
     def command(self, options: argparse.Namespace) -> list[str]:
         """The child that measures it once."""
-        words = [sys.executable, "-m", f"benchmarks.{self.side}", "--teacher", self.teacher, "--student", self.student, "--batch", str(self.batch)]
-        words += ["--steps", str(options.steps), "--warmup", str(options.warmup), "--evaluate", str(options.evaluate), "--pixels", options.pixels]
+        words = [
+            sys.executable,
+            "-m",
+            f"benchmarks.{self.side}",
+            "--teacher",
+            self.teacher,
+            "--student",
+            self.student,
+            "--batch",
+            str(self.batch),
+        ]
+        words += [
+            "--steps",
+            str(options.steps),
+            "--warmup",
+            str(options.warmup),
+            "--evaluate",
+            str(options.evaluate),
+            "--pixels",
+            options.pixels,
+        ]
         if self.side == "reference":
             return [*words, "--workers", str(options.workers)]
         words += ["--images", str(self.images)] if self.images else []
-        return words + [word for name in ("students", "precision", "engine", "cache", "seeds") for word in (f"--{name}", str(getattr(self, name)))]
+        return words + [
+            word
+            for name in ("students", "precision", "engine", "cache", "seeds")
+            for word in (f"--{name}", str(getattr(self, name)))
+        ]
 
     def guess(self, options: argparse.Namespace) -> float:
         """Its time to that of others, before any is known: a start, and a teacher pass that costs about two students' steps."""
@@ -135,7 +168,9 @@ def _grid(options: argparse.Namespace, teacher: str, student: str, batch: int) -
             for cache in options.caches[:1] if emulated else options.caches:
                 # a warm cache makes every student cost the same: the fewest and the most show it
                 ends = sorted({options.students[0], options.students[-1]})
-                for count in options.students[:1] if emulated else options.students if cache == "off" else ends:
+                for count in (
+                    options.students[:1] if emulated else options.students if cache == "off" else ends
+                ):
                     yield Variant("ours", teacher, student, batch, count, precision, engine, cache)
 
 
@@ -161,22 +196,47 @@ class Measurements:
 
     def row(self, variant: Variant) -> dict[str, Any]:
         measured = self.found[variant]
-        own = {"variant": variant.name, "pair": f"{variant.teacher}->{variant.student}", "batch": variant.batch, "K": variant.students}
+        own = {
+            "variant": variant.name,
+            "pair": f"{variant.teacher}->{variant.student}",
+            "batch": variant.batch,
+            "K": variant.students,
+        }
         own |= {name: getattr(variant, name) for name in ("precision", "engine", "cache", "images", "seeds")}
-        own |= {"rounds": len(measured), "note": self.faults.get(variant, EMULATED if variant.precision == "bf16" and not bf16() else "")}
+        own |= {
+            "rounds": len(measured),
+            "note": self.faults.get(variant, EMULATED if variant.precision == "bf16" and not bf16() else ""),
+        }
         rate, reference = self.rate(variant), self.rate(Variant("reference", *variant.peers))
         if rate is None:
             return own
         rates = [each[RATE] for each in measured]
-        own |= {RATE: f"{rate:.5g}", "slowest": f"{min(rates):.5g}", "fastest": f"{max(rates):.5g}", "ratio": f"{rate / reference:.4g}" if reference else ""}
-        evaluated = statistics.median(each["evaluation_images"] / each["evaluation_seconds"] for each in measured)
-        own |= {"evaluation_images_per_second": f"{evaluated:.5g}", "peak_mb": round(max(each["peak_mb"] for each in measured))}
+        own |= {
+            RATE: f"{rate:.5g}",
+            "slowest": f"{min(rates):.5g}",
+            "fastest": f"{max(rates):.5g}",
+            "ratio": f"{rate / reference:.4g}" if reference else "",
+        }
+        evaluated = statistics.median(
+            each["evaluation_images"] / each["evaluation_seconds"] for each in measured
+        )
+        own |= {
+            "evaluation_images_per_second": f"{evaluated:.5g}",
+            "peak_mb": round(max(each["peak_mb"] for each in measured)),
+        }
         return own | {name: measured[0][name] for name in ("threads", "pixels", "images", "methods")}
 
 
 def measure(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     """One child's measurement; raises RuntimeError with its last words."""
-    done = subprocess.run(variant.command(options), cwd=ROOT, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        variant.command(options),
+        cwd=ROOT,
+        env=os.environ | ONE_THREAD,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
@@ -207,7 +267,9 @@ def measure_all(options: argparse.Namespace, keep: Callable[[Measurements], None
                     seconds[variant] = time.monotonic() - started
                     gone = time.monotonic() - begun
                     left = remaining(results, seconds, options)
-                    progress.count(gone, gone + left, f", round {number + 1}/{options.rounds}, {variant.name}")
+                    progress.count(
+                        gone, gone + left, f", round {number + 1}/{options.rounds}, {variant.name}"
+                    )
                 keep(results)
         except KeyboardInterrupt:
             print("\ninterrupted; the table holds what was measured until then", file=sys.stderr)
@@ -217,9 +279,17 @@ def measure_all(options: argparse.Namespace, keep: Callable[[Measurements], None
 def remaining(results: Measurements, seconds: dict[Variant, float], options: argparse.Namespace) -> float:
     """Seconds that the children to come will take: as long as they took last, or as their guess says in the measure of those that ran."""
     sound = [variant for variant in seconds if variant not in results.faults]
-    pace = sum(seconds[variant] for variant in sound) / max(1e-9, sum(variant.guess(options) for variant in sound))
-    left = {variant: options.rounds - len(found) for variant, found in results.found.items() if variant not in results.faults}
-    return sum((count * seconds.get(variant, pace * variant.guess(options)) for variant, count in left.items()), 0.0)
+    pace = sum(seconds[variant] for variant in sound) / max(
+        1e-9, sum(variant.guess(options) for variant in sound)
+    )
+    left = {
+        variant: options.rounds - len(found)
+        for variant, found in results.found.items()
+        if variant not in results.faults
+    }
+    return sum(
+        (count * seconds.get(variant, pace * variant.guess(options)) for variant, count in left.items()), 0.0
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -228,15 +298,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for block in dict.fromkeys((row["pair"], row["batch"]) for row in rows):
         lines += ["", f"{block[0]}, batch {block[1]}, images/s per student by processor time, one thread"]
-        lines.append(f"{'':{width}}  {'images/s':>8}  {'ratio':>6}  {'lowest - highest':>16}  {'eval/s':>7}  {'peak MB':>7}")
+        lines.append(
+            f"{'':{width}}  {'images/s':>8}  {'ratio':>6}  {'lowest - highest':>16}  {'eval/s':>7}  {'peak MB':>7}"
+        )
         for row in rows:
             if (row["pair"], row["batch"]) != block:
                 continue
             if RATE not in row:
                 lines.append(f"{row['variant']:{width}}  {row['note']}")
                 continue
-            numbers = f"{float(row[RATE]):8.1f}  {row['ratio']:>6}  {row['slowest'] + ' - ' + row['fastest']:>16}"
-            lines.append(f"{row['variant']:{width}}  {numbers}  {float(row['evaluation_images_per_second']):7.0f}  {row['peak_mb']:7}  {row['note']}".rstrip())
+            numbers = (
+                f"{float(row[RATE]):8.1f}  {row['ratio']:>6}  {row['slowest'] + ' - ' + row['fastest']:>16}"
+            )
+            lines.append(
+                f"{row['variant']:{width}}  {numbers}  {float(row['evaluation_images_per_second']):7.0f}  {row['peak_mb']:7}  {row['note']}".rstrip()
+            )
     return "\n".join(lines).lstrip("\n")
 
 
@@ -265,7 +341,11 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(description="the reference and this project, interleaved")
     mode = options.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="K = 1 and 4, two rounds")
-    mode.add_argument("--full", action="store_true", help="two pairs and batches, bf16, warm cache, growth with images and seeds, five rounds")
+    mode.add_argument(
+        "--full",
+        action="store_true",
+        help="two pairs and batches, bf16, warm cache, growth with images and seeds, five rounds",
+    )
 
     def several(text: str) -> list[str]:
         return [word for word in text.split(",") if word]
@@ -276,7 +356,9 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--students", type=numbers, metavar="K,K", help="students of a cohort")
     options.add_argument("--precisions", type=several, metavar="P,P", help="float32, bf16")
     options.add_argument("--engines", type=several, metavar="E,E", help="eager, compile", default=["eager"])
-    options.add_argument("--caches", type=several, metavar="C,C", help="of the teacher's outputs: off, cold, warm")
+    options.add_argument(
+        "--caches", type=several, metavar="C,C", help="of the teacher's outputs: off, cold, warm"
+    )
     options.add_argument("--pairs", type=several, metavar="T:S,T:S", help="teacher:student")
     options.add_argument("--batches", type=numbers, metavar="B,B")
     options.add_argument("--rounds", type=int, metavar="R")
@@ -285,7 +367,9 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--evaluate", type=int, default=128, help="images of an evaluation")
     options.add_argument("--workers", type=int, default=2, help="of the reference's DataLoader")
     options.add_argument("--pixels", choices=["auto", "cifar100", "random"], default="auto")
-    options.add_argument("--out", type=Path, help="the CSV; without it, results/<quick, default or full>.csv here")
+    options.add_argument(
+        "--out", type=Path, help="the CSV; without it, results/<quick, default or full>.csv here"
+    )
     found = options.parse_args(words)
     name = "quick" if found.quick else "full" if found.full else "default"
     for key, value in MODES[name].items():

@@ -59,10 +59,18 @@ def shortened(path: Path, root: Path, zips: Sequence[Path], epochs: int) -> Para
     """The experiment in another folder: its first seed, and so many epochs of its students; what it would download comes from the zips."""
     (root / "params.yaml").write_text(path.read_text())
     params = load(root / "params.yaml")
-    teacher = params.teacher.model_copy(update={"training": params.teacher.training.model_copy(update={"epochs": TEACHER_EPOCHS})})
+    teacher = params.teacher.model_copy(
+        update={"training": params.teacher.training.model_copy(update={"epochs": TEACHER_EPOCHS})}
+    )
     training = params.training.model_copy(update={"epochs": epochs})
-    data = params.data if params.data.source == "digits" or not zips else params.data.model_copy(update={"source": "folder", "paths": tuple(map(str, zips))})
-    return params.model_copy(update={"data": data, "seeds": params.seeds[:1], "teacher": teacher, "training": training})
+    data = (
+        params.data
+        if params.data.source == "digits" or not zips
+        else params.data.model_copy(update={"source": "folder", "paths": tuple(map(str, zips))})
+    )
+    return params.model_copy(
+        update={"data": data, "seeds": params.seeds[:1], "teacher": teacher, "training": training}
+    )
 
 
 class Views:
@@ -107,31 +115,55 @@ def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock, views: 
     edge, syncs = saves / epochs, clock.seconds["fsync"] / (clock.calls["save"] + clock.calls["put"])
     seldom = edge / max(epoch, USUAL)
     once = puts + clock.seconds["load"] + clock.seconds["copy_out"] + clock.seconds["get"]
-    print(f"\n{params.experiment}: {len(params.methods)} students side by side, {whole} epochs of {epoch:.2f} s")
-    print(f"  checkpoints of all students      {edge:8.3f} s an edge    {edge / epoch:7.2%} of an epoch, were there one at every edge")
-    print(f"                                                       {seldom:7.2%} as they are, one in {USUAL:g} s at most")
+    print(
+        f"\n{params.experiment}: {len(params.methods)} students side by side, {whole} epochs of {epoch:.2f} s"
+    )
+    print(
+        f"  checkpoints of all students      {edge:8.3f} s an edge    {edge / epoch:7.2%} of an epoch, were there one at every edge"
+    )
+    print(
+        f"                                                       {seldom:7.2%} as they are, one in {USUAL:g} s at most"
+    )
     print(f"  syncs of a checkpoint or a run   {1000 * syncs:8.1f} ms          (in the others)")
-    print(f"  digests of the prepared data     {clock.seconds['load']:8.3f} s a process {clock.seconds['load'] / whole / epoch:7.2%} of an epoch")
+    print(
+        f"  digests of the prepared data     {clock.seconds['load']:8.3f} s a process {clock.seconds['load'] / whole / epoch:7.2%} of an epoch"
+    )
     print(
         f"  into the store, read, copied out {once - clock.seconds['load']:8.3f} s a cohort  {(once - clock.seconds['load']) / whole / epoch:7.2%} of an epoch"
     )
-    print(f"  all together                                         {seldom + once / whole / epoch:7.2%} of an epoch")
+    print(
+        f"  all together                                         {seldom + once / whole / epoch:7.2%} of an epoch"
+    )
     row = max(told - opening, 0.0) / epochs
     print(f"  MLflow: rows of all students     {row:8.3f} s an epoch   {row / epoch:7.2%} of an epoch")
-    print(f"          its beginning            {opening:8.3f} s a cohort  {opening / whole / epoch:7.2%} of an epoch")
+    print(
+        f"          its beginning            {opening:8.3f} s a cohort  {opening / whole / epoch:7.2%} of an epoch"
+    )
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.safety", description="what digests, syncs, checkpoints and tracking cost")
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.safety", description="what digests, syncs, checkpoints and tracking cost"
+    )
     options.add_argument("experiments", nargs="+", type=Path, help="files of params")
-    options.add_argument("--zips", nargs="*", type=Path, default=[], help="image folders to take in place of what would be downloaded")
+    options.add_argument(
+        "--zips",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="image folders to take in place of what would be downloaded",
+    )
     options.add_argument("--epochs", type=int, default=2, help="that are trained; %(default)s")
     found = options.parse_args(words)
     clock = Clock()
     clock.watch("train", cohort.train, cohort)
     clock.watch("save", checkpoint.save, checkpoint)
     clock.watch("fsync", os.fsync, files.os)
-    holders = [module for name, module in sys.modules.items() if name.startswith("cdkd.") and getattr(module, "load", None) is prepared.load]
+    holders = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("cdkd.") and getattr(module, "load", None) is prepared.load
+    ]
     clock.watch("load", prepared.load, *holders)
     for name in ("put", "get", "copy_out"):
         clock.watch(name, getattr(store.Store, name), store.Store)

@@ -49,14 +49,25 @@ def main() -> None:
         assert teacher is not None
         name, space = next(iter(params.search.items()))
         made = [space.made(setting, short=True) for setting in settings(space, [], options.generation)]
-        plans = [variant_plan(params, data, teacher, f"{name} trial {place}", *one, 0, "validation") for place, one in enumerate(made) if one is not None]
+        plans = [
+            variant_plan(params, data, teacher, f"{name} trial {place}", *one, 0, "validation")
+            for place, one in enumerate(made)
+            if one is not None
+        ]
 
         def minutes(cohorts: list[list[RunPlan]], cache: float) -> float:
             """Of processor time, for all trials of the generation."""
             with tempfile.TemporaryDirectory() as scratch:
                 begun = time.process_time()
                 for cohort in cohorts:
-                    train_cohort(root, Store(Path(scratch)), cohort, data_folder(params), store.weights(plan.fingerprint), cache=cache)
+                    train_cohort(
+                        root,
+                        Store(Path(scratch)),
+                        cohort,
+                        data_folder(params),
+                        store.weights(plan.fingerprint),
+                        cache=cache,
+                    )
                 return (time.process_time() - begun) / 60
 
         variants = {
@@ -71,7 +82,15 @@ def main() -> None:
             for variant, (cohorts, cache) in variants.items():
                 seen[variant].append(len(plans) / minutes(cohorts, cache))
         first = statistics.median(seen["one at a time"])
-        rows = [(variant, f"{statistics.median(rates):.4g}", f"{statistics.median(rates) / first:.3g}", len(rates)) for variant, rates in seen.items()]
+        rows = [
+            (
+                variant,
+                f"{statistics.median(rates):.4g}",
+                f"{statistics.median(rates) / first:.3g}",
+                len(rates),
+            )
+            for variant, rates in seen.items()
+        ]
         with options.out.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("variant", "trials_per_minute", "ratio", "rounds"), *rows])
         for variant, rate, ratio, _ in rows:

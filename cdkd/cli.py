@@ -18,7 +18,12 @@ if TYPE_CHECKING:  # the schema and the rest are imported by the command that ne
     from cdkd.runs.record import Record
 
 # Nothing leaves the machine, whichever tool is asked; set before any of them is imported.
-SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1", "ITERATIVE_DO_NOT_TRACK": "1"}
+SILENCE = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "ITERATIVE_DO_NOT_TRACK": "1",
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,7 +44,10 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # the machine's doing: a full disk, a folder that may not be written
-        print(f"{error.filename or 'the disk'}: {error.strerror or error}; what is finished is kept, and the same command goes on", file=sys.stderr)
+        print(
+            f"{error.filename or 'the disk'}: {error.strerror or error}; what is finished is kept, and the same command goes on",
+            file=sys.stderr,
+        )
         return 1
     return code or 0
 
@@ -53,10 +61,15 @@ def root() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cdkd", description="Knowledge distillation whose results come out again. `dvc repro` runs the whole pipeline.")
+    parser = argparse.ArgumentParser(
+        prog="cdkd",
+        description="Knowledge distillation whose results come out again. `dvc repro` runs the whole pipeline.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int | None], text: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
@@ -66,28 +79,55 @@ def _parser() -> argparse.ArgumentParser:
     use.add_argument("name", nargs="?", help="without it: list the experiments")
     use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
     plan = command("plan", _plan, "say which runs are in the store and which are pending")
-    plan.add_argument("--export", type=Path, metavar="FILE", help="write the plan for `python -m cdkd.runs.cohort` on another machine")
+    plan.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write the plan for `python -m cdkd.runs.cohort` on another machine",
+    )
     bring = command("import", _import, "put a campaign's results into the store")
     bring.add_argument("folder", type=Path, metavar="DIR", help="the campaign's DIR/results")
     command("prepare", _prepare, "read the data source and write the splits")
     command("teacher", _teacher, "train the teacher, or restore it")
-    distill = command("distill", _distill, "train or restore all seeds of a method (and its pending companions)")
+    distill = command(
+        "distill", _distill, "train or restore all seeds of a method (and its pending companions)"
+    )
     distill.add_argument("method", help="a method of params.yaml")
     distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see stages.distill
-    search = command("search", _search, "run or continue the studies of params.yaml, and train what comes out of them")
+    search = command(
+        "search", _search, "run or continue the studies of params.yaml, and train what comes out of them"
+    )
     search.add_argument("--study", metavar="NAME", help="this one; without it those that give a method")
     search.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)
-    explain = command("explain", _explain, "list what differs from the published recipe of a method, and what that is known to be worth")
+    explain = command(
+        "explain",
+        _explain,
+        "list what differs from the published recipe of a method, and what that is known to be worth",
+    )
     explain.add_argument("method", help="a method of params.yaml")
     report = command("report", _report, "render the report from the records")
-    report.add_argument("--compare", nargs="+", metavar="EXPERIMENT", help="one table of several experiments instead")
+    report.add_argument(
+        "--compare", nargs="+", metavar="EXPERIMENT", help="one table of several experiments instead"
+    )
     command("show", _show, "print the tables that the last report made")
-    doctor = command("doctor", _doctor, "say what of this checkout is sound and what is not, with the cure; exit code 1 if something is BAD")
-    doctor.add_argument("--quick", action="store_true", help="without DVC's cache, the teacher's accuracy and torch")
-    verify = command("verify", _verify, "train a finished run again and say whether the same bits come out; exit code 1 if not")
+    doctor = command(
+        "doctor",
+        _doctor,
+        "say what of this checkout is sound and what is not, with the cure; exit code 1 if something is BAD",
+    )
+    doctor.add_argument(
+        "--quick", action="store_true", help="without DVC's cache, the teacher's accuracy and torch"
+    )
+    verify = command(
+        "verify",
+        _verify,
+        "train a finished run again and say whether the same bits come out; exit code 1 if not",
+    )
     verify.add_argument("method", help="a method of params.yaml, or teacher")
     verify.add_argument("--seed", type=int, help="without it: the first of params.yaml")
-    dashboard = command("dashboard", _dashboard, "open the searches' database in optuna-dashboard, on 127.0.0.1")
+    dashboard = command(
+        "dashboard", _dashboard, "open the searches' database in optuna-dashboard, on 127.0.0.1"
+    )
     dashboard.add_argument("--study", metavar="NAME", help="whose database; without it the first's")
     dashboard.add_argument("--port", type=int, default=8080)
     command("track", _track, "complete the MLflow view from the records")
@@ -106,7 +146,9 @@ def _check(arguments: argparse.Namespace) -> None:
     params = _params()
     pair = f"{params.teacher.network} -> {params.student.network}"
     runs = len(params.methods) * len(params.seeds)
-    print(f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds = {runs} runs of {params.training.epochs} epochs; no fault")
+    print(
+        f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds = {runs} runs of {params.training.epochs} epochs; no fault"
+    )
 
 
 def _use(arguments: argparse.Namespace) -> None:
@@ -158,7 +200,11 @@ def _search(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import queries
 
-    print("\n".join(queries.compare(root(), arguments.compare) if arguments.compare else queries.report(_params())))
+    print(
+        "\n".join(
+            queries.compare(root(), arguments.compare) if arguments.compare else queries.report(_params())
+        )
+    )
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -213,7 +259,9 @@ def _tell(records: Sequence[Record]) -> None:
     for record in records:
         if record.status == "finished":
             last = record.result["last"]
-            print(f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %, top-5 {last['test_top5_error']:.2f} % (last epoch, test)")
+            print(
+                f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %, top-5 {last['test_top5_error']:.2f} % (last epoch, test)"
+            )
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

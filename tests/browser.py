@@ -46,7 +46,9 @@ def chromium(program: str, profile: Path) -> Iterator[Browser]:
     ours_in, theirs_out = os.pipe()
     theirs_in, ours_out = os.pipe()
 
-    def as_three_and_four() -> None:  # where Chromium expects its pipe; by way of high numbers, so that neither closes the other
+    def as_three_and_four() -> (
+        None
+    ):  # where Chromium expects its pipe; by way of high numbers, so that neither closes the other
         high = [os.dup2(old, new) for old, new in ((theirs_in, 60), (theirs_out, 61))]
         os.dup2(high[0], 3)
         os.dup2(high[1], 4)
@@ -55,7 +57,14 @@ def chromium(program: str, profile: Path) -> Iterator[Browser]:
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     with (profile.parent / f"{profile.name}.log").open("wb") as log:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(3, 4), preexec_fn=as_three_and_four, env=environment, start_new_session=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(3, 4),
+            preexec_fn=as_three_and_four,
+            env=environment,
+            start_new_session=True,
         )
     os.close(theirs_in)
     os.close(theirs_out)
@@ -90,7 +99,9 @@ class Browser:
     def ask(self, method: str, session: str | None = None, patience: float = 60, **values: Any) -> Any:
         number = next(self._numbers)
         answer = self._answers[number] = queue.SimpleQueue()
-        message = {"id": number, "method": method, "params": values} | ({"sessionId": session} if session else {})
+        message = {"id": number, "method": method, "params": values} | (
+            {"sessionId": session} if session else {}
+        )
         os.write(self._writing, json.dumps(message).encode() + b"\0")
         try:
             got = answer.get(timeout=patience)
@@ -140,7 +151,12 @@ class Page:
     @property
     def outside(self) -> list[str]:
         """Requests that would leave this machine."""
-        return [url for url in self.requests if urlsplit(url).scheme not in ("file", "data", "blob", "about") and urlsplit(url).hostname not in LOCAL]
+        return [
+            url
+            for url in self.requests
+            if urlsplit(url).scheme not in ("file", "data", "blob", "about")
+            and urlsplit(url).hostname not in LOCAL
+        ]
 
     def note(self, method: str, event: Mapping[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
@@ -149,7 +165,9 @@ class Page:
             detail = event["exceptionDetails"]
             self.complaints.append(detail.get("exception", {}).get("description") or detail["text"])
         elif method == "Runtime.consoleAPICalled" and event["type"] == "error":
-            self.complaints.append(" ".join(str(part.get("value", part.get("description", ""))) for part in event["args"]))
+            self.complaints.append(
+                " ".join(str(part.get("value", part.get("description", ""))) for part in event["args"])
+            )
         elif method == "Log.entryAdded" and event["entry"]["level"] == "error":
             self.complaints.append(f"{event['entry']['text']} {event['entry'].get('url', '')}")
 
@@ -193,7 +211,13 @@ class Page:
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def size(self, width: int, height: int = 900) -> None:
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
 
     def theme(self, scheme: str) -> None:
         """light | dark, as the system's setting says it"""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest's processes already run side by side
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: pytest's processes already run side by side
 
 LONG = ("test_pipeline", "test_search", "test_train", "test_away", "test_benchmarks", "test_soak")
 

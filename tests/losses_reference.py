@@ -34,7 +34,11 @@ def cross_entropy_gradient(logits, labels):
 
 
 def kd(student, teacher, temperature):
-    return temperature**2 * math.fsum(kl(t, s, temperature) for s, t in zip(student, teacher, strict=True)) / len(student)
+    return (
+        temperature**2
+        * math.fsum(kl(t, s, temperature) for s, t in zip(student, teacher, strict=True))
+        / len(student)
+    )
 
 
 def kd_gradient(student, teacher, temperature):
@@ -59,7 +63,11 @@ def channel_distillation(student_maps, teacher_maps):
     total = 0.0
     for s, t in zip(student_maps, teacher_maps, strict=True):
         batch, channels = s.shape[:2]
-        gaps = [s[b, c].sum() / s[b, c].size - t[b, c].sum() / t[b, c].size for b in range(batch) for c in range(channels)]
+        gaps = [
+            s[b, c].sum() / s[b, c].size - t[b, c].sum() / t[b, c].size
+            for b in range(batch)
+            for c in range(channels)
+        ]
         total += math.fsum(gap * gap for gap in gaps) / (batch * channels)
     return total
 
@@ -77,18 +85,31 @@ def channel_distillation_gradient(student_maps, teacher_maps):
 def hint(student, teacher, form):
     total = math.fsum((student[i] - teacher[i]) ** 2 for i in np.ndindex(*student.shape))
     batch, channels, height, width = student.shape
-    return total / 2 / (batch * height * width) if form == "paper" else total / (batch * channels * height * width)
+    return (
+        total / 2 / (batch * height * width)
+        if form == "paper"
+        else total / (batch * channels * height * width)
+    )
 
 
 def hint_gradient(student, teacher, form):
     batch, _, height, width = student.shape
-    return (student - teacher) / (batch * height * width) if form == "paper" else 2 * (student - teacher) / student.size
+    return (
+        (student - teacher) / (batch * height * width)
+        if form == "paper"
+        else 2 * (student - teacher) / student.size
+    )
 
 
 def pool(image, height, width):
     """[H, W] to [height, width] by means over equal blocks."""
     down, right = image.shape[0] // height, image.shape[1] // width
-    return np.array([[image[down * i : down * (i + 1), right * j : right * (j + 1)].mean() for j in range(width)] for i in range(height)])
+    return np.array(
+        [
+            [image[down * i : down * (i + 1), right * j : right * (j + 1)].mean() for j in range(width)]
+            for i in range(height)
+        ]
+    )
 
 
 def unit(vector):
@@ -104,7 +125,9 @@ def attention_transfer(student_maps, teacher_maps, form):
     total = 0.0
     for s, t in zip(student_maps, teacher_maps, strict=True):
         size = min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3])
-        squares = [math.fsum((attention(a, *size) - attention(b, *size)) ** 2) for a, b in zip(s, t, strict=True)]
+        squares = [
+            math.fsum((attention(a, *size) - attention(b, *size)) ** 2) for a, b in zip(s, t, strict=True)
+        ]
         if form == "paper":
             total += math.fsum(math.sqrt(square) for square in squares) / len(s) / 2
         else:
@@ -139,5 +162,7 @@ def relational_kd(student, teacher, distance_weight, angle_weight):
     triples = np.ndindex(batch, batch, batch)
     s, t = distances(student), distances(teacher)
     distance = math.fsum(huber(s[pair] - t[pair]) for pair in pairs) / batch**2
-    angles = math.fsum(huber(angle(student, *triple) - angle(teacher, *triple)) for triple in triples) / batch**3
+    angles = (
+        math.fsum(huber(angle(student, *triple) - angle(teacher, *triple)) for triple in triples) / batch**3
+    )
     return distance_weight * distance + angle_weight * angles

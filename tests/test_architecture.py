@@ -52,7 +52,12 @@ ONLY_IN = {
 def imports(path: Path) -> set[str]:
     """Every module that a file imports anywhere but under TYPE_CHECKING."""
     tree = ast.parse(path.read_text())
-    typing = {inner for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) for inner in ast.walk(node)}
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
     found: set[str] = set()
     for node in ast.walk(tree):
         if node in typing:
@@ -88,4 +93,6 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_the_check_can_fail() -> None:
     assert FLOOR["train"] > FLOOR["data"]
     assert "cdkd.training.loop.Run" in imports(PACKAGE / "campaign.py")
-    assert not FLOOR["campaign"] < FLOOR["train"]  # so that `from cdkd.runs.cohort import ...` in train.py would be refused
+    assert (
+        not FLOOR["campaign"] < FLOOR["train"]
+    )  # so that `from cdkd.runs.cohort import ...` in train.py would be refused

@@ -26,7 +26,18 @@ from cdkd.runs.specification import code_digest
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
 
-ABSENT = ["pydantic", "ruamel", "mlflow", "dvc", "optuna", "sklearn", "matplotlib", "pandas", "scipy", "jinja2"]
+ABSENT = [
+    "pydantic",
+    "ruamel",
+    "mlflow",
+    "dvc",
+    "optuna",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "jinja2",
+]
 REFUSER = f"""
 import sys
 class Refuser:
@@ -63,11 +74,15 @@ def write_images(path: Path, skip: int = 0) -> None:
     digits = load_digits()
     with zipfile.ZipFile(path, "w") as archive:
         for label in range(5):
-            own = [image for image, target in zip(digits.images, digits.target, strict=True) if target == label][skip : skip + 52]
+            own = [
+                image for image, target in zip(digits.images, digits.target, strict=True) if target == label
+            ][skip : skip + 52]
             for index, image in enumerate(own):
                 buffer = BytesIO()
                 Image.fromarray((image * 15).astype("uint8")).save(buffer, "PNG")
-                archive.writestr(f"{'train' if index < 40 else 'test'}/{label}/{index}.png", buffer.getvalue())
+                archive.writestr(
+                    f"{'train' if index < 40 else 'test'}/{label}/{index}.png", buffer.getvalue()
+                )
 
 
 class Away:
@@ -79,13 +94,27 @@ class Away:
         (folder / "bare").mkdir()
         (folder / "bare" / "sitecustomize.py").write_text(REFUSER)
         shutil.copy(home.folder / "images.zip", folder / "carried.zip")
-        self.environment = os.environ | {"PYTHONPATH": f"{folder / 'bare'}:{folder / 'checkout'}", "OMP_NUM_THREADS": "1"}
+        self.environment = os.environ | {
+            "PYTHONPATH": f"{folder / 'bare'}:{folder / 'checkout'}",
+            "OMP_NUM_THREADS": "1",
+        }
 
-    def start(self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")
+    ) -> subprocess.Popen[str]:
         command = [sys.executable, *how, *map(str, words)]
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
-    def run(self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")) -> str:
+    def run(
+        self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")
+    ) -> str:
         process = self.start(*words, how=how)
         text = process.communicate(timeout=300)[0]
         assert process.returncode == code, text
@@ -171,11 +200,16 @@ def test_the_bare_place_is_bare(away: Away) -> None:
 
 def test_asked_again_it_trains_nothing(away: Away, home: Clone) -> None:
     before = {path: path.stat().st_mtime_ns for path in away.folder.glob("campaign/.cdkd/store/*/*")}
-    assert away.run(home.folder / "plan.json", "--out", "campaign", "--weights", "float32").splitlines()[-1] == "complete"
+    assert (
+        away.run(home.folder / "plan.json", "--out", "campaign", "--weights", "float32").splitlines()[-1]
+        == "complete"
+    )
     assert {path: path.stat().st_mtime_ns for path in away.folder.glob("campaign/.cdkd/store/*/*")} == before
 
 
-def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(home: Clone, trained: Clone, away: Away, tmp_path: Path) -> None:
+def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(
+    home: Clone, trained: Clone, away: Away, tmp_path: Path
+) -> None:
     clone = copy(home, tmp_path / "project")
     found = results(away, tmp_path)
     for path in found.glob("weights-*"):
@@ -196,7 +230,9 @@ def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(home
     assert "Running stage" not in clone.run("dvc", "repro")
 
 
-def test_a_teacher_without_weights_counts_until_it_is_to_teach(home: Clone, away: Away, tmp_path: Path) -> None:
+def test_a_teacher_without_weights_counts_until_it_is_to_teach(
+    home: Clone, away: Away, tmp_path: Path
+) -> None:
     clone = copy(home, tmp_path / "project")
     found, whole = results(away, tmp_path), results(away, tmp_path / "whole")
     (found / "teacher-000.part").unlink()
@@ -210,7 +246,9 @@ def test_a_teacher_without_weights_counts_until_it_is_to_teach(home: Clone, away
     assert "weights did not come along" in refused
     assert "Traceback" not in refused
     clone.params(PARAMS)
-    assert "5 were here already" in clone.run("cdkd", "import", str(whole))  # and what they lacked came with it
+    assert "5 were here already" in clone.run(
+        "cdkd", "import", str(whole)
+    )  # and what they lacked came with it
     stored = Store(clone.folder)
     assert all(stored.weights(fingerprint).is_file() for fingerprint in clone.stored())
     assert not list(stored.folder.glob("*/weights.absent"))
@@ -233,7 +271,10 @@ def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Pat
     said = away.run(*words, "--teacher", parts, "--weights", "bf16")
     assert "seed 2: student, cd_gkd_edt" in said
     assert said.splitlines()[-1] == "complete"
-    assert sorted(path.name for path in (tmp_path / "out" / "results").iterdir()) == ["records.json", "weights-000.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out" / "results").iterdir()) == [
+        "records.json",
+        "weights-000.safetensors",
+    ]
     assert away.run(*words, "--teacher", weights).splitlines()[-1] == "complete"
     assert "2 runs imported" in clone.run("cdkd", "import", str(tmp_path / "out"))
 
@@ -256,10 +297,22 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "damaged records": (lambda folder: damaged(folder / "records.json"), "records.json: "),
     "a damaged part": (lambda folder: damaged(folder / "teacher-000.part"), "teacher-000.part: damaged"),
     "no records": (lambda folder: (folder / "records.json").unlink(), "cannot be read"),
-    "another experiment": (lambda folder: edited(folder / "records.json", lambda body: body.update(experiment="other")), "results of other"),
-    "a record twice edited": (lambda folder: edited(folder / "records.json", lambda body: body["records"][1]["history"].pop()), "its digest does not fit"),
-    "a part elsewhere": (lambda folder: edited(folder / "records.json", lambda body: body["parts"].update({"../x": ""})), "a part that lies elsewhere"),
-    "another format": (lambda folder: edited(folder / "records.json", lambda body: body.update(format=9)), "format 1"),
+    "another experiment": (
+        lambda folder: edited(folder / "records.json", lambda body: body.update(experiment="other")),
+        "results of other",
+    ),
+    "a record twice edited": (
+        lambda folder: edited(folder / "records.json", lambda body: body["records"][1]["history"].pop()),
+        "its digest does not fit",
+    ),
+    "a part elsewhere": (
+        lambda folder: edited(folder / "records.json", lambda body: body["parts"].update({"../x": ""})),
+        "a part that lies elsewhere",
+    ),
+    "another format": (
+        lambda folder: edited(folder / "records.json", lambda body: body.update(format=9)),
+        "format 1",
+    ),
 }
 
 
@@ -282,7 +335,9 @@ def test_results_that_belong_to_other_params_are_refused(home: Clone, away: Away
     assert clone.stored() == {}
 
 
-def test_what_cannot_be_carried_out_is_refused(home: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_carried_out_is_refused(
+    home: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan, out = home.folder / "plan.json", tmp_path / "out"
     monkeypatch.setattr(away_module, "PROJECT", tmp_path)
 
@@ -305,12 +360,19 @@ def test_what_cannot_be_carried_out_is_refused(home: Clone, tmp_path: Path, monk
     refused(spoilt)
     edited(Path(shutil.copy(plan, tmp_path / "named.json")), lambda body: body.update(experiment="../x"))
     assert "experiment '../x'" in refused(tmp_path / "named.json")
-    edited(Path(shutil.copy(plan, tmp_path / "digits.json")), lambda body: body["data"].update(source="digits", paths=[]))
+    edited(
+        Path(shutil.copy(plan, tmp_path / "digits.json")),
+        lambda body: body["data"].update(source="digits", paths=[]),
+    )
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "sklearn.datasets", None)
         assert "source digits needs sklearn" in refused(tmp_path / "digits.json")
     with monkeypatch.context() as patch:
-        patch.setattr(plan_file, "code_digest", lambda network, losses: "another" if "gkd" in losses else code_digest(network, losses))
+        patch.setattr(
+            plan_file,
+            "code_digest",
+            lambda network, losses: "another" if "gkd" in losses else code_digest(network, losses),
+        )
         assert "2 of 5 runs were planned with other code" in refused(plan)
     with Store(out).lock("campaign", wait=False):
         assert "another campaign is at work" in refused(plan)
@@ -325,8 +387,14 @@ def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: 
     assert len(files) > 5
     assert all(path.stat().st_size <= 210_000 for path in files)
     found = results_bundle.read(tmp_path / "results")
-    assert found.teacher_weights(teacher.result["weights_sha256"]) == store.weights(teacher.fingerprint).read_bytes()
-    assert all(found.student_weights(record) == store.weights(record.fingerprint).read_bytes() for record in records[1:])
+    assert (
+        found.teacher_weights(teacher.result["weights_sha256"])
+        == store.weights(teacher.fingerprint).read_bytes()
+    )
+    assert all(
+        found.student_weights(record) == store.weights(record.fingerprint).read_bytes()
+        for record in records[1:]
+    )
     (tmp_path / "results" / "weights-000.safetensors").unlink()
     (tmp_path / "results" / "teacher-001.part").unlink()
     assert found.student_weights(student) is None

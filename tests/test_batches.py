@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 
 
 def split(images: int = 23, side: int = 8, channels: int = 3) -> Split:
-    pixels = torch.randint(256, (images, side, side, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(
+        256, (images, side, side, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     return Split(pixels, torch.arange(images) % 7, (0.5,) * channels, (0.25,) * channels, CPU)
 
 
@@ -66,7 +68,9 @@ def test_crop_is_a_window_of_the_padded_image(padding: str, flip: bool) -> None:
                 for top in range(5)
                 for left in range(5)
                 for mirrored in (False, True)
-                if np.allclose(padded[top : top + 8, left : left + 8][:, :: -1 if mirrored else 1], pixels, atol=1e-3)
+                if np.allclose(
+                    padded[top : top + 8, left : left + 8][:, :: -1 if mirrored else 1], pixels, atol=1e-3
+                )
             ]
             assert len(found) == 1
             corners.add(found[0][:2])
@@ -89,7 +93,11 @@ def test_resized_crop() -> None:
     shapes = {tuple(batch.images.shape[1:]) for batch in Batches(data, augmentation, 8).epoch(0, 0)}
     assert shapes == {(3, 24, 24)}
     centre = next(evaluation(data, augmentation)).images
-    assert np.allclose(centre.permute(0, 2, 3, 1).numpy(), (data.images[:, 4:28, 4:28].numpy() / 255.0 - 0.5) / 0.25, atol=1e-5)
+    assert np.allclose(
+        centre.permute(0, 2, 3, 1).numpy(),
+        (data.images[:, 4:28, 4:28].numpy() / 255.0 - 0.5) / 0.25,
+        atol=1e-5,
+    )
 
 
 def test_random_boxes_cover_what_they_should() -> None:
@@ -110,8 +118,13 @@ def test_what_cannot_be_is_refused_in_words() -> None:
         Batches(split(1), Augmentation(), 8)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(pad=2, padding="reflect", flip=True), Augmentation(resized_crop=6, flip=True)])
-def test_images_on_the_disk_make_the_batches_of_images_in_memory(augmentation: Augmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "augmentation",
+    [Augmentation(pad=2, padding="reflect", flip=True), Augmentation(resized_crop=6, flip=True)],
+)
+def test_images_on_the_disk_make_the_batches_of_images_in_memory(
+    augmentation: Augmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(tmp_path, tmp_path, **Data(source="digits").model_dump())
     meta = read_meta(tmp_path)
     inside = training_split(tmp_path, meta, CPU)
@@ -124,7 +137,9 @@ def test_images_on_the_disk_make_the_batches_of_images_in_memory(augmentation: A
         for ondisk, inmemory in zip(ours.epoch(5, epoch), theirs.epoch(5, epoch), strict=True):
             assert torch.equal(ondisk.images, inmemory.images)
             assert torch.equal(ondisk.labels, inmemory.labels)
-            assert ondisk.views is None if inmemory.views is None else torch.equal(ondisk.views, inmemory.views)
+            assert (
+                ondisk.views is None if inmemory.views is None else torch.equal(ondisk.views, inmemory.views)
+            )
     first, second = next(evaluation(ours.split, augmentation)), next(evaluation(theirs.split, augmentation))
     assert torch.equal(first.images, second.images)
     stopped = ours.epoch(5, 0)  # an epoch left half-way leaves no thread behind

@@ -15,7 +15,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = "--teacher resnet14 --student resnet8 --batch 8 --steps 2 --warmup 1 --evaluate 8 --pixels random"
-MEASURED = ("images_per_second_per_student", "wall_images_per_second_per_student", "evaluation_seconds", "evaluation_wall_seconds", "peak_mb")
+MEASURED = (
+    "images_per_second_per_student",
+    "wall_images_per_second_per_student",
+    "evaluation_seconds",
+    "evaluation_wall_seconds",
+    "peak_mb",
+)
 
 
 def said(module: str, words: str, *, code: int = 0) -> str:
@@ -75,7 +81,15 @@ def test_an_epoch_in_parts() -> None:
     assert sum(found["shares"].values()) == pytest.approx(1, abs=0.01)
     assert positive(found["epoch_seconds"])
     assert positive(found["tracking_seconds"])
-    for part in ("batches", "teacher pass", "student forward + backward", "losses", "optimiser", "evaluation", "checkpoint"):
+    for part in (
+        "batches",
+        "teacher pass",
+        "student forward + backward",
+        "losses",
+        "optimiser",
+        "evaluation",
+        "checkpoint",
+    ):
         assert positive(found["seconds"][part]), part
 
 
@@ -89,11 +103,19 @@ def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
     """Two rounds of the reference, one variant that can be measured and one that cannot: it is said and left out."""
     path = tmp_path / "tiny.csv"
     grid = "--pairs resnet14:resnet8 --batches 8 --students 2 --caches off,lukewarm"
-    text = said("run", f"--quick {grid} --rounds 2 --steps 1 --evaluate 8 --workers 0 --pixels random --out {path}")
+    text = said(
+        "run", f"--quick {grid} --rounds 2 --steps 1 --evaluate 8 --workers 0 --pixels random --out {path}"
+    )
     *rows, faulty = csv.DictReader(path.open())
-    assert [(row["variant"], row["K"], row["rounds"]) for row in rows] == [("reference", "1", "2"), ("K = 2", "2", "2")]
+    assert [(row["variant"], row["K"], row["rounds"]) for row in rows] == [
+        ("reference", "1", "2"),
+        ("K = 2", "2", "2"),
+    ]
     for row in rows:
-        assert all(positive(float(row[name])) for name in ("images_per_second_per_student", "ratio", "evaluation_images_per_second", "peak_mb"))
+        assert all(
+            positive(float(row[name]))
+            for name in ("images_per_second_per_student", "ratio", "evaluation_images_per_second", "peak_mb")
+        )
         assert float(row["slowest"]) <= float(row["images_per_second_per_student"]) <= float(row["fastest"])
         assert all(row[name] for name in ("methods", "machine", "python", "torch", "date"))
         assert row["variant"] in text
@@ -111,4 +133,8 @@ def test_the_overhead() -> None:
     rows = json.loads(said("overhead", "--repeats 1 --json"))
     assert len(rows) == 8
     assert all(positive(row["wall"]) and positive(row["processor"]) for row in rows)
-    assert {row["what"] for row in rows} >= {"cdkd check", "cdkd distill kd: restored", "dvc repro: nothing to do"}
+    assert {row["what"] for row in rows} >= {
+        "cdkd check",
+        "cdkd distill kd: restored",
+        "dvc repro: nothing to do",
+    }

@@ -40,7 +40,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Brows
 def a_run(method: str, seed: int) -> Record:
     """A run whose errors fall by epoch; kd's are lowest, and no two methods' are alike."""
     run = plan(method, seed)
-    rows = [row(epoch) | {"test_top1_error": 10 + METHODS.index(method) + seed + 40 * math.exp(-epoch)} for epoch in range(EPOCHS)]
+    rows = [
+        row(epoch) | {"test_top1_error": 10 + METHODS.index(method) + seed + 40 * math.exp(-epoch)}
+        for epoch in range(EPOCHS)
+    ]
     made = record(run, epochs=EPOCHS)
     made.history[:] = rows
     made.result.update(last=rows[-1], best=rows[-1])
@@ -49,12 +52,26 @@ def a_run(method: str, seed: int) -> Record:
 
 
 @pytest.fixture(scope="module")
-def mlflow(chromium: browser.Browser, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
+def mlflow(
+    chromium: browser.Browser, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:  # noqa: F811
     """The address that `cdkd ui` prints, of an experiment with its runs and description."""
     root = fresh(template, tmp_path_factory.mktemp("served") / "project")
-    tracking.rebuild(root, [record(plan("teacher")), *(a_run(method, seed) for method in METHODS for seed in (0, 1))], run_pictures)
-    metrics = {"kd": {"top1_error": 10.8, "std": 0.7, "n": 2}, "student": {"top1_error": 12.8, "std": 0.7, "n": 2}}
-    tracking.describe(root, "digits", "# digits\n\n| Method | Top-1 |\n|---|---|\n| kd | 10.80 ± 0.70 |\n\n![curves](curves.svg)\n", metrics)
+    tracking.rebuild(
+        root,
+        [record(plan("teacher")), *(a_run(method, seed) for method in METHODS for seed in (0, 1))],
+        run_pictures,
+    )
+    metrics = {
+        "kd": {"top1_error": 10.8, "std": 0.7, "n": 2},
+        "student": {"top1_error": 12.8, "std": 0.7, "n": 2},
+    }
+    tracking.describe(
+        root,
+        "digits",
+        "# digits\n\n| Method | Top-1 |\n|---|---|\n| kd | 10.80 ± 0.70 |\n\n![curves](curves.svg)\n",
+        metrics,
+    )
     words = [sys.executable, "-c", SERVER, str(root), "5400"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment()) as server:
         try:
@@ -85,43 +102,65 @@ def test_mlflow_opens_on_the_story(story: browser.Page) -> None:
     assert story.js(f"{ROWS}.map(row => row.getAttribute('row-id'))") == [
         f"tag.method.{name}" for name in ("kd", "cd", "teacher", "student")
     ]  # fewest errors first
-    errors = story.js("[...document.querySelectorAll('.ag-center-cols-container .ag-row')].map(row => row.innerText)")
+    errors = story.js(
+        "[...document.querySelectorAll('.ag-center-cols-container .ag-row')].map(row => row.innerText)"
+    )
     mean = sum(a_run("kd", seed).result["last"]["test_top1_error"] for seed in (0, 1)) / 2
     assert f"{mean:.4f}" in errors[0]
     first = "[...document.querySelectorAll('strong')].find(e => e.innerText.startsWith('Top-1 error (%): lowest kd 10.80 ± 0.70'))"
     assert story.js(f"{first}.getBoundingClientRect().bottom") < 200
     folded = "[...document.querySelectorAll('td')].find(e => e.innerText.includes('10.80 ± 0.70'))"
-    story.click("document.querySelector('[data-component-id=\"mlflow.experiment.metadata_editor.expand_button\"]')")
-    story.wait(f"(r => r && r.height && r.bottom < innerHeight && document.elementFromPoint(r.x + 2, r.y + 2).closest('td'))({folded}.getBoundingClientRect())")
+    story.click(
+        "document.querySelector('[data-component-id=\"mlflow.experiment.metadata_editor.expand_button\"]')"
+    )
+    story.wait(
+        f"(r => r && r.height && r.bottom < innerHeight && document.elementFromPoint(r.x + 2, r.y + 2).closest('td'))({folded}.getBoundingClientRect())"
+    )
 
 
 def test_runs_are_selected_and_compared(story: browser.Page) -> None:
     story.click("document.querySelector('[row-id=\"tag.method.kd\"] span[role=button]')")
     for seed in (0, 1):
-        story.click(f"{ROWS}.find(row => row.innerText.includes('kd · seed {seed}'))?.querySelector('.ag-checkbox-input-wrapper')")
-        story.wait(f"{ROWS}.find(row => row.innerText.includes('kd · seed {seed}')).matches('.ag-row-selected')")
-    story.click("[...document.querySelectorAll('button')].find(e => e.innerText.trim() == 'Compare' && !e.disabled)")
+        story.click(
+            f"{ROWS}.find(row => row.innerText.includes('kd · seed {seed}'))?.querySelector('.ag-checkbox-input-wrapper')"
+        )
+        story.wait(
+            f"{ROWS}.find(row => row.innerText.includes('kd · seed {seed}')).matches('.ag-row-selected')"
+        )
+    story.click(
+        "[...document.querySelectorAll('button')].find(e => e.innerText.trim() == 'Compare' && !e.disabled)"
+    )
     story.wait("location.hash.includes('compare-runs')")
-    story.wait("document.body.innerText.includes('kd · seed 0') && document.body.innerText.includes('kd · seed 1')")
+    story.wait(
+        "document.body.innerText.includes('kd · seed 0') && document.body.innerText.includes('kd · seed 1')"
+    )
     story.wait("document.querySelector('.js-plotly-plot')")
 
 
 def test_the_charts_draw_a_curve_for_each_method(story: browser.Page) -> None:
     story.click("document.querySelector('input[value=CHART]').closest('label')")
     first = "[...document.querySelectorAll('.js-plotly-plot')][0]?.data"
-    ends = story.wait(f"(lines => lines?.length >= 4 && lines.filter(line => line.y?.length).map(line => [...line.y].at(-1)))({first})")
+    ends = story.wait(
+        f"(lines => lines?.length >= 4 && lines.filter(line => line.y?.length).map(line => [...line.y].at(-1)))({first})"
+    )
     for method in METHODS:
         mean = sum(a_run(method, seed).result["last"]["test_top1_error"] for seed in (0, 1)) / 2
         assert any(end == pytest.approx(mean, abs=1e-6) for end in ends), method
-    assert story.js("[...document.querySelectorAll('.js-plotly-plot path.js-line')].some(e => e.getBoundingClientRect().width > 100)")
+    assert story.js(
+        "[...document.querySelectorAll('.js-plotly-plot path.js-line')].some(e => e.getBoundingClientRect().width > 100)"
+    )
 
 
 def test_an_artifact_opens(story: browser.Page) -> None:
     story.click("document.querySelector('[row-id=\"tag.method.kd\"] span[role=button]')")
     story.click(f"{ROWS}.find(row => row.innerText.includes('kd · seed 0'))?.querySelector('a')")
-    story.click("[...document.querySelectorAll('[role=tab], a')].find(e => e.innerText.trim() == 'Artifacts')")
+    story.click(
+        "[...document.querySelectorAll('[role=tab], a')].find(e => e.innerText.trim() == 'Artifacts')"
+    )
     story.click("[...document.querySelectorAll('*')].filter(e => e.textContent.trim() == 'curves.png').pop()")
-    story.wait("[...document.querySelectorAll('img')].some(e => e.naturalWidth > 400 && e.getBoundingClientRect().width > 100)")
+    story.wait(
+        "[...document.querySelectorAll('img')].some(e => e.naturalWidth > 400 && e.getBoundingClientRect().width > 100)"
+    )
 
 
 # Whether any text has less than 4.5 of contrast (WCAG AA) to the nearest ground below it
@@ -153,8 +192,12 @@ def faults(chromium: browser.Browser, path: Path, theme: str, width: int) -> lis
     page.open(path.as_uri())
     page.wait("[...document.images].every(e => e.complete || !e.checkVisibility())", 20)
     found = [fault for fault, expression in FAULTS.items() if page.js(expression)]
-    found += ["a request that leaves the machine"] * bool(page.outside) + ["a complaint in the console"] * bool(page.complaints)
-    luminance = page.js("(c => c.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765)(getComputedStyle(document.body).backgroundColor)")
+    found += ["a request that leaves the machine"] * bool(page.outside) + [
+        "a complaint in the console"
+    ] * bool(page.complaints)
+    luminance = page.js(
+        "(c => c.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765)(getComputedStyle(document.body).backgroundColor)"
+    )
     return found + (["the wrong theme"] if (luminance < 0.5) != (theme == "dark") else [])
 
 
@@ -162,8 +205,14 @@ def faults(chromium: browser.Browser, path: Path, theme: str, width: int) -> lis
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     params = load(Path(__file__).parents[1] / "experiments" / "digits.yaml")
-    params = params.model_copy(update={"root": root, "methods": {"student": CE, "kd": KD}, "report": Report()})
-    keep(root / "runs", a_record("teacher", 0, 3.0), *(a_record(method, seed) for method in params.methods for seed in params.seeds))
+    params = params.model_copy(
+        update={"root": root, "methods": {"student": CE, "kd": KD}, "report": Report()}
+    )
+    keep(
+        root / "runs",
+        a_record("teacher", 0, 3.0),
+        *(a_record(method, seed) for method in params.methods for seed in params.seeds),
+    )
     render(params, today(params), root / "runs", root / "report")
     return root / "report" / "report.html"
 
@@ -185,15 +234,20 @@ BROKEN = {
     "a picture that did not load": SOUND + "<img src='data:image/png;base64,AAAA' width=200 height=20>",
     "fewer than three pictures": SOUND.replace(CIRCLE, "", 1),
     "sideways scrolling": SOUND + "<pre style='width: 2000px'>wide</pre>",
-    "text that is hard to read": SOUND + "<p style='color: rgb(128, 128, 128); background: rgb(120, 120, 120)'>grey</p>",
-    "a request that leaves the machine": SOUND + "<script>fetch('https://example.org/').catch(() => 0)</script>",
+    "text that is hard to read": SOUND
+    + "<p style='color: rgb(128, 128, 128); background: rgb(120, 120, 120)'>grey</p>",
+    "a request that leaves the machine": SOUND
+    + "<script>fetch('https://example.org/').catch(() => 0)</script>",
     "a complaint in the console": SOUND + "<script>missing()</script>",
-    "the wrong theme": SOUND + "<style>body { background: rgb(255, 255, 255) !important; color: black !important }</style>",
+    "the wrong theme": SOUND
+    + "<style>body { background: rgb(255, 255, 255) !important; color: black !important }</style>",
 }
 
 
 @pytest.mark.parametrize("fault", [None, *BROKEN])
-def test_the_check_of_a_page_finds_each_fault(chromium: browser.Browser, tmp_path: Path, fault: str | None) -> None:
+def test_the_check_of_a_page_finds_each_fault(
+    chromium: browser.Browser, tmp_path: Path, fault: str | None
+) -> None:
     path = tmp_path / "page.html"
     path.write_text(BROKEN[fault] if fault else SOUND)
     found = faults(chromium, path, "dark", 360)

@@ -54,12 +54,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "last byte gone": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "one bit flipped": lambda path: path.write_bytes(path.read_bytes()[:700] + bytes([path.read_bytes()[700] ^ 4]) + path.read_bytes()[701:]),
+    "one bit flipped": lambda path: path.write_bytes(
+        path.read_bytes()[:700] + bytes([path.read_bytes()[700] ^ 4]) + path.read_bytes()[701:]
+    ),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "another format": lambda path: path.write_text("{}"),
     "malicious": lambda path: path.write_bytes(pickle.dumps(Evil(path.parent.parent / "executed"))),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a link out": lambda path: (path.rename(path.parent.parent / "outside"), path.symlink_to(path.parent.parent / "outside")),
+    "a link out": lambda path: (
+        path.rename(path.parent.parent / "outside"),
+        path.symlink_to(path.parent.parent / "outside"),
+    ),
 }
 
 
@@ -70,7 +75,9 @@ def test_the_last_two_are_kept(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_passed_over_for_the_one_before(damage: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    damage: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     DAMAGES[damage](newest(folder))
     assert epoch_of(folder) == 2
     said = capsys.readouterr().err
@@ -118,7 +125,12 @@ def test_what_a_killed_save_left_is_removed_and_other_files_are_not(folder: Path
     (folder / "state-00001.pt").write_bytes(b"old")
     (folder / "notes.txt").write_text("mine")
     checkpoint.save(folder, 4, state(4))
-    assert sorted(path.name for path in folder.iterdir()) == ["LAST", "notes.txt", "state-00003.pt", "state-00004.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "LAST",
+        "notes.txt",
+        "state-00003.pt",
+        "state-00004.pt",
+    ]
     checkpoint.clear(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

@@ -21,30 +21,69 @@ from cdkd.report.compare import Experiment, compare, folder, named
 
 DIGITS = load(Path(__file__).parents[1] / "experiments" / "digits.yaml")
 CRD = Report(
-    published=Published(dataset="CIFAR-100", teacher="resnet32x4", student="resnet8x4", source="HobbitLong", methods={"kd": "KD", "teacher": "teacher"})
+    published=Published(
+        dataset="CIFAR-100",
+        teacher="resnet32x4",
+        student="resnet8x4",
+        source="HobbitLong",
+        methods={"kd": "KD", "teacher": "teacher"},
+    )
 )
 
 
-def experiment(root: Path, name: str, methods: dict[str, Any], errors: dict[str, tuple[float, ...]], report: Report | None = None) -> Experiment:
+def experiment(
+    root: Path,
+    name: str,
+    methods: dict[str, Any],
+    errors: dict[str, tuple[float, ...]],
+    report: Report | None = None,
+) -> Experiment:
     """Records of each method's seeds, from 0 on, with these errors."""
     student = DIGITS.student.model_copy(update={"network": f"net-{name}"})
-    params = DIGITS.model_copy(update={"root": root, "experiment": name, "student": student, "methods": methods, "report": report or Report()})
+    params = DIGITS.model_copy(
+        update={
+            "root": root,
+            "experiment": name,
+            "student": student,
+            "methods": methods,
+            "report": report or Report(),
+        }
+    )
     runs = root / "runs" / name
-    keep(runs, *(replace(a_record(method, seed, error), experiment=name) for method, found in errors.items() for seed, error in enumerate(found)))
+    keep(
+        runs,
+        *(
+            replace(a_record(method, seed, error), experiment=name)
+            for method, found in errors.items()
+            for seed, error in enumerate(found)
+        ),
+    )
     return Experiment(params, today(params), runs)
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[Experiment]:
     at = CE | {"at": Term(Weight(1000), {"form": "released"})}
-    first = experiment(tmp_path, "one", {"student": CE, "kd": KD}, {"teacher": (3.0,), "student": (8.0, 9.0, 10.0), "kd": (7.0, 8.5, 8.2)}, CRD)
-    second = experiment(tmp_path, "two", {"kd": CE | {"kd": Term(Weight(3), {})}, "at": at}, {"kd": (20.0, 21.0)})
+    first = experiment(
+        tmp_path,
+        "one",
+        {"student": CE, "kd": KD},
+        {"teacher": (3.0,), "student": (8.0, 9.0, 10.0), "kd": (7.0, 8.5, 8.2)},
+        CRD,
+    )
+    second = experiment(
+        tmp_path, "two", {"kd": CE | {"kd": Term(Weight(3), {})}, "at": at}, {"kd": (20.0, 21.0)}
+    )
     return [first, second]
 
 
 def cells(text: str) -> dict[str, list[str]]:
     """The table of a Markdown file, by its first column."""
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -52,7 +91,11 @@ def test_methods_stand_against_pairs_with_the_published_beside(two: list[Experim
     shown = compare(two, tmp_path / "out")
     table = cells((tmp_path / "out" / "table.md").read_text())
     assert list(table) == ["Method", "---", "teacher", "student", "kd", "at"]
-    assert table["Method"] == ["one: digits, resnet20 → net-one", "published", "two: digits, resnet20 → net-two"]
+    assert table["Method"] == [
+        "one: digits, resnet20 → net-one",
+        "published",
+        "two: digits, resnet20 → net-two",
+    ]
     assert table["teacher"] == ["3.00 (n = 1)", r"20.58 \[1\]", "no records"]
     assert table["student"] == ["9.00 ± 1.00 (n = 3)", r"27.50 \[1\]", "–"]
     assert table["kd"] == ["7.90 ± 0.79 (n = 3)", r"26.67 \[1\]", "20.50 ± 0.71 (n = 2); missing seed 2"]
@@ -65,13 +108,19 @@ def test_methods_stand_against_pairs_with_the_published_beside(two: list[Experim
 
 def test_the_csv_holds_full_numbers_and_their_gaps(two: list[Experiment], tmp_path: Path) -> None:
     compare(two, tmp_path)
-    lines = {(line["experiment"], line["method"]): line for line in csv.DictReader((tmp_path / "table.csv").read_text().splitlines())}
+    lines = {
+        (line["experiment"], line["method"]): line
+        for line in csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    }
     assert len(lines) == 8
     kd = lines["one", "kd"]
     assert float(kd["top1_error_mean"]) == pytest.approx(7.9)
     assert (kd["n"], kd["published_top1_error"], kd["published_protocol"]) == ("3", "26.67", "last epoch")
     assert (lines["two", "kd"]["n"], lines["two", "kd"]["faults"]) == ("2", "missing seed 2")
-    assert (lines["two", "student"]["faults"], lines["two", "student"]["top1_error_mean"]) == ("no such method", "")
+    assert (lines["two", "student"]["faults"], lines["two", "student"]["top1_error_mean"]) == (
+        "no such method",
+        "",
+    )
 
 
 def test_what_does_not_count_is_said(two: list[Experiment], tmp_path: Path) -> None:
@@ -112,7 +161,13 @@ def test_latex_compiles_with_names_that_need_escaping(two: list[Experiment], tmp
     assert "<s>" not in (tmp_path / "table.md").read_text()
     document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table.tex}\end{document}"
     (tmp_path / "x.tex").write_text(document)
-    done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "x.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "x.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
 
 
@@ -135,7 +190,10 @@ def test_experiments_are_found_by_name_and_each_once(project: Path) -> None:
 def test_an_unknown_experiment_is_one_clear_line(project: Path) -> None:
     with pytest.raises(BadParams) as fault:
         named(project, ["digits", "cifar100-quik"])
-    assert re.fullmatch(r"no experiment 'cifar100-quik' \(did you mean 'cifar100-quick'\?\); expected some of .*digits.*", str(fault.value))
+    assert re.fullmatch(
+        r"no experiment 'cifar100-quik' \(did you mean 'cifar100-quick'\?\); expected some of .*digits.*",
+        str(fault.value),
+    )
 
 
 def test_the_folder_is_named_by_the_experiments_however_many(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins; without it deterministic products are refused
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # read when cuBLAS begins; without it deterministic products are refused
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 
@@ -39,7 +41,9 @@ def test_steps_on_cuda_are_those_on_the_cpu() -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize(("precision", "engine"), [("float32", "eager"), ("bf16", "eager"), ("bf16", "compile")])
+@pytest.mark.parametrize(
+    ("precision", "engine"), [("float32", "eager"), ("bf16", "eager"), ("bf16", "compile")]
+)
 @pytest.mark.parametrize("way", gpu_checks.WAYS)
 def test_bits_on_cuda(way: str, precision: str, engine: str) -> None:
     with gpu_checks.deterministic(True):
@@ -51,7 +55,11 @@ def test_bits_on_cuda(way: str, precision: str, engine: str) -> None:
 def test_a_step_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: were nothing replayed, its equality with what is not would hold for nothing."""
     replayed = []
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph, replay=torch.cuda.CUDAGraph.replay: replayed.append(1) or replay(graph))
+    monkeypatch.setattr(
+        torch.cuda.CUDAGraph,
+        "replay",
+        lambda graph, replay=torch.cuda.CUDAGraph.replay: replayed.append(1) or replay(graph),
+    )
     gpu_checks.trained(CUDA, ["kd"])
     assert len(replayed) > 5
     count = len(replayed)
@@ -103,8 +111,13 @@ class Wrong(torch.nn.Module):
 
 def test_every_variant_is_tried_once_and_the_most_telling_first() -> None:
     found = gpu_time.variants(gpu_time.PAIRS, tiny=False)
-    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2 * 2 * 2 + 2 * 2  # and ten students on four and ten streams
-    assert [(one.pair.batch, one.students, one.precision, one.graphs) for one in found[:2]] == [(64, 10, "bf16", True), (128, 10, "bf16", True)]
+    assert (
+        len(found) == len(set(found)) == 2 * 3 * 2 * 2 * 2 * 2 + 2 * 2
+    )  # and ten students on four and ten streams
+    assert [(one.pair.batch, one.students, one.precision, one.graphs) for one in found[:2]] == [
+        (64, 10, "bf16", True),
+        (128, 10, "bf16", True),
+    ]
     assert [(one.students, one.streams) for one in found[:8:2]] == [(10, 1), (1, 1), (10, 4), (5, 1)]
     assert len({len(method) for method in gpu_time.TEN[:5]}) > 1
     assert len(gpu_time.TEN) == 10
@@ -112,13 +125,17 @@ def test_every_variant_is_tried_once_and_the_most_telling_first() -> None:
 
 def test_projections_are_of_the_whole_table() -> None:
     pair = gpu_time.Pair("t", "s", 64, 240, 10)
-    found = gpu_time._numbers(gpu_time.Variant(pair, 5), a_step=0.064, tested=2.0, madds=(10**9, 10**8), ceiling=0.01)
+    found = gpu_time._numbers(
+        gpu_time.Variant(pair, 5), a_step=0.064, tested=2.0, madds=(10**9, 10**8), ceiling=0.01
+    )
     assert found["stream_images_per_second"] == pytest.approx(1000)
     assert found["images_per_second_per_student"] == pytest.approx(5000)
     assert found["tflops"] == pytest.approx(2 * (1 + 3 * 5 * 0.1))
     assert found["utilisation"] == pytest.approx(500)
     assert found["projected_minutes"] == pytest.approx(2 * 240 * (50 + 5 * 2) / 60)
-    assert math.isnan(gpu_time._numbers(gpu_time.Variant(pair, 11), 0.1, 1.0, (1, 1), 1.0)["projected_minutes"])
+    assert math.isnan(
+        gpu_time._numbers(gpu_time.Variant(pair, 11), 0.1, 1.0, (1, 1), 1.0)["projected_minutes"]
+    )
 
 
 def test_a_failure_and_the_end_of_the_time_are_findings(tmp_path: Path) -> None:
@@ -147,7 +164,14 @@ def test_a_failure_and_the_end_of_the_time_are_findings(tmp_path: Path) -> None:
 
 def script(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *map(str, words)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -162,11 +186,28 @@ def test_without_cuda_it_says_so(tmp_path: Path) -> None:
 def test_the_whole_script_on_a_cpu(tmp_path: Path) -> None:
     done = script("--device", "cpu", "--tiny", "--out", tmp_path)
     rows = list(csv.DictReader((tmp_path / "gpu.csv").open()))
-    assert {(row["part"], row["state"]) for row in rows} == {("check", "ok"), ("ceiling", "ok"), ("time", "ok")}, done.stdout
+    assert {(row["part"], row["state"]) for row in rows} == {
+        ("check", "ok"),
+        ("ceiling", "ok"),
+        ("time", "ok"),
+    }, done.stdout
     timed = [row for row in rows if row["part"] == "time"]
-    assert [(row["students"], row["precision"]) for row in timed] == [("1", "float32"), ("1", "bf16"), ("2", "float32"), ("2", "bf16")]
+    assert [(row["students"], row["precision"]) for row in timed] == [
+        ("1", "float32"),
+        ("1", "bf16"),
+        ("2", "float32"),
+        ("2", "bf16"),
+    ]
     for row in timed:
-        assert all(float(row[name]) > 0 for name in ("images_per_second_per_student", "utilisation", "evaluation_seconds", "projected_minutes"))
+        assert all(
+            float(row[name]) > 0
+            for name in (
+                "images_per_second_per_student",
+                "utilisation",
+                "evaluation_seconds",
+                "projected_minutes",
+            )
+        )
         assert row["note"] == ""
     text = (tmp_path / "gpu.txt").read_text()
     assert text in done.stdout

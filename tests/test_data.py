@@ -39,10 +39,20 @@ from cdkd.data.prepare import prepare
 from cdkd.data.prepared import SPLITS, Meta, load, memory_limit, read_meta
 from cdkd.storage import files
 
-SHARED = Path(os.environ.get("CDKD_TEST_DATA", "/nowhere"))  # a folder with cifar100/ and tiny-imagenet/, image folders in zips
+SHARED = Path(
+    os.environ.get("CDKD_TEST_DATA", "/nowhere")
+)  # a folder with cifar100/ and tiny-imagenet/, image folders in zips
 
 GOLDEN = "b0bcd5b78600f55095e0e37c4d78bcf946bfc6c52eacb006d479cbfe00bde29c"  # digits, validation 0.1, seed 0
-PLAIN: dict[str, Any] = {"source": "digits", "paths": (), "size": None, "train_images": None, "validation": 0.1, "seed": 0, "normalisation": "measured"}
+PLAIN: dict[str, Any] = {
+    "source": "digits",
+    "paths": (),
+    "size": None,
+    "train_images": None,
+    "validation": 0.1,
+    "seed": 0,
+    "normalisation": "measured",
+}
 
 
 def made(target: Path, root: Path | None = None, **changes: Any) -> Meta:
@@ -71,7 +81,12 @@ def encoded(seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB", form: 
 
 def pictures(train: int = 6, test: int = 3) -> dict[str, bytes]:
     """Three classes; stems are not unique in a split, and 10 must come after 9."""
-    names = [f"{split}/{category}/img{i + 5}.png" for split, n in (("train", train), ("test", test)) for category in ("cat", "ant", "bee") for i in range(n)]
+    names = [
+        f"{split}/{category}/img{i + 5}.png"
+        for split, n in (("train", train), ("test", test))
+        for category in ("cat", "ant", "bee")
+        for i in range(n)
+    ]
     return {name: encoded(place) for place, name in enumerate(names)}
 
 
@@ -141,7 +156,11 @@ def test_validation_is_stratified_disjoint_and_cut_out_of_train(tmp_path: Path) 
         assert abs(have - of / 4) < 1
 
     def rows(folder: str, *splits: str) -> list[bytes]:
-        return sorted(i.numpy().tobytes() + bytes([int(k)]) for split in splits for i, k in zip(*load(tmp_path / folder, split), strict=True))
+        return sorted(
+            i.numpy().tobytes() + bytes([int(k)])
+            for split in splits
+            for i, k in zip(*load(tmp_path / folder, split), strict=True)
+        )
 
     assert rows("a", "train", "validation") == rows("b", "train")
     assert not set(rows("a", "train")) & set(rows("a", "validation"))
@@ -150,10 +169,16 @@ def test_validation_is_stratified_disjoint_and_cut_out_of_train(tmp_path: Path) 
 def test_train_images_are_drawn_before_validation_and_are_bounded(tmp_path: Path) -> None:
     meta = made(tmp_path / "a", train_images=200, validation=0.1)
     assert (meta.counts["train"], meta.counts["validation"], meta.counts["test"]) == (180, 20, 797)
-    assert all(19 <= a + b <= 21 for a, b in zip(meta.per_class["train"], meta.per_class["validation"], strict=True))
-    assert "1001; expected at most the source's 1000" in refusal(lambda: made(tmp_path / "b", train_images=1001))
+    assert all(
+        19 <= a + b <= 21 for a, b in zip(meta.per_class["train"], meta.per_class["validation"], strict=True)
+    )
+    assert "1001; expected at most the source's 1000" in refusal(
+        lambda: made(tmp_path / "b", train_images=1001)
+    )
     assert "without a training image" in refusal(lambda: made(tmp_path / "b", train_images=9))
-    assert "leaves none to train on" in refusal(lambda: made(tmp_path / "b", train_images=10, validation=0.99))
+    assert "leaves none to train on" in refusal(
+        lambda: made(tmp_path / "b", train_images=10, validation=0.99)
+    )
     assert not (tmp_path / "b").exists()
 
 
@@ -172,7 +197,9 @@ def test_shares_are_the_largest_remainders() -> None:
 
 def test_faulty_normalisation_is_refused(tmp_path: Path) -> None:
     for mean, std in (([0.1, 0.2], [0.1, 0.2]), ([0.1], [0.1, 0.2]), ([0.1], [0.0]), ([float("nan")], [1.0])):
-        assert "data.normalisation" in refusal(lambda m=mean, s=std: made(tmp_path / "a", normalisation={"mean": m, "std": s}))  # type: ignore[misc]
+        assert "data.normalisation" in refusal(
+            lambda m=mean, s=std: made(tmp_path / "a", normalisation={"mean": m, "std": s})
+        )  # type: ignore[misc]
 
 
 # image folders
@@ -183,7 +210,13 @@ def test_directory_zip_and_two_zips_are_the_same_data(tmp_path: Path) -> None:
     halves = [dict(list(content.items())[i::2]) for i in (0, 1)]
     (tmp_path / "zips").mkdir()
     two = [archive(tmp_path / "zips" / f"{i}.zip", half) for i, half in enumerate(halves)]
-    noise = {"README.md": b"x", "train/.DS_Store": b"x", "__MACOSX/train/cat/._img5.png": b"x", "train/cat/Thumbs.db": b"x", "train/cat/._img5.png": b"x"}
+    noise = {
+        "README.md": b"x",
+        "train/.DS_Store": b"x",
+        "__MACOSX/train/cat/._img5.png": b"x",
+        "train/cat/Thumbs.db": b"x",
+        "train/cat/._img5.png": b"x",
+    }
     metas = [
         from_folder(tmp_path / "a", tree(tmp_path / "tree", content | noise)),
         from_folder(tmp_path / "b", archive(tmp_path / "one.zip", noise | content)),
@@ -206,7 +239,9 @@ def test_order_is_by_class_and_number_or_by_unique_numbers(tmp_path: Path) -> No
     assert labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     expected = [Image.open(io.BytesIO(content[f"train/ant/img{i}.png"])) for i in range(5, 11)]
     assert all(np.array_equal(image, np.asarray(want)) for image, want in zip(images, expected, strict=False))
-    numbered = {f"{split}/{'ab'[i % 2]}/{i:03}.png": encoded(i) for split in ("train", "test") for i in range(10)}
+    numbered = {
+        f"{split}/{'ab'[i % 2]}/{i:03}.png": encoded(i) for split in ("train", "test") for i in range(10)
+    }
     from_folder(tmp_path / "b", tree(tmp_path / "numbered", numbered), validation=0.0)
     assert load(tmp_path / "b", "train")[1].tolist() == [0, 1] * 5
 
@@ -216,7 +251,10 @@ def test_val_is_the_test_split_only_where_there_is_no_test(tmp_path: Path) -> No
     renamed = {name.replace("test/", "val/"): data for name, data in content.items()}
     a = from_folder(tmp_path / "a", tree(tmp_path / "x", content))
     assert from_folder(tmp_path / "b", tree(tmp_path / "y", renamed)).digest == a.digest
-    assert from_folder(tmp_path / "c", tree(tmp_path / "z", content | {"val/cat/1.png": encoded(99)})).digest == a.digest
+    assert (
+        from_folder(tmp_path / "c", tree(tmp_path / "z", content | {"val/cat/1.png": encoded(99)})).digest
+        == a.digest
+    )
 
 
 def test_grey_images_stay_grey_unless_one_is_in_colour(tmp_path: Path) -> None:
@@ -224,11 +262,25 @@ def test_grey_images_stay_grey_unless_one_is_in_colour(tmp_path: Path) -> None:
     assert from_folder(tmp_path / "a", tree(tmp_path / "x", grey)).image == (8, 8, 1)
     mixed = grey | {"test/bee/img5.png": encoded(50)}
     assert from_folder(tmp_path / "b", tree(tmp_path / "y", mixed), validation=0.0).image == (8, 8, 3)
-    one, three = load(tmp_path / "b", "train")[0], decode.pixels(Image.open(io.BytesIO(grey["train/ant/img5.png"])), None)
+    one, three = (
+        load(tmp_path / "b", "train")[0],
+        decode.pixels(Image.open(io.BytesIO(grey["train/ant/img5.png"])), None),
+    )
     assert np.array_equal(one[0], np.repeat(three[:, :, None], 3, 2))
 
 
-@pytest.mark.parametrize(("mode", "form"), [("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"), ("L", "WEBP"), ("RGB", "BMP")])
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("1", "PNG"),
+        ("CMYK", "JPEG"),
+        ("L", "WEBP"),
+        ("RGB", "BMP"),
+    ],
+)
 def test_other_modes_are_converted(tmp_path: Path, mode: str, form: str) -> None:
     suffix = {"PNG": "PNG", "JPEG": "JPG", "WEBP": "webp", "BMP": "bmp"}[form]
     content = pictures() | {f"train/ant/z.{suffix}": encoded(70, mode=mode, form=form)}
@@ -239,7 +291,9 @@ def test_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(buffer, "PNG")
     folder = tree(tmp_path / "x", pictures() | {"train/ant/deep.png": buffer.getvalue()})
-    assert "train/ant/deep.png (pixels of more than 8 bits" in refusal(lambda: from_folder(tmp_path / "a", folder))
+    assert "train/ant/deep.png (pixels of more than 8 bits" in refusal(
+        lambda: from_folder(tmp_path / "a", folder)
+    )
 
 
 def test_odd_size_is_refused_by_name_and_resized_on_demand(tmp_path: Path) -> None:
@@ -266,14 +320,22 @@ def test_array_sources_are_resized_too(tmp_path: Path) -> None:
 
 def broken(form: str = "PNG") -> dict[str, bytes]:
     good = encoded(7, (32, 32), form=form)
-    return {"empty": b"", "half": good[: len(good) // 2], "zeros": bytes(len(good)), "text": b"no image at all" * 20, "header": good[:8]}
+    return {
+        "empty": b"",
+        "half": good[: len(good) // 2],
+        "zeros": bytes(len(good)),
+        "text": b"no image at all" * 20,
+        "header": good[:8],
+    }
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_broken_images_are_named_with_their_place(tmp_path: Path, form: str, packed: bool) -> None:
     for kind, data in broken(form).items():
-        content = {name: encoded(i, (32, 32)) for i, name in enumerate(pictures())} | {"train/bee/img7.png": data}
+        content = {name: encoded(i, (32, 32)) for i, name in enumerate(pictures())} | {
+            "train/bee/img7.png": data
+        }
         where = archive(tmp_path / f"{kind}.zip", content) if packed else tree(tmp_path / kind, content)
         text = refusal(lambda w=where: from_folder(tmp_path / "a", w))  # type: ignore[misc]
         assert text.startswith(f"1 of 27 images cannot be read: {where}: train/bee/img7.png ("), text
@@ -301,7 +363,12 @@ def test_decompression_bombs_are_refused_before_they_unfold(tmp_path: Path) -> N
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     for side in (9_000, 60_000):
-        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+        bomb = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", b"")
+            + chunk(b"IEND", b"")
+        )
         folder = tree(tmp_path / str(side), pictures() | {"train/ant/bomb.png": bomb})
         text = refusal(lambda f=folder: from_folder(tmp_path / "a", f))  # type: ignore[misc]
         assert "bomb.png (" in text
@@ -310,7 +377,17 @@ def test_decompression_bombs_are_refused_before_they_unfold(tmp_path: Path) -> N
     assert "after resizing" in refusal(lambda: from_folder(tmp_path / "a", thin, size=64))
 
 
-@pytest.mark.parametrize("name", ["../train/cat/x.png", "train/../../x.png", "/train/cat/x.png", "C:/train/cat/x.png", "train\\..\\x.png", "../readme.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../train/cat/x.png",
+        "train/../../x.png",
+        "/train/cat/x.png",
+        "C:/train/cat/x.png",
+        "train\\..\\x.png",
+        "../readme.txt",
+    ],
+)
 def test_members_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
     path = archive(tmp_path / "x.zip", pictures() | {name: encoded(1)})
     text = refusal(lambda: from_folder(tmp_path / "a", path))
@@ -345,10 +422,19 @@ LAYOUTS = [
     (lambda c: {}, "found no images at all"),
     (lambda c: without(c, "train"), "split train has no images; found test"),
     (lambda c: without(c, "test"), "split test (or val, validation) has no images; found train"),
-    (lambda c: without(without(without(without(c, "train/ant"), "train/bee"), "test/ant"), "test/bee"), "one class only, 'cat'"),
+    (
+        lambda c: without(without(without(without(c, "train/ant"), "train/bee"), "test/ant"), "test/bee"),
+        "one class only, 'cat'",
+    ),
     (lambda c: without(c, "train/bee"), "class 'bee' has no images in split train"),
-    (lambda c: {f"top/{name}": data for name, data in c.items()}, "/img5.png; expected <split>/<class>/<image>"),
-    (lambda c: {name.partition("/")[2]: data for name, data in c.items()}, "expected <split>/<class>/<image>"),
+    (
+        lambda c: {f"top/{name}": data for name, data in c.items()},
+        "/img5.png; expected <split>/<class>/<image>",
+    ),
+    (
+        lambda c: {name.partition("/")[2]: data for name, data in c.items()},
+        "expected <split>/<class>/<image>",
+    ),
     (lambda c: c | {"extra/cat/1.png": b"x"}, "image extra/cat/1.png"),
     (lambda c: c | {"train/1.png": b"x"}, "image train/1.png"),
 ]
@@ -356,7 +442,9 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("change", "expected"), LAYOUTS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_wrong_layouts_are_explained(tmp_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], expected: str, packed: bool) -> None:
+def test_wrong_layouts_are_explained(
+    tmp_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], expected: str, packed: bool
+) -> None:
     (tmp_path / "x").mkdir()
     content = change(pictures())
     where = archive(tmp_path / "x.zip", content) if packed else tree(tmp_path / "x", content)
@@ -380,7 +468,12 @@ def test_missing_and_unreadable_paths_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'gone'} does not exist" in refusal(lambda: from_folder(tmp_path / "a", "gone"))
     assert "data.paths: nothing" in refusal(lambda: from_folder(tmp_path / "a"))
     good = archive(tmp_path / "x.zip", pictures()).read_bytes()
-    for kind, data in (("empty", b""), ("half", good[: len(good) // 2]), ("tail", good[:-1]), ("other", b"PK not at all")):
+    for kind, data in (
+        ("empty", b""),
+        ("half", good[: len(good) // 2]),
+        ("tail", good[:-1]),
+        ("other", b"PK not at all"),
+    ):
         path = tmp_path / f"{kind}.zip"
         path.write_bytes(data)
         assert f"{path}: no readable zip archive" in refusal(lambda p=path: from_folder(tmp_path / "a", p))  # type: ignore[misc]
@@ -388,10 +481,17 @@ def test_missing_and_unreadable_paths_are_named(tmp_path: Path) -> None:
 
 def test_the_same_image_in_two_places_is_refused(tmp_path: Path) -> None:
     folder = tree(tmp_path / "x", pictures())
-    assert "lies in" in refusal(lambda: from_folder(tmp_path / "a", folder, archive(tmp_path / "y.zip", pictures())))
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(archive(tmp_path / "z.zip", pictures()), "a") as file:
+    assert "lies in" in refusal(
+        lambda: from_folder(tmp_path / "a", folder, archive(tmp_path / "y.zip", pictures()))
+    )
+    with (
+        pytest.warns(UserWarning, match="Duplicate"),
+        zipfile.ZipFile(archive(tmp_path / "z.zip", pictures()), "a") as file,
+    ):
         file.writestr("train/cat/img5.png", encoded(3))
-    assert "train/cat/img5.png occurs twice" in refusal(lambda: from_folder(tmp_path / "a", tmp_path / "z.zip"))
+    assert "train/cat/img5.png occurs twice" in refusal(
+        lambda: from_folder(tmp_path / "a", tmp_path / "z.zip")
+    )
 
 
 def test_overlap_of_test_and_training_images_is_counted(tmp_path: Path) -> None:
@@ -404,7 +504,11 @@ def test_overlap_of_test_and_training_images_is_counted(tmp_path: Path) -> None:
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    from_folder(tmp_path / "a", tree(tmp_path / "x", pictures()), progress=lambda done, total: seen.append((done, total)))
+    from_folder(
+        tmp_path / "a",
+        tree(tmp_path / "x", pictures()),
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen[-1] == (27, 27)
 
 
@@ -427,11 +531,16 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("normalisation", ["measured", {"mean": [0.5], "std": [0.25]}])
-def test_parts_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalisation: Any) -> None:
+def test_parts_make_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalisation: Any
+) -> None:
     """A grey set with one image in colour near the end is the hard case: its first images become wider after they were written."""
     grey = {name: encoded(i, mode="L") for i, name in enumerate(pictures(train=50))}
     grey["test/bee/img6.png"] = grey["train/bee/img6.png"]
-    folders = [tree(tmp_path / "grey", grey), tree(tmp_path / "mixed", grey | {"test/bee/img7.png": encoded(50)})]
+    folders = [
+        tree(tmp_path / "grey", grey),
+        tree(tmp_path / "mixed", grey | {"test/bee/img7.png": encoded(50)}),
+    ]
 
     def prepared(name: str) -> list[dict[str, bytes]]:
         target = tmp_path / name
@@ -447,7 +556,9 @@ def test_parts_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert prepared(f"b{pending}") == at_once
 
 
-def test_files_are_what_safetensors_writes_and_digests_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_what_safetensors_writes_and_digests_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(arrays, "PENDING", 2_000)
     folder = tree(tmp_path / "x", pictures(train=30))
     for meta in (made(tmp_path / "digits", validation=0.0), from_folder(tmp_path / "folder", folder)):
@@ -459,11 +570,23 @@ def test_files_are_what_safetensors_writes_and_digests_what_they_say(tmp_path: P
             save_file(tensors, tmp_path / "again.safetensors")
             assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
             assert meta.files[split] == files.sha256(path)
-            content[split] = hashlib.sha256(tensors["images"].tobytes() + tensors["labels"].tobytes()).hexdigest()
-        assert meta.digest == files.digest({"classes": meta.classes, "image": meta.image, "mean": meta.mean, "std": meta.std, "splits": content})
+            content[split] = hashlib.sha256(
+                tensors["images"].tobytes() + tensors["labels"].tobytes()
+            ).hexdigest()
+        assert meta.digest == files.digest(
+            {
+                "classes": meta.classes,
+                "image": meta.image,
+                "mean": meta.mean,
+                "std": meta.std,
+                "splits": content,
+            }
+        )
 
 
-def test_faults_after_the_first_part_are_counted_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_after_the_first_part_are_counted_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(arrays, "PENDING", 1)
     content = pictures(train=30)
     bad = content | {f"train/cat/z{i}.png": b"x" for i in range(7)}
@@ -475,7 +598,9 @@ def test_faults_after_the_first_part_are_counted_and_leave_nothing(tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Path] = []
 
     def usage(path: Path) -> Any:
@@ -484,10 +609,14 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Pat
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     text = refusal(lambda: made(tmp_path / "new" / "d"))
-    assert re.search(r"new/d: the prepared data need 2\d\d,\d{3} bytes, the disk has 100,000 free; make room", text), text
+    assert re.search(
+        r"new/d: the prepared data need 2\d\d,\d{3} bytes, the disk has 100,000 free; make room", text
+    ), text
     assert asked == [tmp_path]
     assert not (tmp_path / "new").exists()
-    made(tmp_path / "d", train_images=100, normalisation={"mean": [0.5], "std": [0.5]}, size=2)  # this has room
+    made(
+        tmp_path / "d", train_images=100, normalisation={"mean": [0.5], "std": [0.5]}, size=2
+    )  # this has room
 
 
 def test_constant_images_cannot_be_measured(tmp_path: Path) -> None:
@@ -512,7 +641,14 @@ def forged(folder: Path, split: str, **tensors: Any) -> None:
 def damages(data: bytes) -> dict[str, bytes]:
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
-    return {"empty": b"", "half": data[: len(data) // 2], "tail": data[:-1], "flip": bytes(flipped), "zeros": bytes(len(data)), "pickle": pickle.dumps({})}
+    return {
+        "empty": b"",
+        "half": data[: len(data) // 2],
+        "tail": data[:-1],
+        "flip": bytes(flipped),
+        "zeros": bytes(len(data)),
+        "pickle": pickle.dumps({}),
+    }
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -535,7 +671,13 @@ def test_damaged_data_json_is_refused_with_the_cure(tmp_path: Path) -> None:
     made(tmp_path / "d")
     path = tmp_path / "d" / "data.json"
     good = path.read_bytes()
-    others = {"list": b"[]", "deep": b"[" * 100_000, "fields": b'{"check": "x"}', "edited": good.replace(b'"0"', b'"zero"', 1), "more": b'{"x": 1,' + good[1:]}
+    others = {
+        "list": b"[]",
+        "deep": b"[" * 100_000,
+        "fields": b'{"check": "x"}',
+        "edited": good.replace(b'"0"', b'"zero"', 1),
+        "more": b'{"x": 1,' + good[1:],
+    }
     for kind, data in (damages(good) | others).items():
         if kind == "tail":
             data = data[:-1]  # the last byte is a line's end, which says nothing
@@ -586,7 +728,9 @@ def test_wrong_shapes_types_and_names_are_refused(tmp_path: Path) -> None:
         {"images": images, "labels": labels, "more": labels},
     ]
     for tensors in wrong:
-        forged(tmp_path / "d", "test", **{name: np.ascontiguousarray(value) for name, value in tensors.items()})
+        forged(
+            tmp_path / "d", "test", **{name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        )
         assert "test.safetensors" in refusal(lambda: load(tmp_path / "d", "test"))
     assert "no split 'testing'" in refusal(lambda: load(tmp_path / "d", "testing"))
 
@@ -605,7 +749,9 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize("large", [2**30, 1])
-def test_images_beyond_the_memory_stay_on_the_disk(tmp_path: Path, small_memory: pytest.MonkeyPatch, large: int) -> None:
+def test_images_beyond_the_memory_stay_on_the_disk(
+    tmp_path: Path, small_memory: pytest.MonkeyPatch, large: int
+) -> None:
     """Whether prepare took the split for a large one, and wrote its checksums, or not."""
     small_memory.setattr(module, "LARGE", large)
     from_folder(tmp_path / "d", tree(tmp_path / "x", pictures()))
@@ -629,7 +775,9 @@ def test_images_beyond_the_memory_stay_on_the_disk(tmp_path: Path, small_memory:
                 images.rows(torch.tensor([index]))
 
 
-def test_checksums_of_a_large_split_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checksums_of_a_large_split_change_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = made(tmp_path / "a")
     monkeypatch.setattr(module, "LARGE", 60_000)  # bytes; the splits have 57,600, 6,400 and 51,008
     assert made(tmp_path / "b") == small
@@ -641,13 +789,17 @@ def test_checksums_of_a_large_split_change_nothing_else(tmp_path: Path, monkeypa
     assert set(ours) - set(others) == {"train.crc32.safetensors"}
     assert all(ours[name] == others[name] for name in others if name != "data.json")
     tensors = load_file(tmp_path / "b" / "train.crc32.safetensors")
-    assert tensors["images"].tolist() == [zlib.crc32(image.tobytes()) for image in load(tmp_path / "b", "train")[0].numpy()]
+    assert tensors["images"].tolist() == [
+        zlib.crc32(image.tobytes()) for image in load(tmp_path / "b", "train")[0].numpy()
+    ]
     monkeypatch.undo()
     made(tmp_path / "b")
     assert bytes_of(tmp_path / "b") == others  # checksums of an earlier set are removed
 
 
-def test_damage_on_the_disk_is_noticed_at_the_image_that_has_it(tmp_path: Path, small_memory: pytest.MonkeyPatch) -> None:
+def test_damage_on_the_disk_is_noticed_at_the_image_that_has_it(
+    tmp_path: Path, small_memory: pytest.MonkeyPatch
+) -> None:
     small_memory.setattr(module, "LARGE", 1)
     made(tmp_path / "d")
     path = tmp_path / "d" / "test.safetensors"
@@ -669,7 +821,9 @@ def test_damage_on_the_disk_is_noticed_at_the_image_that_has_it(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("large", [2**30, 1])
-def test_damage_of_a_mapped_split_is_refused_with_the_cure(tmp_path: Path, small_memory: pytest.MonkeyPatch, large: int) -> None:
+def test_damage_of_a_mapped_split_is_refused_with_the_cure(
+    tmp_path: Path, small_memory: pytest.MonkeyPatch, large: int
+) -> None:
     small_memory.setattr(module, "LARGE", large)
     made(tmp_path / "d")
     paths = sorted((tmp_path / "d").glob("test*.safetensors"))
@@ -679,7 +833,10 @@ def test_damage_of_a_mapped_split_is_refused_with_the_cure(tmp_path: Path, small
         bad = damages(good)
         if large == 1 and path.name == "test.safetensors":
             del bad["flip"]  # in an image
-            bad |= {f"head {place}": good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :] for place in (0, 20, 140, 6_000)}
+            bad |= {
+                f"head {place}": good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+                for place in (0, 20, 140, 6_000)
+            }
         for kind, data in bad.items():
             path.write_bytes(data)
             text = refusal(lambda: load(tmp_path / "d", "test"))
@@ -695,13 +852,17 @@ def test_threads_read_what_one_reader_reads(tmp_path: Path, small_memory: pytest
     made(tmp_path / "d")
     images, _ = mapped(tmp_path / "d", "train")
     whole = images.rows(torch.arange(900))
-    batches = [torch.randperm(900, generator=torch.Generator().manual_seed(seed))[:100] for seed in range(200)]
+    batches = [
+        torch.randperm(900, generator=torch.Generator().manual_seed(seed))[:100] for seed in range(200)
+    ]
     with ThreadPoolExecutor(8) as pool:
         for indices, rows in zip(batches, pool.map(images.rows, batches), strict=True):
             assert torch.equal(rows, whole[indices])
 
 
-def test_another_prepare_does_not_change_images_that_are_being_read(tmp_path: Path, small_memory: pytest.MonkeyPatch) -> None:
+def test_another_prepare_does_not_change_images_that_are_being_read(
+    tmp_path: Path, small_memory: pytest.MonkeyPatch
+) -> None:
     made(tmp_path / "d")
     images, _ = mapped(tmp_path / "d", "train")
     before = images.rows(torch.arange(900))
@@ -710,7 +871,9 @@ def test_another_prepare_does_not_change_images_that_are_being_read(tmp_path: Pa
     assert not torch.equal(mapped(tmp_path / "d", "train")[0].rows(torch.arange(900)), before)
 
 
-def test_the_limit_is_a_part_of_the_memory_or_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_a_part_of_the_memory_or_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("CDKD_MEMORY_LIMIT", raising=False)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000}.__getitem__)
     assert memory_limit() == 256_000
@@ -727,7 +890,9 @@ def test_meta_is_read_without_heavy_friends(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from cdkd.data.prepared import read_meta; read_meta(Path(sys.argv[1]));"
         "print([name for name in ('torch', 'numpy', 'PIL', 'safetensors', 'torchvision', 'sklearn') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "d")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "d")], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -737,7 +902,12 @@ def test_failing_prepare_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     refusal(lambda: from_folder(tmp_path / "d", bad))
     assert read_meta(tmp_path / "d") == meta
     assert all(len(load(tmp_path / "d", split)[0]) for split in SPLITS)
-    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["data.json", "test.safetensors", "train.safetensors", "validation.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == [
+        "data.json",
+        "test.safetensors",
+        "train.safetensors",
+        "validation.safetensors",
+    ]
     refusal(lambda: from_folder(tmp_path / "new", bad))
     assert not (tmp_path / "new").exists()
     from_folder(tmp_path / "d", tree(tmp_path / "y", pictures()))  # and a good one replaces it
@@ -753,7 +923,9 @@ def test_full_disk_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
         "try: prepare(Path(sys.argv[1]), Path('.'), **options)\n"
         "except BadData as error: print(error); sys.exit(2)"
     )
-    done = subprocess.run([sys.executable, "-B", "-c", code, str(tmp_path / "d")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, str(tmp_path / "d")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stdout
     assert read_meta(tmp_path / "d") == meta
@@ -761,7 +933,9 @@ def test_full_disk_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     assert len(list((tmp_path / "d").iterdir())) == 4
 
 
-def test_leftovers_of_a_killed_prepare_are_removed_and_a_torn_set_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_prepare_are_removed_and_a_torn_set_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(tmp_path / "d")
     (tmp_path / "d" / ".prepare-x").mkdir()
     (tmp_path / "d" / ".prepare-x" / "train.safetensors").write_bytes(b"half")
@@ -810,10 +984,15 @@ def python2(value: Any) -> bytes:
     return buffer.getvalue().replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
 
 
-def cifar100_archive(path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda members: members) -> tuple[downloads.Remote, dict[str, Any]]:
+def cifar100_archive(
+    path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda members: members
+) -> tuple[downloads.Remote, dict[str, Any]]:
     random = np.random.default_rng(0)
     truth = {
-        split: {"data": random.integers(0, 256, (n, 3072), dtype=np.uint8), "fine_labels": [i % 3 for i in range(n)]}
+        split: {
+            "data": random.integers(0, 256, (n, 3072), dtype=np.uint8),
+            "fine_labels": [i % 3 for i in range(n)],
+        }
         for split, n in (("train", 12), ("test", 6))
     }
     members = {
@@ -870,31 +1049,47 @@ def test_payload_in_a_pickle_is_not_executed(tmp_path: Path, remote: Callable[..
         with pytest.raises(BadData, match="asks for"):
             downloads.unpickled(pickle.dumps({"data": Payload(mark)}, protocol))
     (tmp_path / "web").mkdir()
-    place, _ = cifar100_archive(tmp_path / "web" / "c.tar.gz", lambda members: members | {"cifar-100-python/test": pickle.dumps(Payload(mark))})
+    place, _ = cifar100_archive(
+        tmp_path / "web" / "c.tar.gz",
+        lambda members: members | {"cifar-100-python/test": pickle.dumps(Payload(mark))},
+    )
     remote("cifar100", place)
-    assert "c.tar.gz: the pickle asks for posix.system" in refusal(lambda: made(tmp_path / "d", source="cifar100"))
+    assert "c.tar.gz: the pickle asks for posix.system" in refusal(
+        lambda: made(tmp_path / "d", source="cifar100")
+    )
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("payload", [eval, exec, __import__, getattr, np.load, subprocess.Popen, np.ndarray.__reduce__])
+@pytest.mark.parametrize(
+    "payload", [eval, exec, __import__, getattr, np.load, subprocess.Popen, np.ndarray.__reduce__]
+)
 def test_other_globals_are_refused(payload: Any) -> None:
     with pytest.raises((BadData, pickle.UnpicklingError)):
         downloads.unpickled(pickle.dumps(payload, 4))
 
 
-def test_archive_with_other_members_is_refused_and_none_is_unpacked(tmp_path: Path, remote: Callable[..., None]) -> None:
+def test_archive_with_other_members_is_refused_and_none_is_unpacked(
+    tmp_path: Path, remote: Callable[..., None]
+) -> None:
     (tmp_path / "web").mkdir()
-    place, _ = cifar100_archive(tmp_path / "web" / "c.tar.gz", lambda members: members | {"../../escaped": b"x", "/tmp/escaped-cdkd": b"x"})
+    place, _ = cifar100_archive(
+        tmp_path / "web" / "c.tar.gz",
+        lambda members: members | {"../../escaped": b"x", "/tmp/escaped-cdkd": b"x"},
+    )
     remote("cifar100", place)
     made(tmp_path / "d", source="cifar100")
     assert not list(tmp_path.rglob("*escaped*"))
     assert not Path("/tmp/escaped-cdkd").exists()
-    place, _ = cifar100_archive(tmp_path / "web" / "e.tar.gz", lambda members: {"cifar-100-python/train": b"x"})
+    place, _ = cifar100_archive(
+        tmp_path / "web" / "e.tar.gz", lambda members: {"cifar-100-python/train": b"x"}
+    )
     remote("cifar100", place)
     assert "cifar100: " in refusal(lambda: made(tmp_path / "e", source="cifar100"))
 
 
-def test_unreachable_host_gives_the_manual_step_and_leaves_nothing(tmp_path: Path, remote: Callable[..., None]) -> None:
+def test_unreachable_host_gives_the_manual_step_and_leaves_nothing(
+    tmp_path: Path, remote: Callable[..., None]
+) -> None:
     remote("cifar10", downloads.Remote("http://127.0.0.1:9/cifar-10-python.tar.gz", "0" * 64))
     text = refusal(lambda: made(tmp_path / "d", source="cifar10"))
     folder = tmp_path / ".cdkd" / "downloads"
@@ -915,7 +1110,9 @@ def test_wrong_bytes_are_refused_before_they_are_parsed(tmp_path: Path, remote: 
         assert "has sha256" in refusal(lambda: made(tmp_path / "d", source="cifar100"))
         assert list((tmp_path / ".cdkd" / "downloads").iterdir()) == []
         (tmp_path / ".cdkd" / "downloads" / "c.tar.gz").write_bytes(bad)  # put there by hand
-        assert f"expected {place.sha256}; remove the file" in refusal(lambda: made(tmp_path / "d", source="cifar100"))
+        assert f"expected {place.sha256}; remove the file" in refusal(
+            lambda: made(tmp_path / "d", source="cifar100")
+        )
         (tmp_path / ".cdkd" / "downloads" / "c.tar.gz").unlink()
 
 
@@ -925,17 +1122,29 @@ def test_fashion_and_svhn_formats_are_parsed(tmp_path: Path, remote: Callable[..
     random = np.random.default_rng(0)
     web = tmp_path / "web"
     web.mkdir()
-    images, labels = random.integers(0, 256, (30, 28, 28), dtype=np.uint8), (np.arange(30) % 10).astype(np.uint8)
+    images, labels = (
+        random.integers(0, 256, (30, 28, 28), dtype=np.uint8),
+        (np.arange(30) % 10).astype(np.uint8),
+    )
     for name, array in (("a", images), ("b", labels), ("c", images[:10]), ("d", labels[:10])):
-        (web / name).write_bytes(gzip.compress(bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()))
-    remote("fashion-mnist", *(downloads.Remote((web / name).as_uri(), files.sha256(web / name)) for name in "abcd"))
+        (web / name).write_bytes(
+            gzip.compress(
+                bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+            )
+        )
+    remote(
+        "fashion-mnist",
+        *(downloads.Remote((web / name).as_uri(), files.sha256(web / name)) for name in "abcd"),
+    )
     made(tmp_path / "f", source="fashion-mnist", validation=0.0)
     assert np.array_equal(load(tmp_path / "f", "train")[0][..., 0], images)
     assert load(tmp_path / "f", "test")[1].tolist() == labels[:10].tolist()
     houses = random.integers(0, 256, (32, 32, 3, 30), dtype=np.uint8)
     digits = (np.arange(30) % 10 + 1).astype(np.uint8)  # 1 to 10; 10 is the digit 0
     savemat(web / "x.mat", {"X": houses, "y": digits[:, None]})
-    remote("svhn", *(downloads.Remote((web / "x.mat").as_uri(), files.sha256(web / "x.mat")) for _ in range(2)))
+    remote(
+        "svhn", *(downloads.Remote((web / "x.mat").as_uri(), files.sha256(web / "x.mat")) for _ in range(2))
+    )
     assert made(tmp_path / "s", source="svhn", validation=0.0).overlap == 30
     assert np.array_equal(load(tmp_path / "s", "train")[0][4], houses[..., 4])
     assert load(tmp_path / "s", "train")[1].tolist() == [*range(1, 10), 0] * 3
@@ -945,10 +1154,16 @@ def test_label_out_of_range_in_a_source_is_refused(tmp_path: Path, remote: Calla
     (tmp_path / "web").mkdir()
 
     def change(members: dict[str, bytes]) -> dict[str, bytes]:
-        return members | {"cifar-100-python/test": pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0, 3]}, 4)}
+        return members | {
+            "cifar-100-python/test": pickle.dumps(
+                {"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0, 3]}, 4
+            )
+        }
 
     remote("cifar100", cifar100_archive(tmp_path / "web" / "c.tar.gz", change)[0])
-    assert "label 3 at index 1 of split test; expected 0 to 2" in refusal(lambda: made(tmp_path / "d", source="cifar100"))
+    assert "label 3 at index 1 of split test; expected 0 to 2" in refusal(
+        lambda: made(tmp_path / "d", source="cifar100")
+    )
 
 
 def test_unknown_source_is_refused(tmp_path: Path) -> None:
@@ -978,10 +1193,20 @@ def test_tiny_imagenet_with_its_grey_images(tmp_path: Path) -> None:
         pytest.skip("no Tiny ImageNet here")
     seen: list[int] = []
     zips = ["tiny-imagenet/tiny-imagenet-quarter-train.zip", "tiny-imagenet/tiny-imagenet-val.zip"]
-    meta = made(tmp_path / "d", SHARED, source="folder", paths=zips, size=64, train_images=2_000, progress=lambda _, total: seen.append(total))
+    meta = made(
+        tmp_path / "d",
+        SHARED,
+        source="folder",
+        paths=zips,
+        size=64,
+        train_images=2_000,
+        progress=lambda _, total: seen.append(total),
+    )
     assert meta.image == (64, 64, 3)
     assert (len(meta.classes), meta.counts) == (200, {"train": 1_800, "validation": 200, "test": 10_000})
     assert set(seen) == {12_000}  # what is not kept is not read
     images = load(tmp_path / "d", "test")[0]
-    grey = int(((images[..., 0] == images[..., 1]) & (images[..., 1] == images[..., 2])).flatten(1).all(1).sum())
+    grey = int(
+        ((images[..., 0] == images[..., 1]) & (images[..., 1] == images[..., 2])).flatten(1).all(1).sum()
+    )
     assert 100 < grey < 400

@@ -55,7 +55,9 @@ def finished_checkout(factory: pytest.TempPathFactory) -> Clone:
             (first.folder / "complete").touch()
     copy = copied(first, factory.mktemp("checkout"))
     (copy.folder / "complete").unlink()
-    subprocess.run(["git", "status"], cwd=copy.folder, capture_output=True, check=True)  # whoever asks first renews its index
+    subprocess.run(
+        ["git", "status"], cwd=copy.folder, capture_output=True, check=True
+    )  # whoever asks first renews its index
     return copy
 
 
@@ -64,7 +66,9 @@ def make_checkout(folder: Path) -> None:
     clone = Clone(folder)
     clone.params(PARAMS)
     pins = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in PINNED]
-    (folder / "requirements.lock").write_text("\n".join([*pins, "    # via somebody", "pywin32==1 ; sys_platform == 'win32'", ""]))
+    (folder / "requirements.lock").write_text(
+        "\n".join([*pins, "    # via somebody", "pywin32==1 ; sys_platform == 'win32'", ""])
+    )
     for words in (["prepare"], ["teacher"], ["distill", "kd"], ["distill", "student"]):
         clone.run("cdkd", *words)
     path = dvc_object(clone)
@@ -165,11 +169,16 @@ def test_a_healthy_checkout_is_all_ok_and_nothing_is_changed(finished: Clone) ->
     assert unsound(lines) == []
     assert [line.what for line in lines] == [check.__name__.replace("_", " ") for check in doctor.CHECKS]
     texts = {line.what: line.text for line in lines}
-    assert texts["packages"].endswith("4 packages, as in requirements.lock")  # the one of another system does not count
+    assert texts["packages"].endswith(
+        "4 packages, as in requirements.lock"
+    )  # the one of another system does not count
     assert texts["store"].startswith("3 runs: ")
     assert "0 of params.yaml pending" in texts["store"]
     assert texts["dvc cache"].startswith("1 objects, 14 B")
-    assert f"top-1 error {finished.record('teacher')['result']['last']['test_top1_error']:.2f} %" in texts["teacher"]
+    assert (
+        f"top-1 error {finished.record('teacher')['result']['last']['test_top1_error']:.2f} %"
+        in texts["teacher"]
+    )
     assert snapshot(finished) == before
 
 
@@ -201,13 +210,25 @@ def make_file(path: Path) -> None:
 STORE = ".cdkd/store"
 BREAKAGES = {
     "weights in the store": Breakage(
-        "store", lambda clone: flip(entry(clone, "kd") / "weights.safetensors"), "BAD", "weights.safetensors: damaged", "`cdkd distill kd`"
+        "store",
+        lambda clone: flip(entry(clone, "kd") / "weights.safetensors"),
+        "BAD",
+        "weights.safetensors: damaged",
+        "`cdkd distill kd`",
     ),
     "the teacher's weights in the store": Breakage(
-        "store", lambda clone: flip(entry(clone, "teacher") / "weights.safetensors"), "BAD", "weights.safetensors: damaged", "`cdkd teacher`"
+        "store",
+        lambda clone: flip(entry(clone, "teacher") / "weights.safetensors"),
+        "BAD",
+        "weights.safetensors: damaged",
+        "`cdkd teacher`",
     ),
     "no weights in the store": Breakage(
-        "store", lambda clone: (entry(clone, "kd") / "weights.safetensors").unlink(), "BAD", "weights.safetensors: missing", "`cdkd distill kd`"
+        "store",
+        lambda clone: (entry(clone, "kd") / "weights.safetensors").unlink(),
+        "BAD",
+        "weights.safetensors: missing",
+        "`cdkd distill kd`",
     ),
     "an edited record": Breakage(
         "store",
@@ -217,37 +238,80 @@ BREAKAGES = {
         "`cdkd distill kd`",
     ),
     "an edited and sealed history": Breakage(
-        "runs", lambda clone: reseal(entry(clone, "kd") / "record.json", better), "BAD", "not what the store has", "`cdkd verify kd --seed 0`"
+        "runs",
+        lambda clone: reseal(entry(clone, "kd") / "record.json", better),
+        "BAD",
+        "not what the store has",
+        "`cdkd verify kd --seed 0`",
     ),
     "an edited and sealed configuration": Breakage(
         "store",
-        lambda clone: reseal(entry(clone, "kd") / "record.json", lambda record: replace(record, config=record.config | {"seed": 1})),
+        lambda clone: reseal(
+            entry(clone, "kd") / "record.json",
+            lambda record: replace(record, config=record.config | {"seed": 1}),
+        ),
         "BAD",
         "its fingerprint is not its configuration's",
         "`cdkd distill kd`",
     ),
     "an entry under another name": Breakage(
-        "store", lambda clone: shutil.copytree(entry(clone, "kd"), Store(clone.folder).folder / ("f" * 64)), "BAD", "holds the record of", "`rm -r"
+        "store",
+        lambda clone: shutil.copytree(entry(clone, "kd"), Store(clone.folder).folder / ("f" * 64)),
+        "BAD",
+        "holds the record of",
+        "`rm -r",
     ),
     "weights in the workspace": Breakage(
-        "runs", lambda clone: flip(workspace(clone, "kd").with_suffix(".safetensors")), "BAD", "seed-0.safetensors: damaged", "`cdkd distill kd`"
+        "runs",
+        lambda clone: flip(workspace(clone, "kd").with_suffix(".safetensors")),
+        "BAD",
+        "seed-0.safetensors: damaged",
+        "`cdkd distill kd`",
     ),
     "a record that is no text": Breakage(
-        "runs", lambda clone: workspace(clone, "kd").write_bytes(b"\xff\xfe{"), "BAD", "kd/seed-0.json: not a record", "`cdkd distill kd`"
+        "runs",
+        lambda clone: workspace(clone, "kd").write_bytes(b"\xff\xfe{"),
+        "BAD",
+        "kd/seed-0.json: not a record",
+        "`cdkd distill kd`",
     ),
-    "a run of other params": Breakage("stale runs", lambda clone: params(clone, "0.9,", "0.8,"), "warn", "than today's: kd seed 0", "`dvc repro"),
+    "a run of other params": Breakage(
+        "stale runs",
+        lambda clone: params(clone, "0.9,", "0.8,"),
+        "warn",
+        "than today's: kd seed 0",
+        "`dvc repro",
+    ),
     "a run that nothing asks for": Breakage(
         "stale runs",
-        lambda clone: shutil.copytree(workspace(clone, "kd").parent, workspace(clone, "kd").parents[1] / "old"),
+        lambda clone: shutil.copytree(
+            workspace(clone, "kd").parent, workspace(clone, "kd").parents[1] / "old"
+        ),
         "warn",
         "runs/digits/old/seed-0",
         "`rm -f runs/digits/old/seed-0.*`",
     ),
     "a run that was set aside": Breakage(
-        "leftovers", lambda clone: make_file(clone.folder / STORE / "damaged-0a-x" / "run" / "x"), "warn", "set aside as damaged, 2.0 kB", "`rm -r"
+        "leftovers",
+        lambda clone: make_file(clone.folder / STORE / "damaged-0a-x" / "run" / "x"),
+        "warn",
+        "set aside as damaged, 2.0 kB",
+        "`rm -r",
     ),
-    "a killed put": Breakage("leftovers", lambda clone: make_file(clone.folder / STORE / ".staging-0a-x" / "x"), "warn", "of killed processes", "`rm -r"),
-    "half a file": Breakage("leftovers", lambda clone: make_file(clone.folder / "runs" / ".seed-0.json.abc.tmp"), "warn", "half-written", "-delete`"),
+    "a killed put": Breakage(
+        "leftovers",
+        lambda clone: make_file(clone.folder / STORE / ".staging-0a-x" / "x"),
+        "warn",
+        "of killed processes",
+        "`rm -r",
+    ),
+    "half a file": Breakage(
+        "leftovers",
+        lambda clone: make_file(clone.folder / "runs" / ".seed-0.json.abc.tmp"),
+        "warn",
+        "half-written",
+        "-delete`",
+    ),
     "a checkpoint of a finished run": Breakage(
         "checkpoints",
         lambda clone: make_file(Store(clone.folder).checkpoint(entry(clone, "kd").name) / "state-00001.pt"),
@@ -256,19 +320,63 @@ BREAKAGES = {
         "`rm -r .cdkd/checkpoints/",
     ),
     "a checkpoint of no run": Breakage(
-        "checkpoints", lambda clone: make_file(Store(clone.folder).checkpoint("e" * 64) / "LAST"), "warn", "of no run of today's", "`rm -r .cdkd/checkpoints/"
+        "checkpoints",
+        lambda clone: make_file(Store(clone.folder).checkpoint("e" * 64) / "LAST"),
+        "warn",
+        "of no run of today's",
+        "`rm -r .cdkd/checkpoints/",
     ),
-    "params": Breakage("params", lambda clone: params(clone, "temperature", "temprature"), "BAD", "did you mean 'temperature'", "`cdkd check`"),
-    "no params": Breakage("params", lambda clone: params(clone, PARAMS, "["), "BAD", "not YAML", "`cdkd check`"),
-    "prepared data": Breakage("data", lambda clone: flip(clone.folder / "data/digits/test.safetensors"), "BAD", "test.safetensors: damaged", "`cdkd prepare`"),
-    "a missing split": Breakage("data", lambda clone: (clone.folder / "data/digits/train.safetensors").unlink(), "BAD", "train.safetensors", "`cdkd prepare`"),
+    "params": Breakage(
+        "params",
+        lambda clone: params(clone, "temperature", "temprature"),
+        "BAD",
+        "did you mean 'temperature'",
+        "`cdkd check`",
+    ),
+    "no params": Breakage(
+        "params", lambda clone: params(clone, PARAMS, "["), "BAD", "not YAML", "`cdkd check`"
+    ),
+    "prepared data": Breakage(
+        "data",
+        lambda clone: flip(clone.folder / "data/digits/test.safetensors"),
+        "BAD",
+        "test.safetensors: damaged",
+        "`cdkd prepare`",
+    ),
+    "a missing split": Breakage(
+        "data",
+        lambda clone: (clone.folder / "data/digits/train.safetensors").unlink(),
+        "BAD",
+        "train.safetensors",
+        "`cdkd prepare`",
+    ),
     "a page of MLflow's database": Breakage(
-        "mlflow", lambda clone: flip_page(clone.folder / ".cdkd/mlflow/mlflow.db"), "BAD", "mlflow.db is damaged", "`rm -r .cdkd/mlflow && cdkd track`"
+        "mlflow",
+        lambda clone: flip_page(clone.folder / ".cdkd/mlflow/mlflow.db"),
+        "BAD",
+        "mlflow.db is damaged",
+        "`rm -r .cdkd/mlflow && cdkd track`",
     ),
-    "no database": Breakage("mlflow", lambda clone: (clone.folder / ".cdkd/mlflow/mlflow.db").write_text("no"), "BAD", "mlflow.db is damaged", "cdkd track`"),
-    "no view": Breakage("mlflow", lambda clone: shutil.rmtree(clone.folder / ".cdkd/mlflow"), "warn", "the view is missing", "`cdkd track`"),
+    "no database": Breakage(
+        "mlflow",
+        lambda clone: (clone.folder / ".cdkd/mlflow/mlflow.db").write_text("no"),
+        "BAD",
+        "mlflow.db is damaged",
+        "cdkd track`",
+    ),
+    "no view": Breakage(
+        "mlflow",
+        lambda clone: shutil.rmtree(clone.folder / ".cdkd/mlflow"),
+        "warn",
+        "the view is missing",
+        "`cdkd track`",
+    ),
     "a database of another MLflow": Breakage(
-        "mlflow", lambda clone: sql(clone, "UPDATE alembic_version SET version_num = '0123456789ab'"), "BAD", "another MLflow (0123456789ab", "cdkd track`"
+        "mlflow",
+        lambda clone: sql(clone, "UPDATE alembic_version SET version_num = '0123456789ab'"),
+        "BAD",
+        "another MLflow (0123456789ab",
+        "cdkd track`",
     ),
     "a run that nobody trains": Breakage(
         "mlflow",
@@ -278,7 +386,11 @@ BREAKAGES = {
         "`cdkd track`",
     ),
     "DVC's statistics": Breakage(
-        "telemetry", lambda clone: replace_in(clone.folder / ".dvc/config", "analytics = false", "analytics = true"), "BAD", "core.analytics", "`dvc config"
+        "telemetry",
+        lambda clone: replace_in(clone.folder / ".dvc/config", "analytics = false", "analytics = true"),
+        "BAD",
+        "core.analytics",
+        "`dvc config",
     ),
     "a decisive package": Breakage(
         "packages",
@@ -288,9 +400,19 @@ BREAKAGES = {
         "`rm -f .venv/installed && make env`",
     ),
     "another package": Breakage(
-        "packages", lambda clone: replace_in(clone.folder / "requirements.lock", "pydantic==", "no-such-package=="), "warn", "missing", "make env`"
+        "packages",
+        lambda clone: replace_in(clone.folder / "requirements.lock", "pydantic==", "no-such-package=="),
+        "warn",
+        "missing",
+        "make env`",
     ),
-    "no lock file": Breakage("packages", lambda clone: (clone.folder / "requirements.lock").unlink(), "warn", "missing", "git checkout"),
+    "no lock file": Breakage(
+        "packages",
+        lambda clone: (clone.folder / "requirements.lock").unlink(),
+        "warn",
+        "missing",
+        "git checkout",
+    ),
 }
 
 
@@ -319,7 +441,9 @@ def test_a_breakage_gives_its_line_and_nothing_else(clone: Clone, name: str) -> 
 def test_a_held_lock_and_who_holds_it(clone: Clone) -> None:
     with Store(clone.folder).lock("digits-students-seed-0", wait=False) as held:
         assert held
-        sql(clone, "UPDATE runs SET status = 'RUNNING' WHERE name = 'kd · seed 0'")  # it may well be in training
+        sql(
+            clone, "UPDATE runs SET status = 'RUNNING' WHERE name = 'kd · seed 0'"
+        )  # it may well be in training
         found = unsound(page(clone, "--quick"))
     assert [(line.mark, line.what) for line in found] == [("warn", "locks")]
     assert f"digits-students-seed-0 is held by process {os.getpid()} (" in found[0].text
@@ -339,11 +463,21 @@ def test_a_database_that_is_being_written_is_read_beside(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "text"), [("OMP_NUM_THREADS=77", "without it students have"), ("OMP_WAIT_POLICY=ACTIVE", "neighbour"), ("CDKD_DETERMINISTIC=0", "GPU")]
+    ("variable", "text"),
+    [
+        ("OMP_NUM_THREADS=77", "without it students have"),
+        ("OMP_WAIT_POLICY=ACTIVE", "neighbour"),
+        ("CDKD_DETERMINISTIC=0", "GPU"),
+    ],
 )
 def test_settings_that_decide_the_last_bits(finished: Clone, variable: str, text: str) -> None:
     done = subprocess.run(
-        ["env", variable, "cdkd", "doctor", "--quick"], cwd=finished.folder, env=finished.environment, capture_output=True, text=True, check=True
+        ["env", variable, "cdkd", "doctor", "--quick"],
+        cwd=finished.folder,
+        env=finished.environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     odd = [line for line in done.stdout.splitlines() if line.startswith(("warn", "BAD"))]
     assert len(odd) == 1
@@ -387,7 +521,9 @@ def test_what_the_quick_page_leaves_out(clone: Clone) -> None:
     assert "`cdkd verify teacher`" in teacher.cure
 
 
-def test_another_number_on_another_machine_is_a_warning(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_number_on_another_machine_is_a_warning(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Equality to the bit is promised for one environment."""
     reseal(entry(clone, "teacher") / "record.json", with_environment(processor="another"))
     measured = {"test_top1_error": 1.0, "test_top5_error": 2.0, "test_loss": 3.0}
@@ -421,13 +557,25 @@ def test_little_room_on_the_disk(clone: Clone, monkeypatch: pytest.MonkeyPatch) 
     assert "398 runs still pending need about" in fault.text
 
 
-def test_a_large_split_is_checked_by_size_and_checksums(finished: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_large_split_is_checked_by_size_and_checksums(
+    finished: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Its images are read, and checked, when they are trained on."""
     from cdkd.data import prepare
 
     monkeypatch.setattr(prepare, "LARGE", 0)
     folder = tmp_path / "data" / "large"
-    prepare.prepare(folder, tmp_path, source="digits", paths=(), size=None, train_images=300, validation=0.1, seed=0, normalisation="measured")
+    prepare.prepare(
+        folder,
+        tmp_path,
+        source="digits",
+        paths=(),
+        size=None,
+        train_images=300,
+        validation=0.1,
+        seed=0,
+        normalisation="measured",
+    )
     assert "train.crc32" in read_meta(folder).files
     site = Site(tmp_path, quick=True)
     assert doctor.data(site).faults == []
@@ -451,7 +599,13 @@ def test_whatever_lies_about_there_is_no_traceback(clone: Clone) -> None:
     for place in ("store", "locks", "checkpoints"):
         make_file(root / ".cdkd" / place / "0a")
     (root / ".cdkd/locks/a-folder").mkdir()
-    for name, content in (("0b", b""), ("0c", b"[]"), ("0d", nested.encode()), ("0e", b'{"digest": 1}'), ("0f", b"\xff")):
+    for name, content in (
+        ("0b", b""),
+        ("0c", b"[]"),
+        ("0d", nested.encode()),
+        ("0e", b'{"digest": 1}'),
+        ("0f", b"\xff"),
+    ):
         make_file(root / STORE / name / "weights.safetensors")
         (root / STORE / name / "record.json").write_bytes(content)
     (root / STORE / "1a" / "record.json").mkdir(parents=True)
@@ -469,7 +623,14 @@ def test_whatever_lies_about_there_is_no_traceback(clone: Clone) -> None:
 
 def test_the_cures_heal(clone: Clone) -> None:
     """Everything in backticks is a command; given one after the other, they make the checkout sound again."""
-    names = ("weights in the store", "weights in the workspace", "a run that was set aside", "a checkpoint of no run", "prepared data", "no database")
+    names = (
+        "weights in the store",
+        "weights in the workspace",
+        "a run that was set aside",
+        "a checkpoint of no run",
+        "prepared data",
+        "no database",
+    )
     for name in (*names, "a run that nothing asks for", "half a file", "a killed put", "DVC's statistics"):
         BREAKAGES[name].do(clone)
     found = unsound(page(clone, "--quick", code=1))
@@ -484,7 +645,9 @@ def test_the_lock_file_of_this_checkout_is_understood() -> None:
     lines = list(machine._locked(Path(__file__).parents[1] / "requirements.lock"))
     assert len(lines) > 100
     assert {"torch", "numpy", "safetensors", "mlflow", "dvc"} <= {name for name, *_ in lines}
-    assert [name for name, *_ in lines if name == "pywin32"] == ([] if sys.platform != "win32" else ["pywin32"])
+    assert [name for name, *_ in lines if name == "pywin32"] == (
+        [] if sys.platform != "win32" else ["pywin32"]
+    )
 
 
 def test_colour_of_a_mark() -> None:

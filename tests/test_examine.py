@@ -15,7 +15,9 @@ from cdkd.data.batches import Split, evaluation
 from cdkd.training.evaluation import BINS, Examination, Reference, latency
 
 IMAGES, CLASSES = 1103, 4  # more than two batches of the evaluation, and no multiple
-RECIPE = Recipe(1, 32, 0.1, 0.9, 0.0, False, (), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None))
+RECIPE = Recipe(
+    1, 32, 0.1, 0.9, 0.0, False, (), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None)
+)
 
 
 class Toy(nn.Module):
@@ -38,7 +40,9 @@ class Toy(nn.Module):
 def split() -> Split:
     draw = numpy.random.default_rng(0)
     pixels = torch.from_numpy(draw.integers(0, 256, (IMAGES, 3, 3, 1), dtype=numpy.uint8))
-    return Split(pixels, torch.from_numpy(draw.integers(0, CLASSES, IMAGES)), (0.5,), (0.25,), torch.device("cpu"))
+    return Split(
+        pixels, torch.from_numpy(draw.integers(0, CLASSES, IMAGES)), (0.5,), (0.25,), torch.device("cpu")
+    )
 
 
 def answers(model: Toy, split: Split) -> Features:
@@ -64,7 +68,11 @@ def both(split: Split) -> tuple[Toy, Toy, Examination]:
 
 def test_a_row_is_what_numpy_says(both: tuple[Toy, Toy, Examination], split: Split) -> None:
     student, teacher, exam = both
-    row, logits, labels = exam.row(student), answers(student, split).logits.double().numpy(), split.labels.numpy()
+    row, logits, labels = (
+        exam.row(student),
+        answers(student, split).logits.double().numpy(),
+        split.labels.numpy(),
+    )
     log = logits - numpy.log(numpy.exp(logits).sum(1, keepdims=True))
     assert row["test_loss"] == pytest.approx(-log[numpy.arange(IMAGES), labels].mean(), rel=1e-5)
     assert row["test_top1_error"] == pytest.approx(100 * (logits.argmax(1) != labels).mean())
@@ -75,7 +83,9 @@ def test_a_row_is_what_numpy_says(both: tuple[Toy, Toy, Examination], split: Spl
     assert 0 < min(expected) < max(expected) < 1
 
 
-def test_a_network_is_wholly_aligned_with_itself_and_its_multiples_alone(both: tuple[Toy, Toy, Examination]) -> None:
+def test_a_network_is_wholly_aligned_with_itself_and_its_multiples_alone(
+    both: tuple[Toy, Toy, Examination],
+) -> None:
     student, teacher, exam = both
     assert exam.row(teacher)["alignment"] == pytest.approx([1, 1])
     assert max(exam.row(student)["alignment"]) < 0.9
@@ -94,7 +104,9 @@ def test_without_a_teacher_nothing_is_said_of_one(both: tuple[Toy, Toy, Examinat
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["unsure", "sure"])
-def test_the_kinds_of_errors_are_what_numpy_says(both: tuple[Toy, Toy, Examination], split: Split, scale: float) -> None:
+def test_the_kinds_of_errors_are_what_numpy_says(
+    both: tuple[Toy, Toy, Examination], split: Split, scale: float
+) -> None:
     student = Toy(0, 6, scale)
     found, labels = both[2].whole(student), split.labels.numpy()
     ours, theirs = (answers(model, split).logits.double().numpy() for model in (student, both[1]))
@@ -106,7 +118,9 @@ def test_the_kinds_of_errors_are_what_numpy_says(both: tuple[Toy, Toy, Examinati
     confidence, right = p.max(1), ours.argmax(1) == labels
     for place in range(BINS):
         inside = (confidence > place / BINS) & (confidence <= (place + 1) / BINS)
-        assert found["reliability"]["count"][place] == pytest.approx(inside.sum(), abs=1)  # one on the edge may round over
+        assert found["reliability"]["count"][place] == pytest.approx(
+            inside.sum(), abs=1
+        )  # one on the edge may round over
         assert found["reliability"]["confidence"][place] == pytest.approx(confidence[inside].sum(), abs=1.1)
     assert sum(found["reliability"]["count"]) == found["images"] == IMAGES
     assert sum(found["reliability"]["right"]) == right.sum() == numpy.trace(matrix)
@@ -116,7 +130,11 @@ def test_the_kinds_of_errors_are_what_numpy_says(both: tuple[Toy, Toy, Examinati
     log_p, log_q = (z - numpy.log(numpy.exp(z).sum(1, keepdims=True)) for z in (log_p, log_q))
     assert found["kl"] == pytest.approx((q * (log_q - log_p)).sum(1).mean(), rel=1e-4)
     assert found["teacher_right"] == {"images": int(knows.sum()), "errors": int((knows & ~right).sum())}
-    assert found["teacher_wrong"] == {"images": int((~knows).sum()), "errors": int((~knows & ~right).sum()), "same_mistake": int((~knows & agree).sum())}
+    assert found["teacher_wrong"] == {
+        "images": int((~knows).sum()),
+        "errors": int((~knows & ~right).sum()),
+        "same_mistake": int((~knows & agree).sum()),
+    }
     assert found["teacher_wrong"]["images"] > 0 < found["teacher_right"]["images"]
 
 

@@ -17,7 +17,10 @@ from cdkd.report.explain import Difference, explain, knowledge, lines
 from cdkd.report.published import TABLE
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-CRD, CDC, CDI = (load(EXPERIMENTS / f"{name}.yaml") for name in ("cifar100-resnet32x4-resnet8x4", "cifar100-resnet152-resnet50", "imagenet-resnet34-resnet18"))
+CRD, CDC, CDI = (
+    load(EXPERIMENTS / f"{name}.yaml")
+    for name in ("cifar100-resnet32x4-resnet8x4", "cifar100-resnet152-resnet50", "imagenet-resnet34-resnet18")
+)
 
 
 def by_name(params: Params, method: str, *records: Any) -> dict[str, Difference]:
@@ -38,11 +41,29 @@ def test_the_recipe_itself_differs_in_nothing_but_the_runs(method: str) -> None:
 
 
 def test_every_changed_value_is_named_with_both() -> None:
-    params = changed(CRD, "training", epochs=100, batch=128, learning_rate=0.1, weight_decay=1e-4, nesterov=True, milestones=(30, 60), precision="bf16")
+    params = changed(
+        CRD,
+        "training",
+        epochs=100,
+        batch=128,
+        learning_rate=0.1,
+        weight_decay=1e-4,
+        nesterov=True,
+        milestones=(30, 60),
+        precision="bf16",
+    )
     params = changed(params, "data", normalisation="measured", train_images=5000)
-    params = changed(params, "training", augmentation=params.training.augmentation.model_copy(update={"padding": "reflect", "flip": False}))
+    params = changed(
+        params,
+        "training",
+        augmentation=params.training.augmentation.model_copy(update={"padding": "reflect", "flip": False}),
+    )
     found = by_name(params, "kd")
-    assert {what: (one.ours, one.theirs) for what, one in found.items() if what in params.training.model_fields_set or "." in what} == {
+    assert {
+        what: (one.ours, one.theirs)
+        for what, one in found.items()
+        if what in params.training.model_fields_set or "." in what
+    } == {
         "epochs": ("100", "240"),
         "batch": ("128", "64"),
         "learning_rate": ("0.1", "0.05"),
@@ -66,11 +87,15 @@ def test_statistics_of_more_digits_are_the_same() -> None:
 
 def test_losses_are_compared_value_by_value(tmp_path: Path) -> None:
     methods = load_methods(
-        tmp_path, "kd: {ce: {weight: 1}, kd: {weight: 3, temperature: 1}}", "at: {ce: {weight: 1}, at: {weight: 1000, form: paper}, kd: {weight: 1}}"
+        tmp_path,
+        "kd: {ce: {weight: 1}, kd: {weight: 3, temperature: 1}}",
+        "at: {ce: {weight: 1}, at: {weight: 1000, form: paper}, kd: {weight: 1}}",
     )
     params = CRD.model_copy(update={"methods": methods})
     kd, at = by_name(params, "kd"), by_name(params, "at")
-    assert [(kd[what].ours, kd[what].theirs) for what in ("weight of ce", "weight of kd", "temperature of kd")] == [("1", "0.1"), ("3", "0.9"), ("1", "4")]
+    assert [
+        (kd[what].ours, kd[what].theirs) for what in ("weight of ce", "weight of kd", "temperature of kd")
+    ] == [("1", "0.1"), ("3", "0.9"), ("1", "4")]
     assert (at["form of at"].ours, at["form of at"].theirs) == ("paper", "released")
     assert "16" in at["form of at"].worth
     assert (at["loss kd"].ours, at["loss kd"].theirs) == ("1 kd (temperature 4)", "none")
@@ -85,9 +110,17 @@ def load_methods(folder: Path, *lines: str) -> Any:
 def test_the_constants_of_edt_and_what_they_are_worth() -> None:
     decay, gate = CDI.methods["cd_gkd_decay"], CDI.methods["cd_gkd_gate"]
     ungated = by_name(CDI.model_copy(update={"methods": CDI.methods | {"cd_gkd_edt": decay}}), "cd_gkd_edt")
-    assert (ungated["start of ce"].ours, ungated["start of ce"].theirs, ungated["start of ce"].worth) == ("0", "30", "the gate gains 0.3")
+    assert (ungated["start of ce"].ours, ungated["start of ce"].theirs, ungated["start of ce"].worth) == (
+        "0",
+        "30",
+        "the gate gains 0.3",
+    )
     flat = by_name(CDI.model_copy(update={"methods": CDI.methods | {"cd_gkd_edt": gate}}), "cd_gkd_edt")
-    assert (flat["decay of cd"].ours, flat["decay of cd"].theirs, flat["decay of cd"].worth) == ("none", "×0.9 at 29, 59, 89", "the decay gains 0.02")
+    assert (flat["decay of cd"].ours, flat["decay of cd"].theirs, flat["decay of cd"].worth) == (
+        "none",
+        "×0.9 at 29, 59, 89",
+        "the decay gains 0.02",
+    )
     assert not {"start of ce", "decay of cd"} & by_name(CDI, "cd_gkd_edt").keys()
 
 
@@ -95,18 +128,32 @@ def test_teacher_and_the_number_reported() -> None:
     teacher = a_record("teacher", 0, 21.0)
     run = a_record("cd", 1, 20.5)  # whose epoch before the last was half a point better
     found = by_name(CDC, "cd", run, teacher)
-    assert (found["top-1 error"].ours, found["top-1 error"].theirs) == ("20.50 % (last epoch, seed 1)", "20.08 % (authors run, single run, best epoch)")
+    assert (found["top-1 error"].ours, found["top-1 error"].theirs) == (
+        "20.50 % (last epoch, seed 1)",
+        "20.08 % (authors run, single run, best epoch)",
+    )
     assert found["top-1 error"].worth.startswith("+0.42")
-    assert (found["teacher's top-1 error"].ours, found["teacher's top-1 error"].theirs) == ("21.00 %", "19.09 %")
-    assert (found["teacher's BatchNorm"].ours, found["teacher's BatchNorm"].theirs) == ("eval mode", "train mode")
+    assert (found["teacher's top-1 error"].ours, found["teacher's top-1 error"].theirs) == (
+        "21.00 %",
+        "19.09 %",
+    )
+    assert (found["teacher's BatchNorm"].ours, found["teacher's BatchNorm"].theirs) == (
+        "eval mode",
+        "train mode",
+    )
     assert found["the number reported"].theirs.startswith("best epoch")
     assert found["best epoch against last"].worth == "0.50, measured"
-    assert "teacher's BatchNorm" not in by_name(changed(CDC, "teacher", batchnorm="train"), "cd", run, teacher)
+    assert "teacher's BatchNorm" not in by_name(
+        changed(CDC, "teacher", batchnorm="train"), "cd", run, teacher
+    )
     assert not {"the number reported", "best epoch against last"} & by_name(CRD, "kd", run).keys()
 
 
 def test_a_diverged_run_has_no_result_to_explain() -> None:
-    assert by_name(CDC, "cd", replace(a_record("cd", 0), status="diverged", result={}))["top-1 error"].ours == "no run yet"
+    assert (
+        by_name(CDC, "cd", replace(a_record("cd", 0), status="diverged", result={}))["top-1 error"].ours
+        == "no run yet"
+    )
 
 
 def test_without_a_published_row_it_is_said_in_one_line() -> None:
@@ -132,11 +179,21 @@ def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
 
 
 EVERY = [
-    (params, method) for params in (CRD, CDC, CDI, load(EXPERIMENTS / "cifar100-quick.yaml"), load(EXPERIMENTS / "digits.yaml")) for method in params.methods
+    (params, method)
+    for params in (
+        CRD,
+        CDC,
+        CDI,
+        load(EXPERIMENTS / "cifar100-quick.yaml"),
+        load(EXPERIMENTS / "digits.yaml"),
+    )
+    for method in params.methods
 ]
 
 
-@pytest.mark.parametrize(("params", "method"), EVERY, ids=lambda value: value if isinstance(value, str) else value.experiment)
+@pytest.mark.parametrize(
+    ("params", "method"), EVERY, ids=lambda value: value if isinstance(value, str) else value.experiment
+)
 def test_every_method_of_every_experiment_is_explained_with_sources(params: Params, method: str) -> None:
     found = explain(params, method, None)
     assert all(all((one.what, one.ours, one.theirs, one.worth, one.source)) for one in found)
@@ -151,8 +208,14 @@ def test_numbers_quoted_from_the_table_of_published_results_stand_there() -> Non
     with TABLE.open(newline="") as file:
         values = {float(line["value"]) for line in csv.DictReader(file)}
     values |= {round(100 - value, 4) for value in values}
-    quoting = [one for part in ("worth", "remarks") for one in knowledge()[part] if "published.csv" in one["source"]]
-    quoted = [float(number) for one in quoting for number in re.findall(r"\d\d\.\d\d", f"{one['worth']} {one.get('theirs', '')}")]
+    quoting = [
+        one for part in ("worth", "remarks") for one in knowledge()[part] if "published.csv" in one["source"]
+    ]
+    quoted = [
+        float(number)
+        for one in quoting
+        for number in re.findall(r"\d\d\.\d\d", f"{one['worth']} {one.get('theirs', '')}")
+    ]
     assert len(quoted) >= 7
     assert set(quoted) <= values
 
@@ -165,6 +228,6 @@ def test_every_piece_of_knowledge_can_be_used() -> None:
         assert one["source"]
     for one in knowledge()["worth"]:
         item = one["item"]
-        assert item in {"runs", "the number reported", *training} or re.fullmatch(r"(weight|start|stop|decay|form|temperature|stage) of \w+|loss \w+", item), (
-            item
-        )
+        assert item in {"runs", "the number reported", *training} or re.fullmatch(
+            r"(weight|start|stop|decay|form|temperature|stage) of \w+|loss \w+", item
+        ), item

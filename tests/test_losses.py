@@ -40,7 +40,9 @@ def gradient(value, *inputs):
 
 
 STUDENT, TEACHER = normal(6, 5, seed=0, scale=3), normal(6, 5, seed=1, scale=3)
-LABELS = np.array([int(row.argmax()) if b % 2 else int(row.argmin()) for b, row in enumerate(TEACHER)])  # the teacher is right in 1, 3, 5
+LABELS = np.array(
+    [int(row.argmax()) if b % 2 else int(row.argmin()) for b, row in enumerate(TEACHER)]
+)  # the teacher is right in 1, 3, 5
 MAPS = [normal(4, c, size, size, seed=c) for c, size in ((2, 8), (3, 4), (5, 2))]
 TEACHER_MAPS = [normal(4, c, size, size, seed=10 + c) for c, size in ((2, 8), (3, 4), (5, 2))]
 labels = torch.from_numpy(LABELS)
@@ -53,7 +55,9 @@ def test_cross_entropy():
     logits = leaf(STUDENT)
     value = cross_entropy(logits, labels)
     np.testing.assert_allclose(value.item(), reference.cross_entropy(STUDENT, LABELS), **EXACT)
-    np.testing.assert_allclose(gradient(value, logits)[0], reference.cross_entropy_gradient(STUDENT, LABELS), **EXACT)
+    np.testing.assert_allclose(
+        gradient(value, logits)[0], reference.cross_entropy_gradient(STUDENT, LABELS), **EXACT
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
@@ -61,7 +65,9 @@ def test_kd(temperature):
     logits = leaf(STUDENT)
     value = kd(logits, torch.from_numpy(TEACHER), temperature)
     np.testing.assert_allclose(value.item(), reference.kd(STUDENT, TEACHER, temperature), **EXACT)
-    np.testing.assert_allclose(gradient(value, logits)[0], reference.kd_gradient(STUDENT, TEACHER, temperature), **EXACT)
+    np.testing.assert_allclose(
+        gradient(value, logits)[0], reference.kd_gradient(STUDENT, TEACHER, temperature), **EXACT
+    )
 
 
 def test_kd_is_a_mean_over_the_batch_and_carries_the_squared_temperature():
@@ -75,7 +81,9 @@ def test_kd_at_a_large_temperature_is_half_the_variance_of_the_logits_difference
     logits = leaf(STUDENT)
     value = kd(logits, torch.from_numpy(TEACHER), 1e4)
     np.testing.assert_allclose(value.item(), (STUDENT - TEACHER).var(axis=1).mean() / 2, rtol=1e-3)
-    np.testing.assert_allclose(gradient(value, logits)[0], reference.kd_gradient(STUDENT, TEACHER, 1e4), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        gradient(value, logits)[0], reference.kd_gradient(STUDENT, TEACHER, 1e4), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_kd_is_zero_for_equal_logits_whatever_their_level():
@@ -89,7 +97,9 @@ def test_kd_is_zero_for_equal_logits_whatever_their_level():
 def test_guided_kd(temperature):
     logits = leaf(STUDENT)
     value = guided_kd(logits, torch.from_numpy(TEACHER), labels, temperature)
-    np.testing.assert_allclose(value.item(), reference.guided_kd(STUDENT, TEACHER, LABELS, temperature), **EXACT)
+    np.testing.assert_allclose(
+        value.item(), reference.guided_kd(STUDENT, TEACHER, LABELS, temperature), **EXACT
+    )
     expected = reference.guided_kd_gradient(STUDENT, TEACHER, LABELS, temperature)
     np.testing.assert_allclose(gradient(value, logits)[0], expected, **EXACT)
     assert not expected[::2].any()
@@ -99,14 +109,18 @@ def test_guided_kd(temperature):
 def test_guided_kd_by_a_teacher_that_is_always_right_is_kd():
     right = torch.from_numpy(TEACHER.argmax(1))
     student, teacher = torch.from_numpy(STUDENT), torch.from_numpy(TEACHER)
-    torch.testing.assert_close(guided_kd(student, teacher, right, 4.0), kd(student, teacher, 4.0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        guided_kd(student, teacher, right, 4.0), kd(student, teacher, 4.0), rtol=1e-12, atol=0
+    )
 
 
 def test_channel_distillation():
     maps = [leaf(m) for m in MAPS]
     value = channel_distillation(maps, [torch.from_numpy(m) for m in TEACHER_MAPS])
     np.testing.assert_allclose(value.item(), reference.channel_distillation(MAPS, TEACHER_MAPS), **EXACT)
-    for found, expected in zip(gradient(value, *maps), reference.channel_distillation_gradient(MAPS, TEACHER_MAPS), strict=True):
+    for found, expected in zip(
+        gradient(value, *maps), reference.channel_distillation_gradient(MAPS, TEACHER_MAPS), strict=True
+    ):
         np.testing.assert_allclose(found, expected, **EXACT)
 
 
@@ -121,12 +135,16 @@ def test_hint(form):
     own = leaf(MAPS[1])
     value = hint(own, torch.from_numpy(TEACHER_MAPS[1]), form)
     np.testing.assert_allclose(value.item(), reference.hint(MAPS[1], TEACHER_MAPS[1], form), **EXACT)
-    np.testing.assert_allclose(gradient(value, own)[0], reference.hint_gradient(MAPS[1], TEACHER_MAPS[1], form), **EXACT)
+    np.testing.assert_allclose(
+        gradient(value, own)[0], reference.hint_gradient(MAPS[1], TEACHER_MAPS[1], form), **EXACT
+    )
 
 
 def test_the_two_forms_of_hint_are_half_the_channels_apart():
     student, teacher = torch.from_numpy(MAPS[1]), torch.from_numpy(TEACHER_MAPS[1])
-    torch.testing.assert_close(hint(student, teacher, "paper"), hint(student, teacher) * 3 / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        hint(student, teacher, "paper"), hint(student, teacher) * 3 / 2, rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -134,7 +152,9 @@ def test_the_two_forms_of_hint_are_half_the_channels_apart():
 def test_attention_transfer(form, size):
     """Other channels than the student's 2, and a teacher's map that is as large, smaller or larger."""
     teacher = [normal(4, 3, *size, seed=30), TEACHER_MAPS[1]]
-    value = attention_transfer([torch.from_numpy(m) for m in MAPS[:2]], [torch.from_numpy(m) for m in teacher], form)
+    value = attention_transfer(
+        [torch.from_numpy(m) for m in MAPS[:2]], [torch.from_numpy(m) for m in teacher], form
+    )
     np.testing.assert_allclose(value.item(), reference.attention_transfer(MAPS[:2], teacher, form), **EXACT)
 
 
@@ -144,7 +164,11 @@ def test_attention_transfer_gradient(form):
     assert torch.autograd.gradcheck(lambda *own: attention_transfer(own, teacher, form), maps)
     found = gradient(attention_transfer(maps, teacher, form), *maps)
     ours, theirs = [m[:2] for m in MAPS[1:]], [m[:2] for m in TEACHER_MAPS[1:]]
-    np.testing.assert_allclose(found[1], central_difference(lambda m: reference.attention_transfer([ours[0], m], theirs, form), ours[1]), atol=1e-8)
+    np.testing.assert_allclose(
+        found[1],
+        central_difference(lambda m: reference.attention_transfer([ours[0], m], theirs, form), ours[1]),
+        atol=1e-8,
+    )
 
 
 def central_difference(function, x, step=1e-5):
@@ -176,7 +200,9 @@ def test_relational_kd_gradient():
     assert torch.autograd.gradcheck(lambda x: relational_kd(x, teacher), [own])
     (slope,) = torch.autograd.grad(relational_kd(own, teacher), own)
     np.testing.assert_allclose((slope * own).sum().item(), 0, atol=1e-9)
-    torch.testing.assert_close(relational_kd(3 * own, teacher), relational_kd(own, teacher), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        relational_kd(3 * own, teacher), relational_kd(own, teacher), rtol=1e-9, atol=0
+    )
 
 
 def test_no_two_losses_agree_by_accident():
@@ -212,7 +238,9 @@ def test_guided_kd_is_zero_where_the_teacher_is_always_wrong():
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("kept", [(1, 3, 5), ()])
 def test_a_dropped_row_touches_neither_value_nor_gradient_of_guided_kd(poison, kept):
-    answers = torch.tensor([int(row.argmax() if b in kept else row.argmin()) for b, row in enumerate(TEACHER)])
+    answers = torch.tensor(
+        [int(row.argmax() if b in kept else row.argmin()) for b, row in enumerate(TEACHER)]
+    )
     spoilt = STUDENT.copy()
     spoilt[0] = poison
     clean, dirty = leaf(STUDENT), leaf(spoilt)
@@ -222,7 +250,9 @@ def test_a_dropped_row_touches_neither_value_nor_gradient_of_guided_kd(poison, k
     np.testing.assert_array_equal(gradient(values[0], clean)[0], gradient(values[1], dirty)[0])
 
 
-@pytest.mark.parametrize("loss", [kd, lambda s, t, temperature: guided_kd(s, t, torch.tensor([0, 0]), temperature)])
+@pytest.mark.parametrize(
+    "loss", [kd, lambda s, t, temperature: guided_kd(s, t, torch.tensor([0, 0]), temperature)]
+)
 def test_a_teacher_probability_that_underflows_is_a_zero(loss):
     """The released code turns it into a one."""
     teacher = np.array([[200.0, -200.0, -200.0], [200.0, 199.0, -200.0]])
@@ -231,7 +261,9 @@ def test_a_teacher_probability_that_underflows_is_a_zero(loss):
     value = loss(logits, torch.tensor(teacher, dtype=torch.float32), 1.0)
     assert np.exp(np.float32(-400)) == 0
     np.testing.assert_allclose(value.item(), reference.kd(student, teacher, 1.0), rtol=1e-6)
-    np.testing.assert_allclose(gradient(value, logits)[0], reference.kd_gradient(student, teacher, 1.0), atol=1e-6)
+    np.testing.assert_allclose(
+        gradient(value, logits)[0], reference.kd_gradient(student, teacher, 1.0), atol=1e-6
+    )
 
 
 def test_l2_normalise_is_torchs_but_for_the_gradient_below_the_bound():
@@ -253,7 +285,9 @@ def test_attention_transfer_of_dead_maps(form, level):
         teacher = torch.from_numpy(TEACHER_MAPS[1][:3]).to(dtype)
         teacher[2] = 0
         value = attention_transfer([own], [teacher], form)
-        expected = reference.attention_transfer([own.detach().double().numpy()], [teacher.double().numpy()], form)
+        expected = reference.attention_transfer(
+            [own.detach().double().numpy()], [teacher.double().numpy()], form
+        )
         np.testing.assert_allclose(value.item(), expected, rtol=1e-5)
         (slope,) = gradient(value, own)
         assert np.isfinite(slope).all()
@@ -276,8 +310,15 @@ def test_the_scale_of_attention_transfer_depends_on_the_map_in_the_released_form
     """The same picture at four times the side: 16 times smaller as released, the same in the paper."""
     small, other = torch.from_numpy(MAPS[0]), torch.from_numpy(TEACHER_MAPS[0])
     large, larger = (m.repeat_interleave(4, 2).repeat_interleave(4, 3) for m in (small, other))
-    torch.testing.assert_close(attention_transfer([small], [other]), 16 * attention_transfer([large], [larger]), rtol=1e-9, atol=0)
-    torch.testing.assert_close(attention_transfer([small], [other], "paper"), attention_transfer([large], [larger], "paper"), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        attention_transfer([small], [other]), 16 * attention_transfer([large], [larger]), rtol=1e-9, atol=0
+    )
+    torch.testing.assert_close(
+        attention_transfer([small], [other], "paper"),
+        attention_transfer([large], [larger], "paper"),
+        rtol=1e-9,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -311,7 +352,12 @@ def test_relational_kd_of_degenerate_batches(case):
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
         own = leaf(student, dtype)
         value = relational_kd(own, torch.tensor(teacher, dtype=dtype))
-        np.testing.assert_allclose(value.item(), reference.relational_kd(student, teacher, 25.0, 50.0), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            value.item(),
+            reference.relational_kd(student, teacher, 25.0, 50.0),
+            rtol=tolerance,
+            atol=tolerance,
+        )
         (slope,) = gradient(value, own)
         assert np.isfinite(slope).all()
         assert abs(slope).max() < 1e3
@@ -347,7 +393,10 @@ def test_half_precision_inputs_are_computed_in_float32(dtype):
     }
     for form in FORMS:
         cases[f"hint {form}"] = hint(maps[1], teacher_maps[1], form), reference.hint(m[1], tm[1], form)
-        cases[f"at {form}"] = attention_transfer(maps, teacher_maps, form), reference.attention_transfer(m, tm, form)
+        cases[f"at {form}"] = (
+            attention_transfer(maps, teacher_maps, form),
+            reference.attention_transfer(m, tm, form),
+        )
     for name, (value, expected) in cases.items():
         assert value.dtype == torch.float32, name
         np.testing.assert_allclose(value.item(), expected, rtol=1e-4, err_msg=name)
@@ -359,7 +408,10 @@ def test_half_precision_inputs_are_computed_in_float32(dtype):
 def features(channels, sizes, classes=10, batch=4, seed=0, dtype=torch.float32):
     """What a network could leave behind: maps behind a ReLU, pooled as wide as the last map."""
     draw = torch.Generator().manual_seed(seed)
-    maps = tuple(torch.randn(batch, c, *size, generator=draw).relu().to(dtype) for c, size in zip(channels, sizes, strict=True))
+    maps = tuple(
+        torch.randn(batch, c, *size, generator=draw).relu().to(dtype)
+        for c, size in zip(channels, sizes, strict=True)
+    )
     pooled = maps[-1].mean((2, 3))
     return Features(maps, pooled, torch.randn(batch, classes, generator=draw).to(dtype))
 
@@ -368,7 +420,9 @@ SIZES = [(8, 8), (4, 4), (2, 2)]
 
 
 def pair(batch=4, dtype=torch.float32):
-    return features((16, 32, 64), SIZES, batch=batch, seed=1, dtype=dtype), features((32, 64, 128), SIZES, batch=batch, seed=2, dtype=dtype)
+    return features((16, 32, 64), SIZES, batch=batch, seed=1, dtype=dtype), features(
+        (32, 64, 128), SIZES, batch=batch, seed=2, dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("loss", ["cd", "at"])
@@ -394,7 +448,9 @@ def test_cd_has_connectors_where_channels_agree():
     student, _ = pair()
     other = features((16, 32, 64), SIZES, seed=3)
     loss = build("cd", student, other, {})
-    assert [tuple(type(part) for part in connector) for connector in loss.connectors] == [(nn.Conv2d, nn.BatchNorm2d, nn.ReLU)] * 3
+    assert [tuple(type(part) for part in connector) for connector in loss.connectors] == [
+        (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
+    ] * 3
     assert all(connector[0].bias is None for connector in loss.connectors)
     bare = build("cd", student, other, {"connector": "none"})
     assert not list(bare.parameters())
@@ -421,7 +477,9 @@ def test_the_regressor_of_hint_reaches_the_teachers_shape(student, teacher, kind
     assert loss.regressor(own.maps[1]).shape == other.maps[1].shape
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((4, 4), (7, 7)), ((2, 2), (8, 8)), ((8, 4), (4, 8)), ((8, 4), (4, 5))])
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((4, 4), (7, 7)), ((2, 2), (8, 8)), ((8, 4), (4, 8)), ((8, 4), (4, 5))]
+)
 def test_hint_refuses_maps_it_cannot_match(student, teacher):
     with pytest.raises(BadParams, match=f"{student[0]}×{student[1]}.*{teacher[0]}×{teacher[1]}"):
         build("hint", features((8, 16), [student] * 2), features((8, 24), [teacher] * 2), {})
@@ -472,7 +530,10 @@ def made(name, batch=4):
 
 
 def wanting_gradients(given):
-    return Features(tuple(m.detach().clone().requires_grad_() for m in given.maps), *(x.detach().clone().requires_grad_() for x in given[1:]))
+    return Features(
+        tuple(m.detach().clone().requires_grad_() for m in given.maps),
+        *(x.detach().clone().requires_grad_() for x in given[1:]),
+    )
 
 
 def tensors(given):
@@ -493,7 +554,9 @@ def test_a_loss_is_one_finite_number_from_zero_up(name, batch):
     assert value.shape == ()
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
-    assert value > 0 or ((name, batch) == ("rkd", 2) and value == 0)  # two images have one distance, which is its own mean
+    assert value > 0 or (
+        (name, batch) == ("rkd", 2) and value == 0
+    )  # two images have one distance, which is its own mean
 
 
 @every_loss
@@ -567,7 +630,10 @@ def test_a_state_dict_holds_all_that_a_loss_has_learned(name):
 def test_memory_formats_do_not_matter(name):
     loss, student, teacher, answers = made(name)
     value = loss(student, teacher, answers)
-    turned = [Features(tuple(m.contiguous(memory_format=torch.channels_last) for m in side.maps), *side[1:]) for side in (student, teacher)]
+    turned = [
+        Features(tuple(m.contiguous(memory_format=torch.channels_last) for m in side.maps), *side[1:])
+        for side in (student, teacher)
+    ]
     for sides in (turned, (student, turned[1]), (turned[0], teacher)):
         torch.testing.assert_close(loss(*sides, answers), value, rtol=1e-5, atol=1e-7)
 
@@ -576,8 +642,13 @@ def test_memory_formats_do_not_matter(name):
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_features_give_the_float32_loss_of_their_values(name, dtype):
     loss, student, teacher, answers = made(name)
-    halves = [Features(tuple(m.to(dtype) for m in side.maps), *(x.to(dtype) for x in side[1:])) for side in (student, teacher)]
-    floats = [Features(tuple(m.float() for m in side.maps), *(x.float() for x in side[1:])) for side in halves]
+    halves = [
+        Features(tuple(m.to(dtype) for m in side.maps), *(x.to(dtype) for x in side[1:]))
+        for side in (student, teacher)
+    ]
+    floats = [
+        Features(tuple(m.float() for m in side.maps), *(x.float() for x in side[1:])) for side in halves
+    ]
     value = loss(*halves, answers)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(*floats, answers), rtol=1e-6, atol=0)
@@ -589,7 +660,10 @@ def test_half_precision_features_give_the_float32_loss_of_their_values(name, dty
 @every_loss
 def test_double_precision_stays(name):
     loss, student, teacher, answers = made(name)
-    doubles = [Features(tuple(m.double() for m in side.maps), *(x.double() for x in side[1:])) for side in (student, teacher)]
+    doubles = [
+        Features(tuple(m.double() for m in side.maps), *(x.double() for x in side[1:]))
+        for side in (student, teacher)
+    ]
     value = loss(student, teacher, answers)
     precise = loss.double()(*doubles, answers)
     assert precise.dtype == torch.float64
@@ -607,13 +681,21 @@ def test_a_loss_leaves_its_inputs_alone(name):
 @every_loss
 def test_options_read_from_the_source_are_the_constructors(name):
     module = importlib.import_module(f"cdkd.losses.{name}")
-    (kind,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss)
-    real = {key: p for key, p in inspect.signature(kind.__init__).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    (kind,) = (
+        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss
+    )
+    real = {
+        key: p
+        for key, p in inspect.signature(kind.__init__).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
     read = signature.options(name)
     assert list(read) == list(real)
     for key, option in read.items():
         assert option.annotation == real[key].annotation
-        assert option.default == (signature.REQUIRED if real[key].default is inspect.Parameter.empty else real[key].default)
+        assert option.default == (
+            signature.REQUIRED if real[key].default is inspect.Parameter.empty else real[key].default
+        )
 
 
 @every_loss
@@ -623,7 +705,11 @@ def test_a_loss_waits_for_no_value_on_the_device(name, monkeypatch):
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            assert function.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select), function
+            assert function.overloadpacket not in (
+                torch.ops.aten._local_scalar_dense,
+                torch.ops.aten.nonzero,
+                torch.ops.aten.masked_select,
+            ), function
             indices = args[1] if function.overloadpacket is torch.ops.aten.index else ()
             assert not any(i is not None and i.dtype == torch.bool for i in indices), function
             return function(*args, **(kwargs or {}))
@@ -638,7 +724,9 @@ def test_a_loss_waits_for_no_value_on_the_device(name, monkeypatch):
 def test_a_loss_without_a_teacher():
     student, _ = pair()
     answers = torch.arange(4)
-    assert torch.equal(build("ce", student, None, {})(student, None, answers), cross_entropy(student.logits, answers))
+    assert torch.equal(
+        build("ce", student, None, {})(student, None, answers), cross_entropy(student.logits, answers)
+    )
 
 
 def test_an_unknown_loss_is_named():
@@ -653,7 +741,12 @@ def test_an_unknown_loss_is_named():
 def test_options_reach_the_function(name):
     student, teacher = pair()
     answers = teacher.logits.argmax(1)
-    options = {"kd": {"temperature": 7.0}, "gkd": {"temperature": 7.0}, "at": {"form": "paper"}, "rkd": {"distance_weight": 1.0, "angle_weight": 2.0}}
+    options = {
+        "kd": {"temperature": 7.0},
+        "gkd": {"temperature": 7.0},
+        "at": {"form": "paper"},
+        "rkd": {"distance_weight": 1.0, "angle_weight": 2.0},
+    }
     expected = {
         "kd": lambda: kd(student.logits, teacher.logits, 7.0),
         "gkd": lambda: guided_kd(student.logits, teacher.logits, answers, 7.0),

@@ -17,9 +17,23 @@ from cdkd.models.build import build
 from cdkd.models.measure import multiply_adds, parameters
 from cdkd.models.names import CIFAR_RESNETS, NETWORKS, TORCHVISION_RESNETS, VGGS, WIDE_RESNETS, stages
 
-SMALL = ("resnet8", "resnet20", "resnet8x4", "wrn-16-1", "wrn-16-2", "vgg8", "resnet18-cifar", "resnet18-imagenet")
+SMALL = (
+    "resnet8",
+    "resnet20",
+    "resnet8x4",
+    "wrn-16-1",
+    "wrn-16-2",
+    "vgg8",
+    "resnet18-cifar",
+    "resnet18-imagenet",
+)
 ONE_OF_EACH = ("resnet8x4", "wrn-16-2", "vgg8", "resnet18-cifar", "resnet18-imagenet")
-CIFAR_FAMILY = (*CIFAR_RESNETS, *WIDE_RESNETS, *VGGS, *(name for name in TORCHVISION_RESNETS if name.endswith("cifar")))
+CIFAR_FAMILY = (
+    *CIFAR_RESNETS,
+    *WIDE_RESNETS,
+    *VGGS,
+    *(name for name in TORCHVISION_RESNETS if name.endswith("cifar")),
+)
 
 
 def seeded(network: str, classes: int = 10, channels: int = 3, seed: int = 0) -> nn.Module:
@@ -67,7 +81,11 @@ def test_parameter_counts_are_the_published_ones(network: str, classes: int, cou
 
 
 @pytest.mark.parametrize(
-    ("network", "side", "gigaflop"),  # two FLOP a multiply-add; torch's counter on independent copies of the networks
+    (
+        "network",
+        "side",
+        "gigaflop",
+    ),  # two FLOP a multiply-add; torch's counter on independent copies of the networks
     [
         ("resnet8x4", 32, 0.354),
         ("resnet32x4", 32, 2.166),
@@ -90,7 +108,9 @@ def test_multiply_adds_are_the_measured_ones(network: str, side: int, gigaflop: 
 
 
 def test_multiply_adds_of_known_layers() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 4, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 4, 5)
+    )
     assert multiply_adds(model, (8, 6, 3)) == 8 * 6 * 4 * (3 * 3 * 3) + 8 * 6 * 4 * 5
 
 
@@ -105,7 +125,10 @@ def test_measuring_changes_nothing() -> None:
         assert torch.equal(torch.get_rng_state(), generator)
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
-    assert all(tensor.device.type == "cpu" and torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        tensor.device.type == "cpu" and torch.equal(tensor, before[name])
+        for name, tensor in model.state_dict().items()
+    )
     with pytest.raises(RuntimeError):
         multiply_adds(model, (8, 8, 3))  # the wrong number of channels
     assert [module.training for module in model.modules()] == modes
@@ -115,11 +138,15 @@ def test_measuring_changes_nothing() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_shapes(network: str) -> None:
     """Also: nothing in it is random, or refuses torch.use_deterministic_algorithms on CUDA."""
-    assert not any(isinstance(module, nn.Dropout | nn.AdaptiveAvgPool2d) for module in on_meta(network).modules())
+    assert not any(
+        isinstance(module, nn.Dropout | nn.AdaptiveAvgPool2d) for module in on_meta(network).modules()
+    )
     features = on_meta(network)(torch.empty(2, 3, 64, 64, device="meta"))
     assert isinstance(features, Features)
     assert len(features.maps) == stages(network)
-    assert all(each.dim() == 4 and each.shape[0] == 2 and each.shape[2] == each.shape[3] for each in features.maps)
+    assert all(
+        each.dim() == 4 and each.shape[0] == 2 and each.shape[2] == each.shape[3] for each in features.maps
+    )
     sides, widths = [each.shape[2] for each in features.maps], [each.shape[1] for each in features.maps]
     assert sides == sorted(sides, reverse=True)
     assert widths == sorted(widths)
@@ -172,7 +199,9 @@ def test_losses_may_reach_every_map(network: str) -> None:
     features = model(images(2, 3, 32, 32))
     sum(each.square().mean() for each in features.maps).backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    head = {"fc.weight", "fc.bias", "classifier.weight", "classifier.bias"} | ({"bn1.weight", "bn1.bias"} if network.startswith("wrn") else set())
+    head = {"fc.weight", "fc.bias", "classifier.weight", "classifier.bias"} | (
+        {"bn1.weight", "bn1.bias"} if network.startswith("wrn") else set()
+    )
     assert without <= head
 
 
@@ -193,7 +222,9 @@ def test_initial_weights_have_their_spread(network: str) -> None:
     for name, module in seeded(network, channels=1).named_modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
             area = module.kernel_size[0] * module.kernel_size[1]
-            assert module.weight.std().item() == pytest.approx((2 / (area * module.out_channels)) ** 0.5, rel=0.1), name
+            assert module.weight.std().item() == pytest.approx(
+                (2 / (area * module.out_channels)) ** 0.5, rel=0.1
+            ), name
         if isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all()), name
             assert not module.bias.any(), name
@@ -231,9 +262,13 @@ def test_memory_format_changes_no_value(network: str, training: bool) -> None:
     batch = images(4, 3, 32, 32).double()
     with torch.no_grad():
         plain = model(batch)
-        last = model.to(memory_format=torch.channels_last)(batch.contiguous(memory_format=torch.channels_last))
+        last = model.to(memory_format=torch.channels_last)(
+            batch.contiguous(memory_format=torch.channels_last)
+        )
     assert last.maps[0].is_contiguous(memory_format=torch.channels_last)
-    for one, other in zip((*plain.maps, plain.pooled, plain.logits), (*last.maps, last.pooled, last.logits), strict=True):
+    for one, other in zip(
+        (*plain.maps, plain.pooled, plain.logits), (*last.maps, last.pooled, last.logits), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
@@ -284,13 +319,19 @@ def test_pre_activation_block_by_hand() -> None:
         return F.relu(F.batch_norm(x, None, None, training=True))
 
     def residual(block: PreActivation, x: Tensor, stride: int) -> Tensor:
-        return F.conv2d(normal(F.conv2d(normal(x), block.conv1.weight, stride=stride, padding=1)), block.conv2.weight, padding=1)
+        return F.conv2d(
+            normal(F.conv2d(normal(x), block.conv1.weight, stride=stride, padding=1)),
+            block.conv2.weight,
+            padding=1,
+        )
 
     batch = images(2, 4, 8, 8)
     same, wider = PreActivation(4, 4, 1), PreActivation(4, 6, 2)
     torch.testing.assert_close(same(batch), batch + residual(same, batch, 1))
     assert wider.shortcut is not None
-    torch.testing.assert_close(wider(batch), F.conv2d(normal(batch), wider.shortcut.weight, stride=2) + residual(wider, batch, 2))
+    torch.testing.assert_close(
+        wider(batch), F.conv2d(normal(batch), wider.shortcut.weight, stride=2) + residual(wider, batch, 2)
+    )
 
 
 # Names and imports.
@@ -321,9 +362,17 @@ def test_a_name_like_none_lists_them() -> None:
     [
         ("import cdkd.models.names", ["torch", "torchvision"]),
         ("from cdkd.models.build import build", ["torch", "torchvision"]),
-        ("from cdkd.models import build, measure; build.build('resnet20', 10); build.build('vgg8', 10)", ["torchvision"]),
+        (
+            "from cdkd.models import build, measure; build.build('resnet20', 10); build.build('vgg8', 10)",
+            ["torchvision"],
+        ),
     ],
 )
 def test_imports_are_lazy(code: str, absent: list[str]) -> None:
-    run = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert not set(absent) & set(run.stdout.split())

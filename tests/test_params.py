@@ -86,7 +86,9 @@ def test_all_faults_come_at_once_with_line_value_and_suggestion(write: Any) -> N
         (10, "methods.edt.cd.milestones", "[30] beyond the last epoch", "0 to 3"),
         (11, "report.ablation[1]", "'kb'", "did you mean 'kd'"),
     ):
-        assert any(f"params.yaml:{number}:" in line and all(word in line for word in words) for line in lines), (number, words, lines)
+        assert any(
+            f"params.yaml:{number}:" in line and all(word in line for word in words) for line in lines
+        ), (number, words, lines)
 
 
 def test_faults_that_need_the_whole_schedule(write: Any) -> None:
@@ -142,7 +144,16 @@ def test_each_fault_is_named_by_its_place(write: Any, old: str, new: str, place:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[1, 2]", b"a: [", b"a: 1\na: 2\n", b"\xff\xfe\x00", b"x: !!python/object/apply:os.system ['true']", b"#" * (1 << 20) + b"\n\n", b"\x00\x01"],
+    [
+        b"",
+        b"[1, 2]",
+        b"a: [",
+        b"a: 1\na: 2\n",
+        b"\xff\xfe\x00",
+        b"x: !!python/object/apply:os.system ['true']",
+        b"#" * (1 << 20) + b"\n\n",
+        b"\x00\x01",
+    ],
     ids=["empty", "list", "torn", "duplicate", "binary", "tag", "huge", "control"],
 )
 def test_what_is_no_params_file_is_refused_in_one_message(write: Any, text: bytes) -> None:
@@ -150,7 +161,9 @@ def test_what_is_no_params_file_is_refused_in_one_message(write: Any, text: byte
 
 
 def test_an_anchor_bomb_is_refused_quickly(write: Any) -> None:
-    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+    )
     assert "anchors" in faults(write(bomb))[0]
 
 
@@ -180,7 +193,9 @@ def test_every_documented_option_is_accepted_and_every_typo_of_it_refused(loss: 
     decay=st.floats(0.1, 2),
     epoch=st.integers(0, 120),
 )
-def test_weight_over_time(value: float, start: int, length: int, milestones: list[int], decay: float, epoch: int) -> None:
+def test_weight_over_time(
+    value: float, start: int, length: int, milestones: list[int], decay: float, epoch: int
+) -> None:
     weight = Weight(value, start, start + length, tuple(milestones), decay)
     expected = value
     for milestone in milestones:
@@ -193,15 +208,40 @@ def test_edt_acts_as_the_released_code_counts() -> None:
     """methods.md 1.4, CIFAR: epochs from 1 there; 6 before 60, 5.4 from 60 to 159, 4.86 from 160; the gate opens after 60."""
     params = load(ROOT / "experiments" / "cifar100-resnet152-resnet50.yaml")
     cd, ce = (params.methods["cd_gkd_edt"][loss].weight for loss in ("cd", "ce"))
-    assert [round(cd.at(e - 1), 6) for e in (1, 59, 60, 120, 159, 160, 200)] == [6, 6, 5.4, 5.4, 5.4, 4.86, 4.86]
+    assert [round(cd.at(e - 1), 6) for e in (1, 59, 60, 120, 159, 160, 200)] == [
+        6,
+        6,
+        5.4,
+        5.4,
+        5.4,
+        4.86,
+        4.86,
+    ]
     assert [ce.at(e - 1) for e in (1, 60, 61, 200)] == [0, 0, 1, 1]
     rate = params.training.resolved.learning_rate_at
-    assert [round(rate(e - 1), 6) for e in (1, 60, 61, 120, 121, 160, 161)] == [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008]
+    assert [round(rate(e - 1), 6) for e in (1, 60, 61, 120, 121, 160, 161)] == [
+        0.1,
+        0.1,
+        0.02,
+        0.02,
+        0.004,
+        0.004,
+        0.0008,
+    ]
 
 
 def test_the_recipe_of_repdistiller_drops_where_it_says() -> None:
-    rate = load(ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml").training.resolved.learning_rate_at
-    assert [round(rate(e - 1), 9) for e in (150, 151, 180, 181, 210, 211)] == [0.05, 0.005, 0.005, 0.0005, 0.0005, 0.00005]
+    rate = load(
+        ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml"
+    ).training.resolved.learning_rate_at
+    assert [round(rate(e - 1), 9) for e in (150, 151, 180, 181, 210, 211)] == [
+        0.05,
+        0.005,
+        0.005,
+        0.0005,
+        0.0005,
+        0.00005,
+    ]
 
 
 def test_reading_params_needs_no_heavy_friend(write: Any) -> None:
@@ -213,7 +253,12 @@ from cdkd.config.params import load
 load(Path({str(write(GOOD))!r}))
 print(sorted({{"torch", "numpy", "mlflow", "dvc", "pandas", "matplotlib", "sklearn"}} & set(sys.modules)))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize("curve", ["step", "exponential", "linear", "cosine"])
@@ -230,7 +275,12 @@ def test_every_curve_goes_from_the_weight_to_its_decayed_value(curve: Any) -> No
 
 
 def test_a_decay_per_epoch_is_an_exponential_over_one() -> None:
-    assert [Weight(2.0, decay=0.5, curve="exponential", over=1).at(epoch) for epoch in range(4)] == [2.0, 1.0, 0.5, 0.25]
+    assert [Weight(2.0, decay=0.5, curve="exponential", over=1).at(epoch) for epoch in range(4)] == [
+        2.0,
+        1.0,
+        0.5,
+        0.25,
+    ]
 
 
 def test_the_papers_imagenet_schedule_is_a_step_over_thirty() -> None:

@@ -36,39 +36,72 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for name in listed.splitlines():
             if (ROOT / name).is_file() and name != "dvc.lock":
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
-        for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone"]):
+        for words in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone"],
+        ):
             subprocess.run(["git", *words], cwd=folder, check=True)
         self.params(PARAMS)
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(self.folder), "DVC_NO_ANALYTICS": "1"}
+        return os.environ | {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "DVC_NO_ANALYTICS": "1",
+        }
 
     def params(self, text: str) -> None:
         (self.folder / "params.yaml").write_text(text)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            words,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
     def run(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         text = done.stdout + done.stderr
         assert done.returncode == code, text
         return text
 
     def stored(self) -> dict[str, int]:
         """Every run of the store and when it was put there."""
-        return {path.parent.name: path.stat().st_mtime_ns for path in (self.folder / ".cdkd" / "store").glob("*/record.json")}
+        return {
+            path.parent.name: path.stat().st_mtime_ns
+            for path in (self.folder / ".cdkd" / "store").glob("*/record.json")
+        }
 
     def record(self, method: str, seed: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "runs" / "digits" / method / f"seed-{seed}.json").read_text())
+        found: dict[str, Any] = json.loads(
+            (self.folder / "runs" / "digits" / method / f"seed-{seed}.json").read_text()
+        )
         return found
 
 
@@ -93,8 +126,12 @@ def test_the_table_it_made(finished: Clone) -> None:
     rows = list(csv.DictReader((finished.folder / "reports" / "digits" / "ablation.csv").open()))
     assert [row["method"] for row in rows] == ["teacher", "student", "kd", "cd_gkd_edt"]
     for row in rows[1:]:
-        errors = [finished.record(row["method"], seed)["result"]["last"]["test_top1_error"] for seed in (0, 1)]
-        assert float(next(v for k, v in row.items() if k.startswith("top1") and "std" not in k)) == pytest.approx(sum(errors) / 2)
+        errors = [
+            finished.record(row["method"], seed)["result"]["last"]["test_top1_error"] for seed in (0, 1)
+        ]
+        assert float(
+            next(v for k, v in row.items() if k.startswith("top1") and "std" not in k)
+        ) == pytest.approx(sum(errors) / 2)
         assert 0 < sum(errors) / 2 < 88  # chance is 90
         assert row["n"] == "2"
     for picture in ("curves.svg", "errors.png", "schedules.svg"):
@@ -191,7 +228,11 @@ def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finis
     clone.run("dvc", "repro")
     for method in ("student", "kd", "cd_gkd_edt"):
         again, once = clone.record(method), finished.record(method)
-        assert (again["fingerprint"], again["history"], again["result"]) == (once["fingerprint"], once["history"], once["result"])
+        assert (again["fingerprint"], again["history"], again["result"]) == (
+            once["fingerprint"],
+            once["history"],
+            once["result"],
+        )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
@@ -199,7 +240,15 @@ def test_a_stage_whose_dvc_died_before_it_began_does_nothing(finished: Clone) ->
     environment = finished.environment | {"DVC_ROOT": str(finished.folder)}
 
     def said(shell: str) -> str:  # the pipe is read until the last process that holds it has ended
-        return subprocess.run(["sh", "-c", shell], env=environment, start_new_session=True, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(
+            ["sh", "-c", shell],
+            env=environment,
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
 
     assert "no fault" in said("cdkd check; true")
     assert said("(sleep 1; exec cdkd check) &") == ""
@@ -211,7 +260,9 @@ def trainers(clone: Clone) -> list[str]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if any(word in ("teacher", "distill") for word in words) and os.readlink(path / "cwd") == str(clone.folder):
+            if any(word in ("teacher", "distill") for word in words) and os.readlink(path / "cwd") == str(
+                clone.folder
+            ):
                 found.append(" ".join(words))
         except OSError:
             continue
@@ -244,7 +295,11 @@ def test_a_full_disk_is_said_in_one_line_and_costs_nothing_that_was_there(clone:
     assert "the disk: File too large; what is finished is kept, and the same command goes on" in said
     assert "Traceback" not in said
     assert clone.stored() == before
-    assert not [path for path in (clone.folder / ".cdkd").rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".staging-")]
+    assert not [
+        path
+        for path in (clone.folder / ".cdkd").rglob("*")
+        if path.name.endswith(".tmp") or path.name.startswith(".staging-")
+    ]
     clone.run("cdkd", "teacher")
     assert clone.record("teacher")["result"] == teacher["result"]
 
@@ -256,7 +311,10 @@ def test_a_killed_trainer_is_marked_so_in_mlflow(clone: Clone) -> None:
 
     def states() -> list[str]:
         with sqlite3.connect(database) as connection:
-            return [status for (status,) in connection.execute("select status from runs where name = 'kd · seed 0'")]
+            return [
+                status
+                for (status,) in connection.execute("select status from runs where name = 'kd · seed 0'")
+            ]
 
     clone.params(PARAMS.replace("epochs: 3", "epochs: 300").replace("seeds: [0, 1]", "seeds: [0]"))
     process = clone.start("cdkd", "distill", "kd")
@@ -286,7 +344,14 @@ def test_it_runs_from_another_folder(clone: Clone, tmp_path: Path) -> None:
     before = clone.stored()
     inner = clone.folder / "docs-of-mine"
     inner.mkdir()
-    done = subprocess.run(["cdkd", "distill", "kd"], cwd=inner, env=clone.environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["cdkd", "distill", "kd"],
+        cwd=inner,
+        env=clone.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.count("top-1 error") == 2
     assert clone.stored() == before
 
@@ -354,7 +419,9 @@ def test_a_teacher_from_a_file(clone: Clone) -> None:
     last = clone.record("teacher")["result"]["last"]
     assert last["test_top1_error"] == record["result"]["last"]["test_top1_error"]
     before = clone.stored()
-    clone.run("cdkd", "distill", "kd")  # the same teacher to the bit: the students are those that were trained
+    clone.run(
+        "cdkd", "distill", "kd"
+    )  # the same teacher to the bit: the students are those that were trained
     assert clone.stored() == before
     assert f"{last['test_top1_error']:.2f} (n = 1)" in clone.run("cdkd", "report")
     assert "1 were missing" in clone.run("cdkd", "track")
@@ -416,13 +483,17 @@ def test_the_imagenet_experiment_runs_on_an_image_folder(clone: Clone) -> None:
     assert "64x64x3" in clone.run("cdkd", "prepare")
     clone.run("cdkd", "teacher")
     assert "top-1 error" in clone.run("cdkd", "distill", "cd_gkd_edt")
-    record = json.loads((clone.folder / "runs" / params["experiment"] / "cd_gkd_edt" / "seed-0.json").read_text())
+    record = json.loads(
+        (clone.folder / "runs" / params["experiment"] / "cd_gkd_edt" / "seed-0.json").read_text()
+    )
     assert record["config"]["network"] == "resnet18-imagenet"
     assert [sorted(row["losses"]) for row in record["history"]] == [["cd"], ["cd", "ce", "gkd"]]
 
 
 def test_a_diverged_run_is_recorded_shown_and_not_trained_again(clone: Clone) -> None:
-    clone.params(PARAMS.replace("seeds: [0, 1]", "seeds: [0]") + "  wild: {ce: {weight: 1}, cd: {weight: 1.0e+30}}\n")
+    clone.params(
+        PARAMS.replace("seeds: [0, 1]", "seeds: [0]") + "  wild: {ce: {weight: 1}, cd: {weight: 1.0e+30}}\n"
+    )
     text = clone.run("cdkd", "distill", "wild")
     assert "wild seed 0: diverged: " in text
     assert "in epoch 0 at learning rate 0.05" in text

@@ -35,7 +35,13 @@ CE = {"ce": Term(Weight(1), {})}
 KD = {"ce": Term(Weight(0.1), {}), "kd": Term(Weight(0.9), {"temperature": 4.0})}
 
 
-def an_experiment(root: Path, methods: dict[str, Any], seeds: tuple[int, ...] = (0, 1, 2), report: Report | None = None, **teacher: Any) -> Params:
+def an_experiment(
+    root: Path,
+    methods: dict[str, Any],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    report: Report | None = None,
+    **teacher: Any,
+) -> Params:
     training = Training(recipe="digits", epochs=EPOCHS, milestones=(12, 17))
     return Params(
         experiment="digits",
@@ -51,7 +57,14 @@ def an_experiment(root: Path, methods: dict[str, Any], seeds: tuple[int, ...] = 
     )
 
 
-def a_record(method: str, seed: int, top1: float | None = None, epochs: int = EPOCHS, losses: tuple[str, ...] = ("ce",), **changes: Any) -> Record:
+def a_record(
+    method: str,
+    seed: int,
+    top1: float | None = None,
+    epochs: int = EPOCHS,
+    losses: tuple[str, ...] = ("ce",),
+    **changes: Any,
+) -> Record:
     """A plausible run; `top1` is its last epoch's error, and the epoch before was 0.5 points better."""
     noise = random.Random(f"{method} {seed}")
     last = 8 + 2 * noise.random() if top1 is None else top1
@@ -65,14 +78,23 @@ def a_record(method: str, seed: int, top1: float | None = None, epochs: int = EP
                 "epoch": epoch,
                 "learning_rate": rate,
                 "weights": dict.fromkeys(losses, 1.0),
-                "losses": {loss: (index + 1) * (0.1 + 2 * math.exp(-5 * epoch / epochs)) for index, loss in enumerate(losses)},
+                "losses": {
+                    loss: (index + 1) * (0.1 + 2 * math.exp(-5 * epoch / epochs))
+                    for index, loss in enumerate(losses)
+                },
                 "train_top1_error": 0.7 * error,
                 "test_top1_error": error,
                 "test_top5_error": error / 10,
                 "test_loss": error / 40,
             }
         )
-    result = {"weights_sha256": "ab" * 32, "parameters": 78_042, "multiply_adds": 1_230_000, "last": history[-1], "best": history[-2]}
+    result = {
+        "weights_sha256": "ab" * 32,
+        "parameters": 78_042,
+        "multiply_adds": 1_230_000,
+        "last": history[-1],
+        "best": history[-2],
+    }
     circumstances = {
         "environment": {"torch": "2.10.0", "device": "cpu", "host": {"processor": "x"}},
         "git": {"commit": "c0ffee" * 6 + "abcd", "dirty": False},
@@ -81,7 +103,9 @@ def a_record(method: str, seed: int, top1: float | None = None, epochs: int = EP
         "images_per_second": 1000.0 + 100 * seed,
         "cohort": [method],
     }
-    record = Record(f"{method}-{seed}", "digits", method, seed, "finished", {"seed": seed}, history, result, circumstances)
+    record = Record(
+        f"{method}-{seed}", "digits", method, seed, "finished", {"seed": seed}, history, result, circumstances
+    )
     return replace(record, **changes)
 
 
@@ -97,19 +121,30 @@ def keep(runs: Path, *records: Record) -> None:
 
 
 def today(params: Params) -> dict[tuple[str, int], str]:
-    return {("teacher", params.teacher.seed): "teacher-0"} | {(method, seed): f"{method}-{seed}" for method in params.methods for seed in params.seeds}
+    return {("teacher", params.teacher.seed): "teacher-0"} | {
+        (method, seed): f"{method}-{seed}" for method in params.methods for seed in params.seeds
+    }
 
 
 class Folder:
     """runs/ and reports/ of one experiment, and what was rendered."""
 
-    def __init__(self, root: Path, methods: dict[str, Any], seeds: tuple[int, ...] = (0, 1, 2), report: Report | None = None, **teacher: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        methods: dict[str, Any],
+        seeds: tuple[int, ...] = (0, 1, 2),
+        report: Report | None = None,
+        **teacher: Any,
+    ) -> None:
         self.params = an_experiment(root, methods, seeds, report, **teacher)
         self.runs, self.target = root / "runs" / "digits", root / "reports" / "digits"
         keep(self.runs, a_record("teacher", 0, 3.0))
 
     def render(self, expected: dict[tuple[str, int], str] | None = None) -> list[str]:
-        return render(self.params, today(self.params) if expected is None else expected, self.runs, self.target)
+        return render(
+            self.params, today(self.params) if expected is None else expected, self.runs, self.target
+        )
 
     def text(self, name: str) -> str:
         return (self.target / name).read_text(encoding="utf-8")
@@ -124,7 +159,9 @@ class Folder:
     def cell(self, method: str, column: str, name: str = "ablation.md") -> str:
         """By the beginning of the column's title."""
         header = [cell.strip() for cell in self.text(name).splitlines()[0].split("|")[1:-1]]
-        return self.cells(method, name)[next(index for index, title in enumerate(header) if title.startswith(column))]
+        return self.cells(method, name)[
+            next(index for index, title in enumerate(header) if title.startswith(column))
+        ]
 
 
 @pytest.fixture(autouse=True)
@@ -144,14 +181,21 @@ def folder(tmp_path: Path) -> Folder:
     """student 8, 9, 10; kd 7, 8.5, 8.2."""
     folder = Folder(tmp_path, {"student": CE, "kd": KD})
     keep(folder.runs, *(a_record("student", seed, error) for seed, error in enumerate((8.0, 9.0, 10.0))))
-    keep(folder.runs, *(a_record("kd", seed, error, losses=("ce", "kd")) for seed, error in enumerate((7.0, 8.5, 8.2))))
+    keep(
+        folder.runs,
+        *(a_record("kd", seed, error, losses=("ce", "kd")) for seed, error in enumerate((7.0, 8.5, 8.2))),
+    )
     return folder
 
 
 def test_numbers_are_those_computed_by_hand(folder: Folder) -> None:
     folder.render()
     student, kd, teacher = (folder.csv()[name] for name in ("student", "kd", "teacher"))
-    assert (float(student["top1_error_mean"]), float(student["top1_error_std"]), student["n"]) == (9.0, 1.0, "3")
+    assert (float(student["top1_error_mean"]), float(student["top1_error_std"]), student["n"]) == (
+        9.0,
+        1.0,
+        "3",
+    )
     assert float(kd["top1_error_mean"]) == pytest.approx(7.9)
     assert float(kd["top1_error_std"]) == pytest.approx(math.sqrt((0.9**2 + 0.6**2 + 0.3**2) / 2))
     assert float(kd["best_epoch_top1_error_mean"]) == pytest.approx(7.4)
@@ -162,7 +206,15 @@ def test_numbers_are_those_computed_by_hand(folder: Folder) -> None:
     assert (teacher["network"], teacher["n"], teacher["top1_error_std"]) == ("resnet20", "1", "")
     half = 4.302653 * math.sqrt(0.63 / 3)  # the t table at 2 degrees of freedom
     assert float(kd["top1_error_high"]) == pytest.approx(7.9 + half, abs=1e-4)
-    assert folder.cells("kd") == ["kd", "7.90 ± 0.79 (n = 3)", "5.93 to 9.87", "7.40", "0.79 ± 0.08", "–", "−1.10"]
+    assert folder.cells("kd") == [
+        "kd",
+        "7.90 ± 0.79 (n = 3)",
+        "5.93 to 9.87",
+        "7.40",
+        "0.79 ± 0.08",
+        "–",
+        "−1.10",
+    ]
     assert folder.cells("student")[5:] == ["+1.10", "–"]
     size = next(line for line in folder.text("report.md").splitlines() if line.startswith("| kd | resnet8"))
     assert size == "| kd | resnet8 | 78.0 k (100 %) | 1.23 M (100 %) | not recorded | 12 s | 38 s | 1,100 |"
@@ -213,7 +265,16 @@ def test_a_diverged_run_is_said_with_its_place(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b"[]", b"\x00\xff\xfe", b'{"digest": NaN}', b"[" * 100_000, b'{"format": 99, "digest": "x"}'],
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\x00\xff\xfe",
+        b'{"digest": NaN}',
+        b"[" * 100_000,
+        b'{"format": 99, "digest": "x"}',
+    ],
     ids=["empty", "cut", "null", "list", "binary", "nan", "deep", "format"],
 )
 def test_a_damaged_record_is_named_and_the_rest_rendered(folder: Folder, content: bytes) -> None:
@@ -227,7 +288,10 @@ def test_a_damaged_record_is_named_and_the_rest_rendered(folder: Folder, content
 @pytest.mark.parametrize("error", [None, "8.5", True, -1.0, 101.0])
 def test_a_number_that_is_none_is_not_skipped_silently(folder: Folder, error: Any) -> None:
     record = a_record("kd", 1, 8.5)
-    keep(folder.runs, replace(record, result=record.result | {"last": record.result["last"] | {"test_top1_error": error}}))
+    keep(
+        folder.runs,
+        replace(record, result=record.result | {"last": record.result["last"] | {"test_top1_error": error}}),
+    )
     folder.render()
     assert folder.cells("kd")[1].endswith("(n = 2); damaged seed 1")
 
@@ -278,7 +342,11 @@ def test_no_records_at_all(tmp_path: Path) -> None:
     assert table.startswith("| Method |")
     assert NO_RECORDS in table
     assert not list(target.glob("*.svg")) + list(target.glob("*.png"))
-    assert [row["n"] for row in csv.DictReader((target / "ablation.csv").read_text().splitlines())] == ["0", "0", "0"]
+    assert [row["n"] for row in csv.DictReader((target / "ablation.csv").read_text().splitlines())] == [
+        "0",
+        "0",
+        "0",
+    ]
 
 
 def test_mixed_environments_and_untracked_code_are_footnoted(folder: Folder) -> None:
@@ -287,14 +355,27 @@ def test_mixed_environments_and_untracked_code_are_footnoted(folder: Folder) -> 
     assert not any(word in clean for word in ("differ:", "uncommitted", "outside a git", "Resumed"))
     record = a_record("kd", 2, 8.2)
     environment = record.circumstances["environment"] | {"torch": "2.11.0", "host": {"processor": "y"}}
-    keep(folder.runs, replace(record, circumstances=record.circumstances | {"environment": environment, "git": {"commit": "d" * 40, "dirty": True}}))
+    keep(
+        folder.runs,
+        replace(
+            record,
+            circumstances=record.circumstances
+            | {"environment": environment, "git": {"commit": "d" * 40, "dirty": True}},
+        ),
+    )
     record = a_record("student", 0, 8.0)
-    keep(folder.runs, replace(record, circumstances=record.circumstances | {"git": {"commit": None, "dirty": None}}))
+    keep(
+        folder.runs,
+        replace(record, circumstances=record.circumstances | {"git": {"commit": None, "dirty": None}}),
+    )
     record = a_record("kd", 1, 8.1)
     keep(folder.runs, replace(record, circumstances=record.circumstances | {"exact": False}))
     folder.render()
     notes = folder.text("ablation.md")
-    assert "Resumed in another environment than it was begun in, so that an uninterrupted run may differ in the last bits: kd seed 1." in notes
+    assert (
+        "Resumed in another environment than it was begun in, so that an uninterrupted run may differ in the last bits: kd seed 1."
+        in notes
+    )
     assert "differ: host processor x, but y (kd seed 2); torch 2.10.0, but 2.11.0 (kd seed 2)." in notes
     assert "uncommitted changes: kd seed 2." in notes
     assert "outside a git repository, so no commit names the code: student seed 0." in notes
@@ -307,13 +388,21 @@ def test_a_method_is_written_out_in_full() -> None:
         "gkd": Term(Weight(0.1, start=60), {"temperature": 1.0}),
         "cd": Term(Weight(6, milestones=(59, 159), decay=0.9), {}),
     }
-    assert written_out(edt) == "1 ce (from epoch 60) + 0.1 gkd (temperature 1, from epoch 60) + 6 cd ×0.9 at 59, 159"
+    assert (
+        written_out(edt)
+        == "1 ce (from epoch 60) + 0.1 gkd (temperature 1, from epoch 60) + 6 cd ×0.9 at 59, 159"
+    )
     fitnets = {"hint": Term(Weight(100, stop=20), {"stage": 1}), "ce": Term(Weight(1, start=20), {})}
     assert written_out(fitnets) == "100 hint (stage 1, before epoch 20) + 1 ce (from epoch 20)"
 
 
 def test_deviations_and_ambiguous_names_are_footnoted(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, {"student": CE, "rel": CE | {"rkd": Term(Weight(1), {})}}, batchnorm="train", report=Report(ablation=("student",)))
+    folder = Folder(
+        tmp_path,
+        {"student": CE, "rel": CE | {"rkd": Term(Weight(1), {})}},
+        batchnorm="train",
+        report=Report(ablation=("student",)),
+    )
     folder.render()
     assert "train mode" in folder.text("ablation.md")
     assert "Residual KD" in folder.text("comparison.md")
@@ -321,7 +410,9 @@ def test_deviations_and_ambiguous_names_are_footnoted(tmp_path: Path) -> None:
 
 
 def test_tables_have_the_rows_that_params_name(folder: Folder) -> None:
-    folder.params = folder.params.model_copy(update={"report": Report(ablation=("kd",), comparison=("kd", "student"))})
+    folder.params = folder.params.model_copy(
+        update={"report": Report(ablation=("kd",), comparison=("kd", "student"))}
+    )
     folder.render()
     assert list(folder.csv("ablation")) == ["teacher", "kd"]
     assert list(folder.csv("comparison")) == ["teacher", "kd", "student"]
@@ -329,27 +420,56 @@ def test_tables_have_the_rows_that_params_name(folder: Folder) -> None:
 
 
 def test_published_results_of_the_two_papers_are_found() -> None:
-    crd = Published(dataset="CIFAR-100", teacher="resnet32x4", student="resnet8x4", source="HobbitLong/RepDistiller", methods=MappingProxyType({"kd": "KD"}))
+    crd = Published(
+        dataset="CIFAR-100",
+        teacher="resnet32x4",
+        student="resnet8x4",
+        source="HobbitLong/RepDistiller",
+        methods=MappingProxyType({"kd": "KD"}),
+    )
     found = published.find(crd, "kd")
     assert found == published.Reference(26.67, None, None, "last epoch", "HobbitLong/RepDistiller")
     teacher = published.find(crd, "teacher")
     assert teacher is not None
     assert teacher.top1_error == 20.58
     assert published.find(crd, "cd") is None
-    cd = Published(dataset="CIFAR-100", teacher="ResNet152(cifar-stem)", student="ResNet50(cifar-stem)", methods=MappingProxyType({"cd_gkd_edt": "CD+GKD+EDT"}))
+    cd = Published(
+        dataset="CIFAR-100",
+        teacher="ResNet152(cifar-stem)",
+        student="ResNet50(cifar-stem)",
+        methods=MappingProxyType({"cd_gkd_edt": "CD+GKD+EDT"}),
+    )
     protocol = "authors run, single run, best epoch"
-    assert published.find(cd, "cd_gkd_edt") == published.Reference(18.63, None, 4.29, protocol, "zhouzaida/channel-distillation")
+    assert published.find(cd, "cd_gkd_edt") == published.Reference(
+        18.63, None, 4.29, protocol, "zhouzaida/channel-distillation"
+    )
     assert published.find(None, "kd") is None
 
 
 def test_published_results_stand_beside_ours_with_their_protocol(folder: Folder) -> None:
-    report = Report(published=Published(dataset="CIFAR-100", teacher="resnet32x4", student="resnet8x4", source="HobbitLong", methods={"kd": "KD"}))
+    report = Report(
+        published=Published(
+            dataset="CIFAR-100",
+            teacher="resnet32x4",
+            student="resnet8x4",
+            source="HobbitLong",
+            methods={"kd": "KD"},
+        )
+    )
     folder.params = folder.params.model_copy(update={"report": report})
     folder.render()
-    assert folder.cells("kd")[-4:] == ["26.67", "−18.77", "outside it: ours is lower", "last epoch; HobbitLong/RepDistiller"]
+    assert folder.cells("kd")[-4:] == [
+        "26.67",
+        "−18.77",
+        "outside it: ours is lower",
+        "last epoch; HobbitLong/RepDistiller",
+    ]
     assert float(folder.csv()["kd"]["published_top1_error"]) == 26.67
     assert folder.cells("teacher (resnet20)")[-4:-1] == ["20.58", "−17.58", "too few seeds to say"]
-    keep(folder.runs, *(a_record("kd", seed, error, losses=("ce", "kd")) for seed, error in enumerate((26.5, 26.9, 26.4))))
+    keep(
+        folder.runs,
+        *(a_record("kd", seed, error, losses=("ce", "kd")) for seed, error in enumerate((26.5, 26.9, 26.4))),
+    )
     folder.render()
     assert folder.cell("kd", "Verdict") == "within the interval"
 
@@ -363,8 +483,19 @@ def test_the_same_records_give_the_same_bytes(folder: Folder, tmp_path: Path) ->
     assert first == second
     names = sorted(path.name for path in folder.target.iterdir())
     assert names == sorted(path.name for path in (other / "reports").iterdir())
-    assert {"report.md", "ablation.tex", "comparison.csv", "metrics.json", "curves.svg", "curves.png", "errors.svg", "errors.png"} <= set(names)
-    assert {"report.html", "report.tex", "runs.csv", "differences.csv", "forest.svg", "shares.png"} <= set(names)
+    assert {
+        "report.md",
+        "ablation.tex",
+        "comparison.csv",
+        "metrics.json",
+        "curves.svg",
+        "curves.png",
+        "errors.svg",
+        "errors.png",
+    } <= set(names)
+    assert {"report.html", "report.tex", "runs.csv", "differences.csv", "forest.svg", "shares.png"} <= set(
+        names
+    )
     for name in names:
         assert (folder.target / name).read_bytes() == (other / "reports" / name).read_bytes(), name
 
@@ -386,7 +517,10 @@ def test_hostile_names_stay_in_their_cells(tmp_path: Path) -> None:
     for name in ("ablation.md", "report.md", "report.html", "curves.svg", "errors.svg", "schedules.svg"):
         assert "<script>" not in folder.text(name)
     latex = folder.text("ablation.tex")
-    assert r"a\textbar{}b\_c*\textless{}script\textgreater{}\&\%\$\#\textbackslash{}\{x\}\textasciicircum{}\textasciitilde{}" in latex
+    assert (
+        r"a\textbar{}b\_c*\textless{}script\textgreater{}\&\%\$\#\textbackslash{}\{x\}\textasciicircum{}\textasciitilde{}"
+        in latex
+    )
     assert latex.isascii()
     assert tex("é漢 →") == r"e? $\rightarrow$"
 
@@ -405,13 +539,29 @@ def test_latex_compiles(folder: Folder, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here")
     folder.render()
-    document = "\\documentclass{article}\\usepackage{array,booktabs,graphicx}\\begin{document}\\input{%s}\\end{document}" % (folder.target / "ablation.tex")
+    document = (
+        "\\documentclass{article}\\usepackage{array,booktabs,graphicx}\\begin{document}\\input{%s}\\end{document}"
+        % (folder.target / "ablation.tex")
+    )
     (tmp_path / "x.tex").write_text(document)
-    done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "x.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "x.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-@pytest.mark.parametrize("record", [a_record("kd", 0, losses=("ce", "kd")), a_diverged_record("kd", 1), replace(a_diverged_record("kd", 1), history=[])])
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_record("kd", 0, losses=("ce", "kd")),
+        a_diverged_record("kd", 1),
+        replace(a_diverged_record("kd", 1), history=[]),
+    ],
+)
 def test_one_runs_curves(record: Record) -> None:
     assert run_curves(record).startswith(b"\x89PNG")
     clock = time.perf_counter()
@@ -422,4 +572,9 @@ def test_one_runs_curves(record: Record) -> None:
 def test_importing_the_package_imports_no_heavy_friends() -> None:
     rooms = "cdkd.report.notes, cdkd.report.formats, cdkd.report.tables, cdkd.report.versus"
     code = f"import sys, {rooms}; print([m for m in ('pandas', 'matplotlib', 'torch', 'scipy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

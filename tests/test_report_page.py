@@ -34,17 +34,40 @@ def examine(record: Record, wrong: dict[tuple[int, int], int], teacher: bool = F
         confusion[true, true] -= count
         confusion[true, predicted] += count
     right = int(confusion.trace())
-    bins = {"count": [0] * 13 + [300, 0], "confidence": [0.0] * 13 + [270.0, 0.0], "right": [0] * 13 + [right, 0]}
-    part: dict[str, Any] = {"images": 300, "confusion": [" ".join(map(str, row)) for row in confusion], "reliability": bins}
+    bins = {
+        "count": [0] * 13 + [300, 0],
+        "confidence": [0.0] * 13 + [270.0, 0.0],
+        "right": [0] * 13 + [right, 0],
+    }
+    part: dict[str, Any] = {
+        "images": 300,
+        "confusion": [" ".join(map(str, row)) for row in confusion],
+        "reliability": bins,
+    }
     if not teacher:
-        part |= {"agreement": 95.0, "kl": 0.1, "teacher_right": {"images": 290, "errors": 10}, "teacher_wrong": {"images": 10, "errors": 6, "same_mistake": 4}}
+        part |= {
+            "agreement": 95.0,
+            "kl": 0.1,
+            "teacher_right": {"images": 290, "errors": 10},
+            "teacher_wrong": {"images": 10, "errors": 6, "same_mistake": 4},
+        }
     weights = {"ce": float(record.method != "cd"), "cd": 6.0}  # as they acted in the first half
     history = [row | {"alignment": [0.5, 0.6 + 0.01 * row["epoch"]]} for row in record.history]
     history = [
-        row | ({"weights": row["weights"] | {loss: weights[loss] for loss in row["weights"] if loss in weights}} if row["epoch"] < 10 else {})
+        row
+        | (
+            {"weights": row["weights"] | {loss: weights[loss] for loss in row["weights"] if loss in weights}}
+            if row["epoch"] < 10
+            else {}
+        )
         for row in history
     ]
-    return replace(record, history=history, result=record.result | {"examined": part}, circumstances=record.circumstances | {"latency_ms": 2.5})
+    return replace(
+        record,
+        history=history,
+        result=record.result | {"examined": part},
+        circumstances=record.circumstances | {"latency_ms": 2.5},
+    )
 
 
 @pytest.fixture
@@ -54,8 +77,14 @@ def folder(tmp_path: Path) -> Folder:
     keep(folder.runs, examine(a_record("teacher", 0, 3.0), {(0, 1): 9}, teacher=True))
     for seed, (student, kd, cd) in enumerate(((8.0, 7.0, 4.1), (9.0, 8.5, 5.5), (10.0, 8.2, 5.3))):
         keep(folder.runs, examine(a_record("student", seed, student), {(0, 1): 20 + seed, (2, 0): 4}))
-        keep(folder.runs, examine(a_record("kd", seed, kd, losses=("ce", "kd")), {(0, 1): 20 + seed, (2, 0): 4}))
-        keep(folder.runs, examine(a_record("cd", seed, cd, losses=("ce", "cd")), {(0, 1): 5, (2, 0): 10 + seed}))
+        keep(
+            folder.runs,
+            examine(a_record("kd", seed, kd, losses=("ce", "kd")), {(0, 1): 20 + seed, (2, 0): 4}),
+        )
+        keep(
+            folder.runs,
+            examine(a_record("cd", seed, cd, losses=("ce", "cd")), {(0, 1): 5, (2, 0): 10 + seed}),
+        )
     return folder
 
 
@@ -98,7 +127,12 @@ def test_the_page_needs_nothing_else(page_with_pictures: Folder) -> None:
     outline = Outline(text)
     assert outline.open == []
     assert not outline.all("script")
-    addresses = [value for _, attributes in outline.found for key, value in attributes.items() if key in ("src", "href", "xlink:href", "srcset")]
+    addresses = [
+        value
+        for _, attributes in outline.found
+        for key, value in attributes.items()
+        if key in ("src", "href", "xlink:href", "srcset")
+    ]
     assert all(str(address).startswith(("#", "data:")) for address in addresses)
     assert "url(http" not in text
     assert "@import" not in text
@@ -114,7 +148,12 @@ def test_the_page_is_built_for_keyboard_and_screen_reader(page_with_pictures: Fo
         if attributes.get("href", "").startswith("#"):
             assert str(attributes["href"])[1:] in ids
     boxes = [attributes for attributes in outline.all("div") if "scroll" in str(attributes.get("class"))]
-    assert all(box["tabindex"] == "0" and box["role"] in ("region", "img") and ("aria-label" in box or "aria-labelledby" in box) for box in boxes)
+    assert all(
+        box["tabindex"] == "0"
+        and box["role"] in ("region", "img")
+        and ("aria-label" in box or "aria-labelledby" in box)
+        for box in boxes
+    )
     assert len(outline.all("table")) == len(outline.all("caption")) >= 8
     assert all(cell.get("scope") in ("row", "col") for cell in outline.all("th"))
     assert outline.all("html")[0]["lang"] == "en"
@@ -123,7 +162,16 @@ def test_the_page_is_built_for_keyboard_and_screen_reader(page_with_pictures: Fo
 
 def test_every_picture_is_in_the_page_and_beside_it(page_with_pictures: Folder) -> None:
     text = page_with_pictures.text("report.html")
-    for name in ("errors", "forest", "curves", "schedules", "shares", "alignment", "reliability", "confusion"):
+    for name in (
+        "errors",
+        "forest",
+        "curves",
+        "schedules",
+        "shares",
+        "alignment",
+        "reliability",
+        "confusion",
+    ):
         assert f'id="picture-{name}"' in text
         assert f"({name}.svg)" in page_with_pictures.text("report.md")
         assert f"{{{name}.png}}" in page_with_pictures.text("report.tex")
@@ -133,7 +181,13 @@ def test_every_picture_is_in_the_page_and_beside_it(page_with_pictures: Folder) 
 def test_the_document_compiles(page_with_pictures: Folder, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here")
-    words = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", f"-output-directory={tmp_path}", "report.tex"]
+    words = [
+        "pdflatex",
+        "-halt-on-error",
+        "-interaction=nonstopmode",
+        f"-output-directory={tmp_path}",
+        "report.tex",
+    ]
     done = subprocess.run(words, cwd=page_with_pictures.target, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout
@@ -145,7 +199,10 @@ def test_an_inline_picture_follows_the_theme_and_keeps_its_names_apart() -> None
     text = inline(svg, "Errors 1")
     assert text.startswith('<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 72 36"')
     assert 'id="errors-1-a"' in text
-    assert 'href="#errors-1-a" clip-path="url(#errors-1-b)" style="fill: var(--paper); stroke: currentColor"' in text
+    assert (
+        'href="#errors-1-a" clip-path="url(#errors-1-b)" style="fill: var(--paper); stroke: currentColor"'
+        in text
+    )
     assert "#0072b2" in text
     assert "metadata" not in text
     assert len({anchor("a b"), anchor("a_b"), anchor("a.b"), anchor("a|b"), anchor("ä")}) == 5
@@ -168,8 +225,18 @@ def test_the_headline_says_what_is_settled(folder: Folder) -> None:
 def test_differences_are_tested_and_say_what_would_settle_them(folder: Folder) -> None:
     folder.render()
     lines = folder.text("report.md").splitlines()
-    student, cd = (next(line for line in lines if line.startswith(f"| {name} | {sign}")) for name, sign in (("student", "+1.10"), ("cd", "−2.93")))
-    assert cd.split(" | ")[2:] == ["−3.08 to −2.79", "3", "−28.66", "&lt; 0.001", "&lt; 0.001", "fewer errors than kd |"]
+    student, cd = (
+        next(line for line in lines if line.startswith(f"| {name} | {sign}"))
+        for name, sign in (("student", "+1.10"), ("cd", "−2.93"))
+    )
+    assert cd.split(" | ")[2:] == [
+        "−3.08 to −2.79",
+        "3",
+        "−28.66",
+        "&lt; 0.001",
+        "&lt; 0.001",
+        "fewer errors than kd |",
+    ]
     assert "undecided; about 2 further seeds" in student
     with (folder.target / "differences.csv").open() as file:
         found = {(row["family"], row["method"], row["minus"]): row for row in csv.DictReader(file)}
@@ -194,10 +261,25 @@ def test_one_seed_and_equal_differences_claim_nothing(folder: Folder) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_beyond_top1_by_hand(folder: Folder) -> None:
     folder.render()
-    line = next(line for line in folder.text("report.md").splitlines() if line.startswith("| student |") and "95.00" in line)
-    calibration = [abs(270 - (276 - seed)) / 3 for seed in range(3)]  # 270 of 300 expected, 276, 275, 274 right
-    assert line.split(" | ")[1:] == [f"{np.mean(calibration):.2f} ± 0.33", "95.00 ± 0.00", "0.100 ± 0.000", "3.45 ± 0.00", "60.00 ± 0.00", "40.00 ± 0.00 |"]
-    hurt = next(line for line in folder.text("report.md").splitlines() if line.startswith("| cd | 1 / 1 / 1 |"))
+    line = next(
+        line
+        for line in folder.text("report.md").splitlines()
+        if line.startswith("| student |") and "95.00" in line
+    )
+    calibration = [
+        abs(270 - (276 - seed)) / 3 for seed in range(3)
+    ]  # 270 of 300 expected, 276, 275, 274 right
+    assert line.split(" | ")[1:] == [
+        f"{np.mean(calibration):.2f} ± 0.33",
+        "95.00 ± 0.00",
+        "0.100 ± 0.000",
+        "3.45 ± 0.00",
+        "60.00 ± 0.00",
+        "40.00 ± 0.00 |",
+    ]
+    hurt = next(
+        line for line in folder.text("report.md").splitlines() if line.startswith("| cd | 1 / 1 / 1 |")
+    )
     assert hurt.split(" | ")[2:6] == ["class 2", "4.00", "11.00", "+7.00"]
     with (folder.target / "classes.csv").open() as file:
         rows = {(row["method"], row["class"]): row for row in csv.DictReader(file)}
@@ -208,7 +290,9 @@ def test_beyond_top1_by_hand(folder: Folder) -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_classes_bear_their_names(folder: Folder) -> None:
-    render(folder.params, today(folder.params), folder.runs, folder.target, class_names=("cat", "dog|x", "<b>"))
+    render(
+        folder.params, today(folder.params), folder.runs, folder.target, class_names=("cat", "dog|x", "<b>")
+    )
     assert "| &lt;b&gt; |" in folder.text("report.md")
     assert "&lt;b&gt;" in folder.text("report.html")
     assert "<b>" not in folder.text("report.html")
@@ -239,7 +323,9 @@ def test_older_records_are_said_to_lack_it(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("no_pictures")
-def test_measurements_that_make_no_sense_are_said_and_the_error_counts(folder: Folder, damage: dict[str, Any]) -> None:
+def test_measurements_that_make_no_sense_are_said_and_the_error_counts(
+    folder: Folder, damage: dict[str, Any]
+) -> None:
     record = examine(a_record("kd", 1, 8.5, losses=("ce", "kd")), {})
     broken = replace(record, result=record.result | {"examined": record.result["examined"] | damage})
     keep(folder.runs, broken)
@@ -253,9 +339,13 @@ def test_measurements_that_make_no_sense_are_said_and_the_error_counts(folder: F
 @pytest.mark.usefixtures("no_pictures")
 def test_published_values_are_compared_like_with_like(folder: Folder) -> None:
     pair = {"dataset": "CIFAR-100", "teacher": "ResNet152(cifar-stem)", "student": "ResNet50(cifar-stem)"}
-    folder.params = folder.params.model_copy(update={"report": Report(published=Published(**pair, methods={"cd": "CD+GKD+EDT", "kd": "none"}))})
+    folder.params = folder.params.model_copy(
+        update={"report": Report(published=Published(**pair, methods={"cd": "CD+GKD+EDT", "kd": "none"}))}
+    )
     folder.render()
-    assert float(folder.csv()["cd"]["ours_minus_published"]) == pytest.approx(4.966667 - 0.5 - 18.63, abs=1e-5)  # best against best
+    assert float(folder.csv()["cd"]["ours_minus_published"]) == pytest.approx(
+        4.966667 - 0.5 - 18.63, abs=1e-5
+    )  # best against best
     assert "**Against the published values**: " in folder.text("report.md")
 
 
@@ -273,7 +363,9 @@ class Search:
     title: str = "Search: cd & co"
     paragraphs: tuple[str, ...] = ("24 trials on the validation split.",)
     table: Any = (["Trial", "Weight"], [["0", "6"], ["1", "<7>"]])
-    pictures: Any = (("search-cd", b'<svg width="72pt" viewBox="0 0 1 1"></svg>', b"\x89PNG", "Trials over time."),)
+    pictures: Any = (
+        ("search-cd", b'<svg width="72pt" viewBox="0 0 1 1"></svg>', b"\x89PNG", "Trials over time."),
+    )
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -300,15 +392,31 @@ def test_tuned_methods_a_search_and_the_gap_have_their_places(folder: Folder) ->
 def test_every_run_links_to_mlflow_where_its_address_is_known(folder: Folder) -> None:
     folder.render()
     assert "127.0.0.1" not in folder.text("report.html")
-    render(folder.params, today(folder.params), folder.runs, folder.target, mlflow="http://127.0.0.1:5000/#/experiments/1")
+    render(
+        folder.params,
+        today(folder.params),
+        folder.runs,
+        folder.target,
+        mlflow="http://127.0.0.1:5000/#/experiments/1",
+    )
     wanted = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&amp;searchFilter=tags.%60cdkd.fingerprint%60%20%3D%20%27kd-1%27"
-    assert f'<a href="{wanted}" title="seed 1: 8.50, in MLflow" aria-label="seed 1: 8.50, in MLflow">8.50</a>' in folder.text("report.html")
+    assert (
+        f'<a href="{wanted}" title="seed 1: 8.50, in MLflow" aria-label="seed 1: 8.50, in MLflow">8.50</a>'
+        in folder.text("report.html")
+    )
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_provenance_names_commits_digests_machines_and_commands(folder: Folder) -> None:
     record = a_record("kd", 2, 8.2)
-    keep(folder.runs, replace(record, circumstances=record.circumstances | {"git": {"commit": "d" * 40, "dirty": True}, "cohort": ["kd", "cd"]}))
+    keep(
+        folder.runs,
+        replace(
+            record,
+            circumstances=record.circumstances
+            | {"git": {"commit": "d" * 40, "dirty": True}, "cohort": ["kd", "cd"]},
+        ),
+    )
     folder.render()
     text = folder.text("report.md")
     assert "- **Code**: c0ffeec0ffee (9 runs); dddddddddddd+ (1 run)" in text
@@ -316,7 +424,11 @@ def test_provenance_names_commits_digests_machines_and_commands(folder: Folder) 
     assert "cdkd use digits" in text
     with (folder.target / "runs.csv").open() as file:
         runs = {(row["method"], row["seed"]): row for row in csv.DictReader(file)}
-    assert (runs["kd", "2"]["seconds"], runs["kd", "2"]["share_of_seconds"], runs["kd", "2"]["dirty"]) == ("12.5", "6.25", "True")
+    assert (runs["kd", "2"]["seconds"], runs["kd", "2"]["share_of_seconds"], runs["kd", "2"]["dirty"]) == (
+        "12.5",
+        "6.25",
+        "True",
+    )
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -355,7 +467,9 @@ def test_a_method_that_a_search_has_still_to_give_is_a_row_that_says_so(folder: 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_thousand_records_take_seconds(tmp_path: Path) -> None:
     names = [f"method_{index}" for index in range(40)]
-    folder = Folder(tmp_path, {"student": CE, "kd": KD} | dict.fromkeys(names[2:], CE), seeds=tuple(range(25)))
+    folder = Folder(
+        tmp_path, {"student": CE, "kd": KD} | dict.fromkeys(names[2:], CE), seeds=tuple(range(25))
+    )
     for name in folder.params.methods:
         (folder.runs / name).mkdir()
         for seed in range(25):

@@ -19,7 +19,10 @@ from cdkd.report.statistics import Summary
 from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
 from cdkd.runs.study_record import Result, Trial, read
 
-SPACE = {"cd.weight": {"low": 1, "high": 20, "log": True, "choices": None}, "gate": {"low": 0, "high": 2, "log": False, "choices": None}}
+SPACE = {
+    "cd.weight": {"low": 1, "high": 20, "log": True, "choices": None},
+    "gate": {"low": 0, "high": 2, "log": False, "choices": None},
+}
 TRIALS = (
     Trial(0, {"cd.weight": 6.0, "gate": 1}, "finished", 5.0, (90.0, 5.0)),
     Trial(1, {"cd.weight": 12.0, "gate": 0}, "finished", 3.0, (80.0, 3.0)),
@@ -28,12 +31,24 @@ TRIALS = (
     Trial(4, {"cd.weight": 14.0, "gate": 0}, "finished", 3.5, (85.0, 3.5)),
 )
 STUDY = Result(
-    "x", "small", "k", {"sampler": "tpe", "generation": 2, "space": SPACE}, "edt", "edt_tuned", 2, (0,), 6, TRIALS, {"gate": 0.75, "cd.weight": 0.25}
+    "x",
+    "small",
+    "k",
+    {"sampler": "tpe", "generation": 2, "space": SPACE},
+    "edt",
+    "edt_tuned",
+    2,
+    (0,),
+    6,
+    TRIALS,
+    {"gate": 0.75, "cd.weight": 0.25},
 )
 
 
 def row(**errors: float) -> Any:
-    return SimpleNamespace(errors={int(seed[1:]): error for seed, error in errors.items()}, top1=Summary(1.0, 0.1, len(errors)))
+    return SimpleNamespace(
+        errors={int(seed[1:]): error for seed, error in errors.items()}, top1=Summary(1.0, 0.1, len(errors))
+    )
 
 
 def params(methods: dict[str, Method] | None = None) -> Any:
@@ -50,7 +65,9 @@ def test_the_section_counts_trials_and_names_the_best() -> None:
     assert "7 epochs in all, as many as 1.75 runs" in text
     assert "trial 1 with 3.00 %: cd.weight 12, gate 0. edt's own numbers (trial 0): 5.00 %" in text
     assert "gate 75 %, cd.weight 25 %" in text
-    assert "edt_tuned minus edt is −1.00 points (95 % interval −1.50 to −0.50, n = 3)" in text  # mean −1, std 0.2: t(2) 4.303 * 0.2 / 3 ** 0.5
+    assert (
+        "edt_tuned minus edt is −1.00 points (95 % interval −1.50 to −0.50, n = 3)" in text
+    )  # mean −1, std 0.2: t(2) 4.303 * 0.2 / 3 ** 0.5
     assert found.table is not None
     assert [line[0] for line in found.table[1]] == ["1", "4", "0"]
     assert [name for name, *_ in found.pictures] == ["search-small-history", "search-small-slices"]
@@ -73,8 +90,13 @@ def test_pictures_are_the_same_bytes_twice() -> None:
 
 def test_what_a_slice_has_no_room_for_lies_at_its_edge() -> None:
     """Eleven good trials and one so bad that with it the others would be one line."""
-    good = tuple(Trial(number, {"cd.weight": 2.0 + number, "gate": 1}, "finished", 3.0 + 0.1 * number, (9.0, 3.0)) for number in range(11))
-    study = replace(STUDY, trials=(*good, Trial(11, {"cd.weight": 20.0, "gate": 0}, "finished", 99.0, (99.0, 99.0))))
+    good = tuple(
+        Trial(number, {"cd.weight": 2.0 + number, "gate": 1}, "finished", 3.0 + 0.1 * number, (9.0, 3.0))
+        for number in range(11)
+    )
+    study = replace(
+        STUDY, trials=(*good, Trial(11, {"cd.weight": 20.0, "gate": 0}, "finished", 99.0, (99.0, 99.0)))
+    )
     figure = slices(study)
     assert figure is not None
     for axes in figure.axes:
@@ -84,7 +106,12 @@ def test_what_a_slice_has_no_room_for_lies_at_its_edge() -> None:
 
 
 def test_nothing_is_cut_off() -> None:
-    other = replace(STUDY, name="long", epochs=4, trials=tuple(replace(trial, curve=(95.0, 90.0, *trial.curve)) for trial in TRIALS))
+    other = replace(
+        STUDY,
+        name="long",
+        epochs=4,
+        trials=tuple(replace(trial, curve=(95.0, 90.0, *trial.curve)) for trial in TRIALS),
+    )
     found = section(params(), {"small": STUDY, "long": other}, {})
     assert found is not None
     assert len(found.pictures) == 5
@@ -93,11 +120,15 @@ def test_nothing_is_cut_off() -> None:
             inner = picture.convert("L").point(lambda grey: 255 * (grey < 250)).getbbox()  # where ink is
             assert inner is not None
             left, top, right, bottom = inner
-        assert min(left, top, picture.width - right, picture.height - bottom) >= 6  # a margin of 0.08 inches at 150 dots each
+        assert (
+            min(left, top, picture.width - right, picture.height - bottom) >= 6
+        )  # a margin of 0.08 inches at 150 dots each
 
 
 def test_tuned_methods_are_marked() -> None:
-    assert tuned_sentences({"small": STUDY}) == {"edt_tuned": "tuned from edt by 5 trials on the validation split: cd.weight 12, gate 0"}
+    assert tuned_sentences({"small": STUDY}) == {
+        "edt_tuned": "tuned from edt by 5 trials on the validation split: cd.weight 12, gate 0"
+    }
 
 
 def test_switches_are_compared_where_nothing_else_differs() -> None:
@@ -106,8 +137,20 @@ def test_switches_are_compared_where_nothing_else_differs() -> None:
     def trial(number: int, cd: str, gate: str, first: float, second: float) -> Trial:
         return Trial(number, {"cd": cd, "gate": gate}, "finished", (first + second) / 2, (first, second))
 
-    trials = (trial(0, "off", "off", 10.0, 12.0), trial(1, "on", "off", 8.0, 9.0), trial(2, "on", "on", 7.0, 9.0))
-    study = replace(STUDY, name="ablation", decisive={"sampler": "grid", "generation": 2, "space": space}, method=None, epochs=1, seeds=(0, 1), trials=trials)
+    trials = (
+        trial(0, "off", "off", 10.0, 12.0),
+        trial(1, "on", "off", 8.0, 9.0),
+        trial(2, "on", "on", 7.0, 9.0),
+    )
+    study = replace(
+        STUDY,
+        name="ablation",
+        decisive={"sampler": "grid", "generation": 2, "space": space},
+        method=None,
+        epochs=1,
+        seeds=(0, 1),
+        trials=trials,
+    )
     found = section(params(), {"ablation": study}, {})
     assert found is not None
     text = " ".join(found.paragraphs)
@@ -117,10 +160,19 @@ def test_switches_are_compared_where_nothing_else_differs() -> None:
 
 
 def test_several_budgets_are_weighed() -> None:
-    dear = replace(STUDY, name="long", method=None, epochs=4, trials=tuple(replace(trial, curve=(95.0, 90.0, *trial.curve)) for trial in TRIALS))
+    dear = replace(
+        STUDY,
+        name="long",
+        method=None,
+        epochs=4,
+        trials=tuple(replace(trial, curve=(95.0, 90.0, *trial.curve)) for trial in TRIALS),
+    )
     found = section(params(), {"small": STUDY, "long": dear}, {})
     assert found is not None
-    assert "Around edt, by what a trial costs: 2 epochs a trial (small): best 3.00 %, edt itself 5.00 %, 7 epochs in all; " in " ".join(found.paragraphs)
+    assert (
+        "Around edt, by what a trial costs: 2 epochs a trial (small): best 3.00 %, edt itself 5.00 %, 7 epochs in all; "
+        in " ".join(found.paragraphs)
+    )
     assert "4 epochs a trial (long)" in " ".join(found.paragraphs)
     assert [name for name, *_ in found.pictures][-1] == "search-budgets-edt"
     alone = section(params(), {"small": STUDY, "again": replace(STUDY, name="again")}, {})
@@ -129,27 +181,49 @@ def test_several_budgets_are_weighed() -> None:
 
 
 def test_the_frontier_is_what_nothing_cheaper_betters() -> None:
-    assert frontier([(2, 5.0), (2, 4.0), (4, 4.0), (4, 3.0), (1, 9.0), (8, 3.5)]) == [(1, 9.0), (2, 4.0), (4, 3.0)]
+    assert frontier([(2, 5.0), (2, 4.0), (4, 4.0), (4, 3.0), (1, 9.0), (8, 3.5)]) == [
+        (1, 9.0),
+        (2, 4.0),
+        (4, 3.0),
+    ]
 
 
 def methods() -> dict[str, Method]:
     ce, gated = Term(Weight(1.0), {}), Term(Weight(1.0, start=2), {})
     cd, falling = Term(Weight(6.0), {}), Term(Weight(6.0, milestones=(2,), decay=0.9), {})
-    return {"plain": {"ce": ce, "cd": cd}, "d": {"ce": ce, "cd": falling}, "g": {"ce": gated, "cd": cd}, "b": {"ce": gated, "cd": falling}}
+    return {
+        "plain": {"ce": ce, "cd": cd},
+        "d": {"ce": ce, "cd": falling},
+        "g": {"ce": gated, "cd": cd},
+        "b": {"ce": gated, "cd": falling},
+    }
 
 
 def test_the_sentence_about_edt_compares_its_parts_with_the_method_that_lacks_them() -> None:
-    rows = {"plain": row(s0=5.0, s1=6.0, s2=7.0), "d": row(s0=5.1, s1=5.9, s2=7.1), "g": row(s0=3.0, s1=4.01, s2=4.99), "b": row(s0=4.0, s1=6.5, s2=6.0)}
+    rows = {
+        "plain": row(s0=5.0, s1=6.0, s2=7.0),
+        "d": row(s0=5.1, s1=5.9, s2=7.1),
+        "g": row(s0=3.0, s1=4.01, s2=4.99),
+        "b": row(s0=4.0, s1=6.5, s2=6.0),
+    }
     (said,) = edt_sentence(params(methods()), rows)
-    assert said.startswith("Does EDT matter here? Yes: the gate (CD alone in the first epochs) lowers the error. Top-1")
+    assert said.startswith(
+        "Does EDT matter here? Yes: the gate (CD alone in the first epochs) lowers the error. Top-1"
+    )
     assert "the decay of CD's weight (d) +0.03 points" in said
     assert "both together (b) −0.50 points" in said
 
 
 def test_the_sentence_says_which_way() -> None:
-    rows = {"plain": row(s0=5.0, s1=6.0, s2=7.0), "g": row(s0=7.0, s1=8.01, s2=8.99), "b": row(s0=7.1, s1=8.11, s2=9.1)}
+    rows = {
+        "plain": row(s0=5.0, s1=6.0, s2=7.0),
+        "g": row(s0=7.0, s1=8.01, s2=8.99),
+        "b": row(s0=7.1, s1=8.11, s2=9.1),
+    }
     (said,) = edt_sentence(params(methods()), rows)
-    assert said.startswith("Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the error. Top-1")
+    assert said.startswith(
+        "Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the error. Top-1"
+    )
 
 
 def test_the_sentence_says_so_where_nothing_is_settled() -> None:
@@ -174,15 +248,39 @@ def test_a_study_file_is_read_back_and_distrusted(tmp_path: Path) -> None:
 
 def test_a_searched_learning_rate_has_a_strip_of_its_own() -> None:
     def training(rate: float) -> Any:
-        recipe = Recipe(4, 32, rate, 0.9, 0.0, False, (2,), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None))
+        recipe = Recipe(
+            4,
+            32,
+            rate,
+            0.9,
+            0.0,
+            False,
+            (2,),
+            0.1,
+            0,
+            "float32",
+            "eager",
+            Augmentation(0, "zeros", False, None),
+        )
         return SimpleNamespace(epochs=4, resolved=recipe)
 
     def named(tuned: dict[str, Any]) -> list[str]:
         known = SimpleNamespace(training=training(0.1), tuned=tuned, methods=methods())
         figure = schedules(known, {name: SimpleNamespace(name=name, records=[]) for name in methods()})  # type: ignore[arg-type, misc]
         assert figure is not None
-        return [text.get_text() for axes in figure.axes if axes.get_ylabel() == "learning rate" for text in axes.texts]
+        return [
+            text.get_text()
+            for axes in figure.axes
+            if axes.get_ylabel() == "learning rate"
+            for text in axes.texts
+        ]
 
     assert named({}) == ["0.1", "0.01", "all methods"]
-    assert named({"b": training(0.3)}) == ["0.3", "0.03", "0.1", "0.01", "all other methods"]  # b's, right below its weights
+    assert named({"b": training(0.3)}) == [
+        "0.3",
+        "0.03",
+        "0.1",
+        "0.01",
+        "all other methods",
+    ]  # b's, right below its weights
     assert named({"d": training(0.3)}) == ["0.3", "0.03", "d", "0.1", "0.01", "all other methods"]

@@ -78,7 +78,14 @@ def faults(folder: Path, text: str) -> str:
 
 
 def command(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "cdkd", *words], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "cdkd", *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def searched(folder: Path, *words: str) -> str:
@@ -121,7 +128,9 @@ def test_the_first_trial_is_the_base_method_itself(whole: Path) -> None:
     result = study(whole)
     assert result.trials[0].setting == {"cd.weight": 6, "gate": 1, "training.learning_rate": 0.05}
     assert [trial.number for trial in result.trials] == list(range(7))
-    assert len({json.dumps(dict(trial.setting), sort_keys=True) for trial in result.trials}) == 7  # and the others are others
+    assert (
+        len({json.dumps(dict(trial.setting), sort_keys=True) for trial in result.trials}) == 7
+    )  # and the others are others
     assert result.best is not None
     assert all(len(trial.curve) == 4 for trial in result.finished)
     assert set(result.importance) <= {"cd.weight", "gate", "training.learning_rate"}
@@ -135,7 +144,9 @@ def test_the_best_becomes_a_method_with_its_own_recipe(whole: Path) -> None:
     assert full.tuned["edt_tuned"].learning_rate == pytest.approx(best.setting["training.learning_rate"])
     assert full.methods["edt_tuned"]["cd"].weight.value == pytest.approx(best.setting["cd.weight"])
     record = json.loads((whole / "runs/tiny/search/edt_tuned/seed-0.json").read_text())
-    assert record["config"]["training"]["learning_rate"] == pytest.approx(best.setting["training.learning_rate"])
+    assert record["config"]["training"]["learning_rate"] == pytest.approx(
+        best.setting["training.learning_rate"]
+    )
     assert record["config"]["data"]["judged_on"] == "test"
     assert (whole / "runs/tiny/search/edt_tuned/seed-0.safetensors").exists()
     assert stages.expected(full)["edt_tuned", 0] == record["fingerprint"]
@@ -152,7 +163,9 @@ def test_the_study_shows_in_mlflow_once(whole: Path) -> None:
     assert tracking.tell_study(whole, result, {}) == 0  # the command has told all of it
     runs = client.search_runs([experiment.experiment_id])
     parent = next(run for run in runs if "cdkd.trial" not in run.data.tags)
-    children = {int(run.data.tags["cdkd.trial"]): run for run in runs if run.info.run_id != parent.info.run_id}
+    children = {
+        int(run.data.tags["cdkd.trial"]): run for run in runs if run.info.run_id != parent.info.run_id
+    }
     assert sorted(children) == [trial.number for trial in result.trials]
     for trial in result.trials:
         run = children[trial.number]
@@ -162,7 +175,11 @@ def test_the_study_shows_in_mlflow_once(whole: Path) -> None:
         assert run.data.params == {name: str(value) for name, value in trial.setting.items()}
         curve = client.get_metric_history(run.info.run_id, "validation_top1_error")
         assert [point.value for point in sorted(curve, key=lambda point: point.step)] == list(trial.curve)
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"small.json", "history.png", "slices.png"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {
+        "small.json",
+        "history.png",
+        "slices.png",
+    }
 
 
 def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
@@ -179,7 +196,9 @@ WILD = (
 )
 
 
-def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverges(taught: Path, tmp_path: Path) -> None:
+def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverges(
+    taught: Path, tmp_path: Path
+) -> None:
     folder = copied(taught, tmp_path / "project")
     (folder / "params.yaml").write_text(PARAMS + WILD)
     tests = [path for path in (folder / "data/tiny").iterdir() if path.name.startswith("test")]
@@ -225,7 +244,12 @@ def test_killed_and_resumed_it_is_the_same_study(taught: Path, whole: Path, tmp_
     again, once = study(folder), study(whole)
     assert again == once
     with sqlite3.connect(folder / ".cdkd" / "search.db") as database:
-        assert [state for (state,) in database.execute("select distinct state from trials where state in ('RUNNING', 'WAITING')")] == []
+        assert [
+            state
+            for (state,) in database.execute(
+                "select distinct state from trials where state in ('RUNNING', 'WAITING')"
+            )
+        ] == []
 
 
 def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> None:
@@ -236,8 +260,12 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
     data = read_meta(paths.data_folder(once))
     teacher = stages.trained_teacher(once, data)
     assert run.kept(once, "small", data, teacher) == study(whole)
-    assert run.kept(other, "small", data, teacher) is None  # another key: nothing of the first is taken for it
-    (own, *others), (base, *rest) = (propose.settings(params.search["small"], [], 3) for params in (once, other))
+    assert (
+        run.kept(other, "small", data, teacher) is None
+    )  # another key: nothing of the first is taken for it
+    (own, *others), (base, *rest) = (
+        propose.settings(params.search["small"], [], 3) for params in (once, other)
+    )
     assert own == base  # the base method's own
     assert others == [dict(trial.setting) for trial in study(whole).trials[1:3]]
     assert rest != others
@@ -245,7 +273,9 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
 
 def test_a_study_by_another_name_is_the_same(whole: Path, tmp_path: Path) -> None:
     folder = copied(whole, tmp_path / "project")
-    (folder / "params.yaml").write_text((PARAMS + GRID).replace("  small:", "  renamed:").replace("edt_tuned", "edt_best"))
+    (folder / "params.yaml").write_text(
+        (PARAMS + GRID).replace("  small:", "  renamed:").replace("edt_tuned", "edt_best")
+    )
     params = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(params))
     found, once = run.kept(params, "renamed", data, stages.trained_teacher(params, data)), study(whole)
@@ -268,13 +298,17 @@ def test_an_edited_value_in_the_database_is_noticed(whole: Path, tmp_path: Path)
     folder = copied(whole, tmp_path / "project")
     shutil.rmtree(folder / ".cdkd" / "studies")
     with sqlite3.connect(folder / ".cdkd" / "search.db") as database:
-        database.execute("update trial_values set value = 0.0 where trial_id = (select min(trial_id) from trial_values)")
+        database.execute(
+            "update trial_values set value = 0.0 where trial_id = (select min(trial_id) from trial_values)"
+        )
     with pytest.raises(BadStudy, match="by its runs"):
         stages.search(load(folder / "params.yaml"), "small")
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "version"])
-def test_a_damaged_database_is_one_line_and_costs_no_training(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str) -> None:
+def test_a_damaged_database_is_one_line_and_costs_no_training(
+    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
     folder = copied(whole, tmp_path / "project")
     shutil.rmtree(folder / ".cdkd" / "studies")
     params = load(folder / "params.yaml")
@@ -306,14 +340,22 @@ FAULTS = [
     ("base: edt", "base: etd", "search.small.base: no method 'etd' (did you mean 'edt'?)"),
     ("cd.weight: {", "cd.wieght: {", "loss cd has no 'wieght' (did you mean 'weight'?)"),
     ("cd.weight: {", "kd.weight: {", "no 'kd' in the base method"),
-    ("low: 1, high: 20", "low: 20, high: 1", "search.small.space.cd.weight.low: 20; expected less than high, 1"),
+    (
+        "low: 1, high: 20",
+        "low: 20, high: 1",
+        "search.small.space.cd.weight.low: 20; expected less than high, 1",
+    ),
     ("low: 1, high: 20", "low: 0, high: 20", "expected low above 0"),
     ("low: 1, high: 20", "low: 8, high: 20", "its own numbers are trial 0"),
     ("low: 1, high: 20, log: true", "low: 1", "expected both low and high"),
     ("low: 1, high: 20, log: true", "choices: [6, '7', true]", "mixes bool and number and str"),
     ("low: 1, high: 20, log: true", "choices: [6]", "expected at least two"),
     ("low: 1, high: 20, log: true", "choices: [6, 6]", "expected each once"),
-    ("low: 1, high: 20, log: true", "low: 1, high: 20, choices: [6, 7]", "expected either low and high or choices"),
+    (
+        "low: 1, high: 20, log: true",
+        "low: 1, high: 20, choices: [6, 7]",
+        "expected either low and high or choices",
+    ),
     ("low: 0, high: 2", "low: 0, high: 2.5", "2.5; expected a whole number"),
     ("low: 0, high: 2", "low: 0, high: 9", "beyond the last epoch"),
     ("sets: [ce.start, gkd.start]", "sets: [ce.start, cd.start]", "its own numbers are trial 0"),
@@ -323,7 +365,11 @@ FAULTS = [
     ("sampler: grid", "sampler: gird", "search.switches.sampler"),
     ("method: edt_tuned", "method: student", "another method's name"),
     ("training.learning_rate: {", "training.epochs: {", "a search may choose training.learning_rate"),
-    ('"on": {cd: {weight: 6}}', '"on": {dc: {weight: 6}}', "search.switches.space.cd.choices.on.dc: no such loss"),
+    (
+        '"on": {cd: {weight: 6}}',
+        '"on": {dc: {weight: 6}}',
+        "search.switches.space.cd.choices.on.dc: no such loss",
+    ),
 ]
 
 
@@ -336,14 +382,24 @@ def test_each_fault_of_a_search_is_named(tmp_path: Path, old: str, new: str, exp
 
 
 def test_all_faults_of_a_search_come_at_once(tmp_path: Path) -> None:
-    text = (PARAMS + GRID).replace("trials: 7", "trails: 7").replace("cd.weight: {low: 1", "cd.weight: {low: 8").replace("sampler: grid", "sampler: gird")
+    text = (
+        (PARAMS + GRID)
+        .replace("trials: 7", "trails: 7")
+        .replace("cd.weight: {low: 1", "cd.weight: {low: 8")
+        .replace("sampler: grid", "sampler: gird")
+    )
     said = faults(tmp_path, text + "report: {ablation: [student, edt_tuned]}\n")
     assert "3 faults" in said
-    assert all(place in said for place in ("search.small.trails", "search.small.space.cd.weight", "search.switches.sampler"))
+    assert all(
+        place in said
+        for place in ("search.small.trails", "search.small.space.cd.weight", "search.switches.sampler")
+    )
 
 
 def test_a_space_over_a_loss_that_there_is_not_is_the_methods_fault(tmp_path: Path) -> None:
-    text = faults(tmp_path, PARAMS.replace("cd: {weight: 6", "dc: {weight: 6").replace("cd.weight: {", "dc.weight: {"))
+    text = faults(
+        tmp_path, PARAMS.replace("cd: {weight: 6", "dc: {weight: 6").replace("cd.weight: {", "dc.weight: {")
+    )
     assert "methods.edt.dc" in text
     assert "1 fault" in text
 
@@ -357,30 +413,46 @@ def test_a_space_is_scaled_to_shorter_trials(tmp_path: Path) -> None:
     assert method["cd"].weight.milestones == (2, 6)
     assert method["ce"].weight.start == 2
     assert (training.epochs, training.milestones) == (8, (4,))
-    assert space.made(space.base, short=False) == (project(tmp_path, text).methods["edt"], project(tmp_path, text).training)
+    assert space.made(space.base, short=False) == (
+        project(tmp_path, text).methods["edt"],
+        project(tmp_path, text).training,
+    )
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real PostgreSQL of our own, its address."""
-    pgserver = pytest.importorskip("pgserver", reason="pgserver, which brings a PostgreSQL, has no package for this Python or machine")
+    pgserver = pytest.importorskip(
+        "pgserver", reason="pgserver, which brings a PostgreSQL, has no package for this Python or machine"
+    )
     server = pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
 
 
-def test_workers_on_one_postgresql_finish_each_trial_once_though_one_is_killed(taught: Path, whole: Path, tmp_path: Path, postgres: str) -> None:
+def test_workers_on_one_postgresql_finish_each_trial_once_though_one_is_killed(
+    taught: Path, whole: Path, tmp_path: Path, postgres: str
+) -> None:
     """Two machines: each has a project, a store and a teacher of its own, and only the database in common."""
     text = (PARAMS + GRID).replace("generation: 3", f"generation: 3\n    storage: {postgres!r}")
     folders = [copied(taught, tmp_path / name / "project") for name in ("one", "other")]
     workers = []
     for folder in folders:
         (folder / "params.yaml").write_text(text)
-        workers.append(subprocess.Popen([sys.executable, "-m", "cdkd", "search", "--study", "small"], cwd=folder, env=ENVIRONMENT, start_new_session=True))
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "cdkd", "search", "--study", "small"],
+                cwd=folder,
+                env=ENVIRONMENT,
+                start_new_session=True,
+            )
+        )
     until, at_work = time.monotonic() + 240, list[int]()
     while not at_work and time.monotonic() < until:
         time.sleep(0.05)  # until one of them has a trial in training
-        at_work = [place for place, folder in enumerate(folders) if list((folder / ".cdkd" / "locks").glob("run-*"))]
+        at_work = [
+            place for place, folder in enumerate(folders) if list((folder / ".cdkd" / "locks").glob("run-*"))
+        ]
     victim, other = at_work[0], 1 - at_work[0]
     os.killpg(workers[victim].pid, signal.SIGKILL)
     assert workers[victim].wait(60) == -signal.SIGKILL

@@ -23,7 +23,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def soak(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tests.soak", *words], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "tests.soak", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +52,26 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     "points",
     [
         ["before a step", "between gradient and step", "an epoch is closed"],
-        ["half-written: a state", "half-written: LAST", "half-written: weights", "half-written: a record", "half-written: data.json"],
-        ["before the rename: a state", "after the rename: a state", "before the rename: LAST", "before the rename: a run", "after the rename: a run"],
-        ["before a checkpoint", "before a record", "between checkpoint and record", "a run is put, its checkpoints are there"],
+        [
+            "half-written: a state",
+            "half-written: LAST",
+            "half-written: weights",
+            "half-written: a record",
+            "half-written: data.json",
+        ],
+        [
+            "before the rename: a state",
+            "after the rename: a state",
+            "before the rename: LAST",
+            "before the rename: a run",
+            "after the rename: a run",
+        ],
+        [
+            "before a checkpoint",
+            "before a record",
+            "between checkpoint and record",
+            "a run is put, its checkpoints are there",
+        ],
         ["in an evaluation", "half a row of the teacher's answers", "before a resumption"],
         ["before tracking hears of an epoch", "the follower logs, training dies"],
     ],
@@ -70,7 +94,11 @@ def test_nothing_is_left_over(sample: dict[str, Any]) -> None:
 
 def test_a_second_interrupt_while_saving_ends_at_once_and_harms_nothing(sample: dict[str, Any]) -> None:
     """130 and no traceback are part of `mismatches`; after it the run goes on from the state before."""
-    assert sample["signals"] == {"SIGINT twice: half-written: a state": 1, "SIGTERM: in an evaluation": 1, "SIGINT: half-written: LAST": 1}
+    assert sample["signals"] == {
+        "SIGINT twice: half-written: a state": 1,
+        "SIGTERM: in an evaluation": 1,
+        "SIGINT: half-written: LAST": 1,
+    }
 
 
 def test_what_differs_is_noticed(sample: dict[str, Any]) -> None:
@@ -85,7 +113,13 @@ def test_a_run_killed_before_its_record_trains_no_step_again(sample: dict[str, A
 
 def test_fuzzed_readers_say_what_is_wrong_and_do_nothing_else(sample: dict[str, Any]) -> None:
     assert sample["escapes"] == []
-    assert sample["inputs"].keys() == {"params", "image archives", "records", "checkpoints", "a campaign's results"}
+    assert sample["inputs"].keys() == {
+        "params",
+        "image archives",
+        "records",
+        "checkpoints",
+        "a campaign's results",
+    }
     assert min(sample["inputs"].values()) >= 50
 
 
@@ -109,9 +143,15 @@ HUGE = "0x" + "f" * 5000  # more digits than Python writes out
 BROKEN = {
     "an ordered map": (GOOD.replace("[0]", "!!omap [a: 1]"), "seeds"),
     "a set that is none": (GOOD.replace("small", "!!set aGk="), "not YAML"),
-    "a name that is no text": (GOOD + "  .nan: {ce: {weight: 1}}\nreport: {ablation: [studnet]}\n", "did you mean 'student'"),
+    "a name that is no text": (
+        GOOD + "  .nan: {ce: {weight: 1}}\nreport: {ablation: [studnet]}\n",
+        "did you mean 'student'",
+    ),
     "a seed of 5000 digits": (GOOD.replace("[0]", f"[{HUGE}]"), "20000 bits"),
-    "a learning rate of 5000 digits": (GOOD.replace("epochs: 4", f"epochs: 4, learning_rate: {HUGE}"), "20000 bits"),
+    "a learning rate of 5000 digits": (
+        GOOD.replace("epochs: 4", f"epochs: 4, learning_rate: {HUGE}"),
+        "20000 bits",
+    ),
     "too many epochs to walk": (GOOD.replace("epochs: 4", "epochs: 1000000000000"), "training.epochs"),
     "an image beyond all memory": (GOOD.replace("digits,", "digits, size: 1000000,"), "data.size"),
 }
@@ -125,7 +165,10 @@ def test_params_are_refused(case: str, tmp_path: Path) -> None:
         load(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("more", ["  again: {<<: *student}\n", "report: {published: {dataset: CIFAR-100, teacher: a, student: b}}\n"])
+@pytest.mark.parametrize(
+    "more",
+    ["  again: {<<: *student}\n", "report: {published: {dataset: CIFAR-100, teacher: a, student: b}}\n"],
+)
 def test_params_are_read(more: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(GOOD + more)
     assert load(tmp_path / "params.yaml").experiment == "small"
@@ -135,8 +178,24 @@ def test_an_image_may_have_a_long_number(tmp_path: Path) -> None:
     image = io.BytesIO()
     Image.new("L", (4, 4)).save(image, "PNG")
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as file:
-        for name in ("train/a/1.png", "train/a/" + "9" * 5000 + ".png", "train/b/2.png", "test/a/3.png", "test/b/4.png"):
+        for name in (
+            "train/a/1.png",
+            "train/a/" + "9" * 5000 + ".png",
+            "train/b/2.png",
+            "test/a/3.png",
+            "test/b/4.png",
+        ):
             file.writestr(name, image.getvalue())
     mean = {"mean": [0.5], "std": [0.5]}
-    meta = prepare(tmp_path / "data", tmp_path, source="folder", paths=["images.zip"], size=None, train_images=None, validation=0, seed=0, normalisation=mean)
+    meta = prepare(
+        tmp_path / "data",
+        tmp_path,
+        source="folder",
+        paths=["images.zip"],
+        size=None,
+        train_images=None,
+        validation=0,
+        seed=0,
+        normalisation=mean,
+    )
     assert meta.counts == {"train": 3, "validation": 0, "test": 2}

@@ -29,13 +29,20 @@ def test_a_mean_and_its_interval_by_hand() -> None:
     summary = summarise([8.0, 9.0, 10.0])
     assert (summary.mean, summary.std, summary.n) == (9.0, 1.0, 3)
     half = 4.302653 / math.sqrt(3)  # the t table at 2 degrees of freedom
-    assert (summary.low, summary.high) == (pytest.approx(9 - half, abs=1e-5), pytest.approx(9 + half, abs=1e-5))
+    assert (summary.low, summary.high) == (
+        pytest.approx(9 - half, abs=1e-5),
+        pytest.approx(9 + half, abs=1e-5),
+    )
 
 
 def test_students_sleep_as_in_the_textbooks() -> None:
     paired = compare({"sleep": SLEEP})["sleep"]
     assert paired.p == pytest.approx(0.002833, abs=5e-7)  # R: t.test(extra ~ group, sleep, paired = TRUE)
-    assert (paired.mean, paired.low, paired.high) == (pytest.approx(-1.58), pytest.approx(-2.4598858, abs=1e-6), pytest.approx(-0.7001142, abs=1e-6))
+    assert (paired.mean, paired.low, paired.high) == (
+        pytest.approx(-1.58),
+        pytest.approx(-2.4598858, abs=1e-6),
+        pytest.approx(-0.7001142, abs=1e-6),
+    )
     assert paired.p == pytest.approx(stats.ttest_rel(FIRST, SECOND).pvalue, rel=1e-12)
     assert paired.holm == paired.p  # alone in its family
     assert (paired.verdict, paired.further) == ("lower", 0)
@@ -45,7 +52,9 @@ def test_students_sleep_as_in_the_textbooks() -> None:
 
 
 def test_holm_as_in_the_textbooks() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # R: p.adjust(..., "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )  # R: p.adjust(..., "holm")
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
@@ -66,7 +75,14 @@ def test_one_seed_says_nothing_of_chance() -> None:
     summary = summarise([8.0])
     assert (summary.mean, summary.std, summary.low, summary.high) == (8.0, None, None, None)
     paired = compare({"kd": [-0.5]})["kd"]
-    assert (paired.verdict, paired.p, paired.holm, paired.effect, paired.further, paired.low) == ("one", None, None, None, None, None)
+    assert (paired.verdict, paired.p, paired.holm, paired.effect, paired.further, paired.low) == (
+        "one",
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
     assert compare({"kd": []})["kd"].verdict == "none"
     assert summarise([]).mean is None
 
@@ -75,7 +91,15 @@ def test_one_seed_says_nothing_of_chance() -> None:
 def test_no_spread_is_no_certainty(value: float) -> None:
     differences = [value, value + 1e-13, value - 1e-13]  # equal but for rounding
     paired = compare({"kd": differences})["kd"]
-    assert (paired.verdict, paired.std, paired.p, paired.holm, paired.effect, paired.low, paired.further) == ("flat", 0.0, None, None, None, None, None)
+    assert (paired.verdict, paired.std, paired.p, paired.holm, paired.effect, paired.low, paired.further) == (
+        "flat",
+        0.0,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
     assert summarise(differences).low is None
 
 

@@ -22,7 +22,11 @@ WEIGHTS = bytes(range(256)) * 40
 def a_record(status: str = "finished", seed: int = 0) -> Record:
     config = {"seed": seed, "network": "resnet8"}
     row = {"epoch": 0, "test_top1_error": 5.0, "test_top5_error": 1.0}
-    result = {"weights_sha256": hashlib.sha256(WEIGHTS).hexdigest(), "last": row, "best": row} if status == "finished" else {}
+    result = (
+        {"weights_sha256": hashlib.sha256(WEIGHTS).hexdigest(), "last": row, "best": row}
+        if status == "finished"
+        else {}
+    )
     return Record(digest(config), "digits", "kd", seed, status, config, [row], result, {})
 
 
@@ -66,7 +70,9 @@ def test_what_was_put_is_there(store: Store) -> None:
 
 @pytest.mark.parametrize("file", ["record.json", "weights.safetensors"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_run_is_set_aside_and_can_be_put_again(store: Store, damage: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_is_set_aside_and_can_be_put_again(
+    store: Store, damage: str, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     DAMAGES[damage](place(store) / file)
     assert store.get(a_record().fingerprint) is None
     assert "set aside as damaged-" in capsys.readouterr().out
@@ -107,7 +113,9 @@ store.Store(Path({root!r})).put(test_store.a_record(), test_store.WEIGHTS)
 
 
 @pytest.mark.parametrize("patch", ["store.os.replace = killed", "store.sync_names = killed"])
-def test_a_put_that_was_killed_left_all_or_nothing_and_the_next_one_clears_up(tmp_path: Path, patch: str) -> None:
+def test_a_put_that_was_killed_left_all_or_nothing_and_the_next_one_clears_up(
+    tmp_path: Path, patch: str
+) -> None:
     code = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), patch=patch)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     store = Store(tmp_path)
@@ -132,13 +140,17 @@ with Store(Path(sys.argv[1])).lock("x", wait=False) as held:
 def test_a_lock_is_held_by_one_process_and_goes_with_it_however_it_dies(tmp_path: Path) -> None:
     store = Store(tmp_path)
     said: list[str] = []
-    with subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
         with store.lock("x", wait=False) as held:
             assert not held
         started = time.monotonic()
-        killer = subprocess.Popen([sys.executable, "-c", f"import os,time; time.sleep(0.5); os.kill({other.pid}, 9)"])
+        killer = subprocess.Popen(
+            [sys.executable, "-c", f"import os,time; time.sleep(0.5); os.kill({other.pid}, 9)"]
+        )
         with store.lock("x", wait=True, say=said.append) as held:
             assert held
         assert time.monotonic() - started > 0.4

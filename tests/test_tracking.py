@@ -26,29 +26,75 @@ from cdkd.runs.record import Record
 from cdkd.runs.specification import RunPlan
 from cdkd.tracking import form, server, story
 
-CIRCUMSTANCES = {"environment": {"device": "cpu", "threads": 2, "torch": "2.15.0"}, "git": {"commit": "abc123", "dirty": True}, "cohort": ["kd", "cd"]}
+CIRCUMSTANCES = {
+    "environment": {"device": "cpu", "threads": 2, "torch": "2.15.0"},
+    "git": {"commit": "abc123", "dirty": True},
+    "cohort": ["kd", "cd"],
+}
 STARTED, START_MS = "2026-01-02T03:04:05+00:00", 1767323045000
 EPOCHS = 5
 
 
 def plan(method: str, seed: int = 0, **more: Any) -> RunPlan:
     weight = {"value": 6.0, "start": 0, "stop": None, "milestones": [2], "decay": 0.9}
-    of = None if method == "teacher" else {"network": "resnet20", "weights_sha256": "f" * 64, "batchnorm": "eval"}
-    config = {"data": {"digest": "d" * 64, "classes": 10}, "seed": seed, "training": {"epochs": EPOCHS, "learning_rate": 0.05}, "teacher": of}
-    return RunPlan("digits", method, seed, config | {"method": {method: {"weight": weight, "options": {}}}} | more)
+    of = (
+        None
+        if method == "teacher"
+        else {"network": "resnet20", "weights_sha256": "f" * 64, "batchnorm": "eval"}
+    )
+    config = {
+        "data": {"digest": "d" * 64, "classes": 10},
+        "seed": seed,
+        "training": {"epochs": EPOCHS, "learning_rate": 0.05},
+        "teacher": of,
+    }
+    return RunPlan(
+        "digits", method, seed, config | {"method": {method: {"weight": weight, "options": {}}}} | more
+    )
 
 
 def row(epoch: int) -> dict[str, Any]:
-    errors = {"train_top1_error": 50 / (1 + epoch), "test_top1_error": 60 / (1 + epoch), "test_top5_error": 9.0, "test_loss": 1.5}
-    return {"epoch": epoch, "learning_rate": 0.05, "weights": {"ce": 1.0, "cd": 6.0}, "losses": {"ce": 2.0, "cd": 0.25}} | errors
+    errors = {
+        "train_top1_error": 50 / (1 + epoch),
+        "test_top1_error": 60 / (1 + epoch),
+        "test_top5_error": 9.0,
+        "test_loss": 1.5,
+    }
+    return {
+        "epoch": epoch,
+        "learning_rate": 0.05,
+        "weights": {"ce": 1.0, "cd": 6.0},
+        "losses": {"ce": 2.0, "cd": 0.25},
+    } | errors
 
 
 def record(run: RunPlan, epochs: int = EPOCHS, status: str = "finished") -> Record:
     rows = [row(epoch) for epoch in range(epochs)]
-    result = {"weights_sha256": "e" * 64, "parameters": 78000, "multiply_adds": 12_000_000, "last": rows[-1], "best": rows[-1]} if status == "finished" else {}
+    result = (
+        {
+            "weights_sha256": "e" * 64,
+            "parameters": 78000,
+            "multiply_adds": 12_000_000,
+            "last": rows[-1],
+            "best": rows[-1],
+        }
+        if status == "finished"
+        else {}
+    )
     circumstances = CIRCUMSTANCES | {"started": STARTED, "seconds": 50.0, "images_per_second": 900.0}
     reason = None if status == "finished" else "loss ce is nan in epoch 5"
-    return Record(run.fingerprint, run.experiment, run.method, run.seed, status, dict(run.config), rows, result, circumstances, reason)
+    return Record(
+        run.fingerprint,
+        run.experiment,
+        run.method,
+        run.seed,
+        status,
+        dict(run.config),
+        rows,
+        result,
+        circumstances,
+        reason,
+    )
 
 
 # Where compiled Python is not kept, every import of MLflow takes nine seconds instead of two: keep it for these tests.
@@ -111,18 +157,26 @@ def runs(root: Path, experiment: str = "digits") -> dict[str, Any]:
 
 
 def steps(root: Path, name: str, metric: str = "test_top1_error") -> list[int]:
-    return sorted(point.step for point in client(root).get_metric_history(runs(root)[name].info.run_id, metric))
+    return sorted(
+        point.step for point in client(root).get_metric_history(runs(root)[name].info.run_id, metric)
+    )
 
 
 def live(root: Path, plans: list[RunPlan], **more: Any) -> tracking.Tracker:
-    return tracking.Tracker(root, "digits", plans[0].seed, [(one, CIRCUMSTANCES) for one in plans], **{"every": 0.05} | more)
+    return tracking.Tracker(
+        root, "digits", plans[0].seed, [(one, CIRCUMSTANCES) for one in plans], **{"every": 0.05} | more
+    )
 
 
 def everything(root: Path) -> list[tuple[Any, ...]]:
     """The content of the database."""
     with contextlib.closing(sqlite3.connect(root / ".cdkd" / "mlflow" / "mlflow.db")) as connection:
         tables = ("runs", "metrics", "params", "tags", "latest_metrics", "experiments", "experiment_tags")
-        return [(table, *line) for table in tables for line in sorted(connection.execute(f"select * from {table}"), key=repr)]
+        return [
+            (table, *line)
+            for table in tables
+            for line in sorted(connection.execute(f"select * from {table}"), key=repr)
+        ]
 
 
 @contextlib.contextmanager
@@ -165,7 +219,14 @@ def test_runs_are_grouped_by_method_beside_the_teacher(root: Path, monkeypatch: 
         "data.digest": "d" * 64,
         "teacher.digest": "f" * 64,
     }
-    expected |= {"git.commit": "abc123", "git.dirty": "true", "dvc.stage": "distill@kd", "device": "cpu", "env.torch": "2.15.0", "cdkd.status": "finished"}
+    expected |= {
+        "git.commit": "abc123",
+        "git.dirty": "true",
+        "dvc.stage": "distill@kd",
+        "device": "cpu",
+        "env.torch": "2.15.0",
+        "cdkd.status": "finished",
+    }
     assert expected.items() <= run.data.tags.items()
     assert run.data.params["training.learning_rate"] == "0.05"
     assert run.data.params["method.cd_gkd_edt.weight.milestones"] == "[2]"
@@ -192,7 +253,10 @@ def test_rebuild_makes_the_view_from_records_once(root: Path) -> None:
     assert everything(root) == before
     assert len(asked) == 5
     found = runs(root)
-    assert (found["kd · seed 1"].info.start_time, found["kd · seed 1"].info.end_time) == (START_MS, START_MS + 50_000)
+    assert (found["kd · seed 1"].info.start_time, found["kd · seed 1"].info.end_time) == (
+        START_MS,
+        START_MS + 50_000,
+    )
     assert found["kd"].info.end_time == START_MS + 50_000
     assert found["kd"].info.start_time > found["cd"].info.start_time  # the cohort's order, newest first
     assert found["cd · seed 1"].info.status == "FAILED"
@@ -207,7 +271,10 @@ def test_a_run_that_another_replaced_is_current_no_more(root: Path) -> None:
     with live(root, [new]) as tracker:
         tracker.finish(record(new))
     assert current(root) == {old.fingerprint: "no", new.fingerprint: "yes"}
-    assert tracking.rebuild(root, [record(old), record(new)]) == (0, 0)  # params went back: the workspace holds the first again
+    assert tracking.rebuild(root, [record(old), record(new)]) == (
+        0,
+        0,
+    )  # params went back: the workspace holds the first again
     assert current(root) == {old.fingerprint: "yes", new.fingerprint: "no"}
 
 
@@ -221,7 +288,9 @@ def test_a_view_that_was_grouped_by_seed_is_grouped_anew(root: Path) -> None:
     plans = [plan("kd"), plan("cd")]
     tracking.rebuild(root, map(record, plans))
     mlflow, found = client(root), runs(root)
-    old = mlflow.create_run(found["kd"].info.experiment_id, run_name="seed 0", tags={"cdkd.group": "seed 0"}).info.run_id
+    old = mlflow.create_run(
+        found["kd"].info.experiment_id, run_name="seed 0", tags={"cdkd.group": "seed 0"}
+    ).info.run_id
     for name in ("kd · seed 0", "cd · seed 0"):
         mlflow.set_tag(found[name].info.run_id, "mlflow.parentRunId", old)
     for name in ("kd", "cd"):
@@ -240,15 +309,27 @@ def test_the_page_opens_on_current_runs_grouped_by_method(root: Path) -> None:
     tags = client(root).get_experiment(tracking.experiment_id(root, "digits")).tags
     view = json.loads(tags["mlflow.sharedViewState.story"])
     assert view["groupsExpanded"] == {"tag.method.at": False, "tag.method.cd": False, "tag.method.kd": False}
-    assert {"test_top1_error", "loss.cd", "weight.cd"} <= {chart["metricKey"] for chart in view["compareRunCharts"]}
-    assert len(story.view([f"{'x' * 60}{number:04}" for number in range(1000)])) <= story.LONGEST_NOTE  # such a tag's bound
+    assert {"test_top1_error", "loss.cd", "weight.cd"} <= {
+        chart["metricKey"] for chart in view["compareRunCharts"]
+    }
+    assert (
+        len(story.view([f"{'x' * 60}{number:04}" for number in range(1000)])) <= story.LONGEST_NOTE
+    )  # such a tag's bound
 
 
 def test_a_teacher_from_a_file_has_no_history(root: Path) -> None:
     one = plan("teacher", training=None)
     measured = {"epoch": None, "test_top1_error": 3.0, "test_top5_error": 0.5, "test_loss": 0.1}
-    result = {"weights_sha256": "e" * 64, "parameters": 1, "multiply_adds": 2, "last": measured, "best": measured}
-    kept = Record(one.fingerprint, "digits", "teacher", 0, "finished", dict(one.config), [], result, CIRCUMSTANCES)
+    result = {
+        "weights_sha256": "e" * 64,
+        "parameters": 1,
+        "multiply_adds": 2,
+        "last": measured,
+        "best": measured,
+    }
+    kept = Record(
+        one.fingerprint, "digits", "teacher", 0, "finished", dict(one.config), [], result, CIRCUMSTANCES
+    )
     assert tracking.rebuild(root, [kept]) == (1, 0)
     assert tracking.rebuild(root, [kept]) == (0, 0)
     assert runs(root)["teacher · seed 0"].data.metrics["test_top1_error"] == 3.0
@@ -288,7 +369,9 @@ def test_what_a_crash_lost_is_completed_and_runs_without_a_record_are_left(root:
     assert runs(root)["cd · seed 0"].info.status == "RUNNING"
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (RuntimeError, "FAILED")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (RuntimeError, "FAILED")]
+)
 def test_leaving_by_an_exception_ends_the_runs(root: Path, error: type[BaseException], status: str) -> None:
     with pytest.raises(error), live(root, [plan("kd")]):
         raise error
@@ -310,7 +393,9 @@ def train_something(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[flo
     return max(slowest, time.monotonic() - begun), capsys.readouterr().err.splitlines()
 
 
-def test_a_locked_database_costs_a_warning_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_locked_database_costs_a_warning_and_nothing_else(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with held(root):
         slowest, said = train_something(root, capsys)
         with pytest.raises(CdkdError, match="locked"):
@@ -342,7 +427,9 @@ def test_a_lock_that_goes_is_written_after(root: Path, capsys: pytest.CaptureFix
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_dead_server_costs_a_warning_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_costs_a_warning_and_nothing_else(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     slowest, said = train_something(root, capsys)
     assert slowest < 5  # the end waits for the last try
@@ -365,7 +452,10 @@ with live(pathlib.Path(sys.argv[2]), [one], patience=100) as tracker:
 
 def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(tmp_path)]
-    others = [subprocess.Popen([*words, str(seed)], stderr=subprocess.PIPE, text=True, env=child_environment()) for seed in range(4)]
+    others = [
+        subprocess.Popen([*words, str(seed)], stderr=subprocess.PIPE, text=True, env=child_environment())
+        for seed in range(4)
+    ]
     assert [(other.communicate()[1], other.returncode) for other in others] == [("", 0)] * 4
     assert len(runs(tmp_path)) == 5  # and their group
     assert all(steps(tmp_path, f"kd · seed {seed}") == list(range(EPOCHS)) for seed in range(4))
@@ -393,7 +483,9 @@ def test_odd_characters_in_the_path(template: Path, tmp_path: Path, name: str) -
     with live(root, [plan("kd")], extras=lambda record: {"curves.png": b"x"}) as tracker:
         tracker.finish(record(plan("kd")))
     run = runs(root)["kd · seed 0"]
-    assert (root / ".cdkd" / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "curves.png").read_bytes() == b"x"
+    assert (
+        root / ".cdkd" / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "curves.png"
+    ).read_bytes() == b"x"
     assert "curves.png" in {file.path for file in client(root).list_artifacts(run.info.run_id)}
     assert [path.name for path in tmp_path.iterdir()] == [name]  # nothing beside it
     assert any(line[0] == "runs" and plan("kd").method in line[2] for line in everything(root))
@@ -405,7 +497,14 @@ def test_a_server_named_by_the_environment_is_used(root: Path, monkeypatch: pyte
 
 
 def test_importing_imports_no_mlflow() -> None:
-    subprocess.run([sys.executable, "-c", "import sys, cdkd.tracking, cdkd.ui; assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, cdkd.tracking, cdkd.ui; assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()",
+        ],
+        check=True,
+    )
 
 
 def test_what_is_not_finite_is_not_sent(root: Path) -> None:
@@ -424,7 +523,10 @@ def test_a_long_param_becomes_a_file(root: Path) -> None:
         pass
     run = runs(root)["kd · seed 0"]
     assert run.data.params["names"] == "in the artifact params/names.json"
-    assert len((root / ".cdkd/mlflow/artifacts" / run.info.run_id / "artifacts/params/names.json").read_text()) > form.LONGEST_PARAM
+    assert (
+        len((root / ".cdkd/mlflow/artifacts" / run.info.run_id / "artifacts/params/names.json").read_text())
+        > form.LONGEST_PARAM
+    )
 
 
 def test_many_epochs_go_in_several_batches_none_split(root: Path) -> None:
@@ -453,7 +555,12 @@ def test_the_experiment_is_described_and_comes_back_when_deleted(root: Path) -> 
     assert "svg" not in said  # MLflow would ask its own server for it
     assert "Caption" not in said
     tracking.describe(root, "digits", "paragraph\n\n" * 2000)
-    assert client(root).get_experiment(key).tags["mlflow.note.content"].endswith("paragraph\n\nCut here; whole in `reports/digits`.")
+    assert (
+        client(root)
+        .get_experiment(key)
+        .tags["mlflow.note.content"]
+        .endswith("paragraph\n\nCut here; whole in `reports/digits`.")
+    )
     client(root).delete_experiment(key)
     assert tracking.experiment_id(root, "digits") == key
 
@@ -485,14 +592,20 @@ def test_the_pages_are_served_and_no_process_is_left(template: Path, tmp_path: P
         words = [sys.executable, "-c", SERVER, str(root)]
         pipes = {"stdout": subprocess.PIPE, "text": True, "env": child_environment()}
         signals = (signal.SIGINT, signal.SIGKILL)
-        servers = [subprocess.Popen([*words, str(port if number == signal.SIGINT else port + 100)], **pipes) for number in signals]
+        servers = [
+            subprocess.Popen([*words, str(port if number == signal.SIGINT else port + 100)], **pipes)
+            for number in signals
+        ]
         for server, number in zip(servers, signals, strict=True):
             with server:
                 if number == signal.SIGINT:
                     assert f"port {port} is taken; using " in server.stdout.readline()
                 address = server.stdout.readline().split()[1]
                 assert "/runs?workflowType=machine_learning" in address
-                with urllib.request.urlopen(address.split("/#")[0] + "/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=digits") as answer:
+                with urllib.request.urlopen(
+                    address.split("/#")[0]
+                    + "/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=digits"
+                ) as answer:
                     assert answer.status == 200
                 group = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
                 server.send_signal(number)

@@ -26,7 +26,9 @@ from cdkd.training.teacher_cache import TeacherCache
 
 DATA = {"classes": 5, "image": [8, 8, 1]}
 CPU = torch.device("cpu")
-RECIPE = Training(epochs=3, batch=16, learning_rate=0.05, milestones=(2,), augmentation=Augmentation(pad=1, flip=True)).resolved
+RECIPE = Training(
+    epochs=3, batch=16, learning_rate=0.05, milestones=(2,), augmentation=Augmentation(pad=1, flip=True)
+).resolved
 METHODS: dict[str, Method] = {
     "student": {"ce": Term(Weight(1.0), {})},
     "kd": {"ce": Term(Weight(0.1), {}), "kd": Term(Weight(0.9), {"temperature": 4.0})},
@@ -64,9 +66,28 @@ def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None,
         sample = next(evaluation(TEST, how.augmentation, batch=how.batch)).images
         teacher.cache = TeacherCache(cache, {}, len(TRAIN), batches.views, 1.0, teacher.without_maps, sample)
     sample = next(evaluation(TEST, how.augmentation, batch=2))
-    runs = [Run(name, METHODS[name], how, network("resnet8", DATA, seed, CPU), seed, sample, teacher, folder / f"{name}-{seed}") for name in names]
+    runs = [
+        Run(
+            name,
+            METHODS[name],
+            how,
+            network("resnet8", DATA, seed, CPU),
+            seed,
+            sample,
+            teacher,
+            folder / f"{name}-{seed}",
+        )
+        for name in names
+    ]
     answers = [teacher.without_maps(batch.images) for batch in evaluation(TEST, how.augmentation)]
-    train(runs, teacher, batches, Examination(TEST, how, reference=Reference(answers)), seed, checkpoint_seconds=0)
+    train(
+        runs,
+        teacher,
+        batches,
+        Examination(TEST, how, reference=Reference(answers)),
+        seed,
+        checkpoint_seconds=0,
+    )
     return runs
 
 
@@ -80,7 +101,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_alone_and_in_company_end_in_the_same_bits(name: str, together: dict[str, Run], tmp_path: Path) -> None:
+def test_alone_and_in_company_end_in_the_same_bits(
+    name: str, together: dict[str, Run], tmp_path: Path
+) -> None:
     (alone,) = cohort([name], 0, tmp_path)
     assert bits(alone) == bits(together[name])
 
@@ -131,7 +154,9 @@ def test_the_teacher_is_not_touched() -> None:
     assert not all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_diverging_run_stops_at_its_epoch_and_leaves_the_others_alone(together: dict[str, Run], tmp_path: Path) -> None:
+def test_a_diverging_run_stops_at_its_epoch_and_leaves_the_others_alone(
+    together: dict[str, Run], tmp_path: Path
+) -> None:
     METHODS["wild"] = {"ce": Term(Weight(1.0), {}), "cd": Term(Weight(1e30), {})}
     try:
         wild, kd = cohort(["wild", "kd"], 0, tmp_path)
@@ -147,7 +172,9 @@ def test_a_run_that_cannot_be_judged_has_diverged(tmp_path: Path) -> None:
     (run,) = cohort(["student"], 0, tmp_path)
     rows = len(run.history)
     assert run.close_epoch(len(TRAIN), Examination(TEST, RECIPE)) is not None
-    next(buffer for name, buffer in run.model.named_buffers() if name.endswith("running_mean")).fill_(math.nan)  # every weight is finite
+    next(buffer for name, buffer in run.model.named_buffers() if name.endswith("running_mean")).fill_(
+        math.nan
+    )  # every weight is finite
     assert run.close_epoch(len(TRAIN), Examination(TEST, RECIPE)) is None
     assert "test_loss is nan in epoch" in str(run.diverged)
     assert len(run.history) == rows + 1
@@ -226,7 +253,11 @@ def test_a_kept_answer_is_given_and_a_damaged_one_is_not(tmp_path: Path) -> None
     for _ in range(2):
         for batch, expected in zip(batches.epoch(0, 0), first, strict=True):
             found = cache(batch, teacher.without_maps)
-            for ours, theirs in zip((*found.maps, found.pooled, found.logits), (*expected.maps, expected.pooled, expected.logits), strict=True):
+            for ours, theirs in zip(
+                (*found.maps, found.pooled, found.logits),
+                (*expected.maps, expected.pooled, expected.logits),
+                strict=True,
+            ):
                 assert torch.equal(ours, theirs)
                 assert ours.stride() == theirs.stride()
     assert (cache.hits, cache.asked) == (97, 194)  # each image has one view an epoch
@@ -262,9 +293,17 @@ def test_a_teacher_whose_answers_depend_on_company_is_not_kept(tmp_path: Path) -
 def test_sgd_is_torchs(nesterov: bool) -> None:
     """Against torch.optim.SGD over many steps, with parameters that have no gradient at first."""
     how = replace(RECIPE, nesterov=nesterov)
-    ours, theirs = ([torch.nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64)) for shape in ((3, 4), (5,), (2, 3, 3, 3))] for _ in range(2))
+    ours, theirs = (
+        [
+            torch.nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64))
+            for shape in ((3, 4), (5,), (2, 3, 3, 3))
+        ]
+        for _ in range(2)
+    )
     mine = SGD(ours, how)
-    reference = torch.optim.SGD(theirs, how.learning_rate, how.momentum, 0, how.weight_decay, nesterov=nesterov)
+    reference = torch.optim.SGD(
+        theirs, how.learning_rate, how.momentum, 0, how.weight_decay, nesterov=nesterov
+    )
     for step in range(12):
         rate = 0.05 if step < 6 else 0.005
         mine.rate.fill_(rate)
@@ -283,16 +322,36 @@ def test_sgd_is_torchs(nesterov: bool) -> None:
 def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
     def run(environment: dict[str, Any]) -> Run:
         sample = next(evaluation(TEST, RECIPE.augmentation, batch=2))
-        return Run("kd", METHODS["student"], RECIPE, network("resnet8", DATA, 0, CPU), 0, sample, None, tmp_path, environment)
+        return Run(
+            "kd",
+            METHODS["student"],
+            RECIPE,
+            network("resnet8", DATA, 0, CPU),
+            0,
+            sample,
+            None,
+            tmp_path,
+            environment,
+        )
 
     begun = run({"threads": 1})
-    train([begun], None, Batches(TRAIN, RECIPE.augmentation, RECIPE.batch), Examination(TEST, RECIPE), 0, checkpoint_seconds=0, stop=lambda: True)
+    train(
+        [begun],
+        None,
+        Batches(TRAIN, RECIPE.augmentation, RECIPE.batch),
+        Examination(TEST, RECIPE),
+        0,
+        checkpoint_seconds=0,
+        stop=lambda: True,
+    )
     assert (begun.epoch, begun.environments) == (1, [{"threads": 1}])
     assert run({"threads": 1}).environments == [{"threads": 1}]
     assert run({"threads": 2}).environments == [{"threads": 1}, {"threads": 2}]
 
 
-def test_a_run_that_torch_cannot_go_on_with_leaves_the_others_alone(together: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_torch_cannot_go_on_with_leaves_the_others_alone(
+    together: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step, steps = Run.step, itertools.count()
 
     def failing(run: Run, *rest: Any) -> None:

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load, save
-from test_doctor import copied, entry, finished_checkout, flip, replace_in, reseal, with_environment, workspace
+from test_doctor import (
+    copied,
+    entry,
+    finished_checkout,
+    flip,
+    replace_in,
+    reseal,
+    with_environment,
+    workspace,
+)
 from test_pipeline import Clone, snapshot
 
 from cdkd.pipeline.verify import parting, unlike
@@ -35,15 +44,22 @@ def test_a_student_comes_out_again(finished: Clone) -> None:
     record = finished.record("kd")
     assert record["circumstances"]["cohort"] == ["student", "kd"]
     text = finished.run("cdkd", "verify", "kd")
-    assert text == f"kd seed 0: bit-identical: 2 epochs and weights with sha256 {record['result']['weights_sha256'][:12]}... came out again\n"
+    assert (
+        text
+        == f"kd seed 0: bit-identical: 2 epochs and weights with sha256 {record['result']['weights_sha256'][:12]}... came out again\n"
+    )
     assert snapshot(finished) == before
 
 
 def test_the_teacher_comes_out_again_with_the_threads_of_its_record(finished: Clone) -> None:
     """Other threads than then would be an environment that differs."""
     words = ["cdkd", "verify", "teacher", "--seed", "0"]
-    environment = finished.environment | {"OMP_NUM_THREADS": str(finished.record("teacher")["circumstances"]["environment"]["threads"] + 1)}
-    done = subprocess.run(words, cwd=finished.folder, env=environment, capture_output=True, text=True, check=False)
+    environment = finished.environment | {
+        "OMP_NUM_THREADS": str(finished.record("teacher")["circumstances"]["environment"]["threads"] + 1)
+    }
+    done = subprocess.run(
+        words, cwd=finished.folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("teacher seed 0: bit-identical: 1 epochs")
     assert len(done.stdout.splitlines()) == 1
@@ -53,8 +69,14 @@ def test_altered_and_sealed_it_parts_from_what_is_trained_again(clone: Clone) ->
     """By somebody who knows how a record is sealed: a nicer epoch, and weights that go with it."""
 
     def better(record: Record) -> Record:
-        history = [record.history[0], record.history[1] | {"losses": record.history[1]["losses"] | {"kd": 0.125}}]
-        result = record.result | {"last": history[1], "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+        history = [
+            record.history[0],
+            record.history[1] | {"losses": record.history[1]["losses"] | {"kd": 0.125}},
+        ]
+        result = record.result | {
+            "last": history[1],
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
         return with_environment(processor="another")(replace(record, history=history, result=result))
 
     weights = workspace(clone, "kd").with_suffix(".safetensors")
@@ -86,22 +108,46 @@ def other_seed(record: Record) -> Record:
             lambda clone: replace_in(workspace(clone, "kd"), '"test_loss": ', '"test_loss": 1'),
             "runs/digits/kd/seed-0.json: its digest does not fit its content",
         ),
-        (lambda clone: replace_in(entry(clone, "kd") / "record.json", '"test_loss": ', '"test_loss": 1'), "record.json: its digest does not fit its content"),
-        (lambda clone: reseal(workspace(clone, "kd"), other_seed), "its fingerprint is not its configuration's"),
-        (lambda clone: reseal(entry(clone, "kd") / "record.json", other_seed), "its fingerprint is not its configuration's"),
-        (lambda clone: flip(workspace(clone, "kd").with_suffix(".safetensors")), "its digest is not the record's"),
-        (lambda clone: flip(entry(clone, "kd") / "weights.safetensors"), "its digest is not the record's"),
-        (lambda clone: shutil.copy(workspace(clone, "student"), entry(clone, "kd") / "record.json"), "its digest is not the record's"),
-        (lambda clone: workspace(clone, "kd").unlink(), "missing; `cdkd distill kd` trains the runs"),
-        (lambda clone: shutil.rmtree(entry(clone, "teacher")), "without the teacher that the run learned from"),
         (
-            lambda clone: replace_in(clone.folder / "cdkd/losses/kd.py", "teacher.logits, self.temperature)", "teacher.logits, 2 * self.temperature)"),
+            lambda clone: replace_in(entry(clone, "kd") / "record.json", '"test_loss": ', '"test_loss": 1'),
+            "record.json: its digest does not fit its content",
+        ),
+        (
+            lambda clone: reseal(workspace(clone, "kd"), other_seed),
+            "its fingerprint is not its configuration's",
+        ),
+        (
+            lambda clone: reseal(entry(clone, "kd") / "record.json", other_seed),
+            "its fingerprint is not its configuration's",
+        ),
+        (
+            lambda clone: flip(workspace(clone, "kd").with_suffix(".safetensors")),
+            "its digest is not the record's",
+        ),
+        (lambda clone: flip(entry(clone, "kd") / "weights.safetensors"), "its digest is not the record's"),
+        (
+            lambda clone: shutil.copy(workspace(clone, "student"), entry(clone, "kd") / "record.json"),
+            "its digest is not the record's",
+        ),
+        (lambda clone: workspace(clone, "kd").unlink(), "missing; `cdkd distill kd` trains the runs"),
+        (
+            lambda clone: shutil.rmtree(entry(clone, "teacher")),
+            "without the teacher that the run learned from",
+        ),
+        (
+            lambda clone: replace_in(
+                clone.folder / "cdkd/losses/kd.py",
+                "teacher.logits, self.temperature)",
+                "teacher.logits, 2 * self.temperature)",
+            ),
             "trained with other code than today's",
         ),
         (lambda clone: shutil.rmtree(clone.folder / "data"), "run `cdkd prepare` first"),
     ],
 )
-def test_what_cannot_be_trusted_or_trained_again_is_refused(clone: Clone, do: Callable[[Clone], None], message: str) -> None:
+def test_what_cannot_be_trusted_or_trained_again_is_refused(
+    clone: Clone, do: Callable[[Clone], None], message: str
+) -> None:
     do(clone)
     before = snapshot(clone)
     text = clone.run("cdkd", "verify", "kd", code=2)
@@ -117,7 +163,12 @@ def test_other_data_are_refused(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["kb"], "did you mean 'kd'"), (["kd", "--seed", "7"], "seed-7.json: missing"), (["teacher", "--seed", "7"], "`cdkd teacher`")]
+    ("words", "message"),
+    [
+        (["kb"], "did you mean 'kd'"),
+        (["kd", "--seed", "7"], "seed-7.json: missing"),
+        (["teacher", "--seed", "7"], "`cdkd teacher`"),
+    ],
 )
 def test_runs_that_cannot_be_meant(finished: Clone, words: list[str], message: str) -> None:
     assert message in finished.run("cdkd", "verify", *words, code=2)
@@ -130,7 +181,9 @@ def test_a_teacher_from_a_file_is_not_trained_again(clone: Clone) -> None:
     clone.params((clone.folder / "params.yaml").read_text().replace("network: resnet14", named))
     clone.run("cdkd", "teacher")
     assert "came from a file" in clone.run("cdkd", "verify", "teacher", code=2)
-    assert "teacher        top-1 error" in clone.run("cdkd", "doctor")  # measured again, it is what its record says
+    assert "teacher        top-1 error" in clone.run(
+        "cdkd", "doctor"
+    )  # measured again, it is what its record says
 
 
 def test_the_first_place_where_values_part() -> None:
@@ -143,7 +196,12 @@ def test_the_first_place_where_values_part() -> None:
 
 def test_the_scratch_place_goes_again(finished: Clone, tmp_path: Path) -> None:
     done = subprocess.run(
-        ["cdkd", "verify", "student"], cwd=finished.folder, env=finished.environment | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True
+        ["cdkd", "verify", "student"],
+        cwd=finished.folder,
+        env=finished.environment | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "bit-identical" in done.stdout
     assert os.listdir(tmp_path) == []

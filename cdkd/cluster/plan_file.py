@@ -54,28 +54,65 @@ class Plan:
 
     def with_teacher(self, weights_sha256: str) -> Plan:
         """The same plan with a teacher that is trained."""
-        students = tuple(replace(run, config={**run.config, "teacher": {**run.config["teacher"], "weights_sha256": weights_sha256}}) for run in self.students)
+        students = tuple(
+            replace(
+                run,
+                config={**run.config, "teacher": {**run.config["teacher"], "weights_sha256": weights_sha256}},
+            )
+            for run in self.students
+        )
         return replace(self, weights_sha256=weights_sha256, students=students)
 
     def write(self, path: Path) -> None:
         students = [self._plain(run, known=self.weights_sha256 is not None) for run in self.students]
-        body = {"format": FORMAT, "experiment": self.experiment, "data": dict(self.data), "data_digest": self.data_digest}
-        sealed_json.write(path, body | {"teacher": self._plain(self.teacher, known=True), "weights_sha256": self.weights_sha256, "students": students})
+        body = {
+            "format": FORMAT,
+            "experiment": self.experiment,
+            "data": dict(self.data),
+            "data_digest": self.data_digest,
+        }
+        sealed_json.write(
+            path,
+            body
+            | {
+                "teacher": self._plain(self.teacher, known=True),
+                "weights_sha256": self.weights_sha256,
+                "students": students,
+            },
+        )
 
     def _plain(self, run: RunPlan, *, known: bool) -> dict[str, Any]:
         fingerprint = run.fingerprint if known else None
-        return {"method": run.method, "seed": run.seed, "fingerprint": fingerprint, "stored": fingerprint in self.stored, "config": dict(run.config)}
+        return {
+            "method": run.method,
+            "seed": run.seed,
+            "fingerprint": fingerprint,
+            "stored": fingerprint in self.stored,
+            "config": dict(run.config),
+        }
 
 
 def make(params: Params, data: Meta, teacher: Record | None, store: Store) -> Plan:
     """The plan of an experiment whose data are prepared; teacher: its record, where it is finished."""
     plan = teacher_plan(params, data)
     sha256 = None if teacher is None else teacher.result["weights_sha256"]
-    stand_in = teacher or Record(plan.fingerprint, plan.experiment, plan.method, plan.seed, "finished", {}, [], {"weights_sha256": None}, {})
+    stand_in = teacher or Record(
+        plan.fingerprint,
+        plan.experiment,
+        plan.method,
+        plan.seed,
+        "finished",
+        {},
+        [],
+        {"weights_sha256": None},
+        {},
+    )
     students = tuple(run for seed in params.seeds for run in student_plans(params, data, stand_in, seed))
     runs = [plan, *(students if teacher else ())]
     stored = frozenset(run.fingerprint for run in runs if store.get(run.fingerprint) is not None)
-    return Plan(params.experiment, params.data.model_dump(mode="json"), data.digest, plan, sha256, students, stored)
+    return Plan(
+        params.experiment, params.data.model_dump(mode="json"), data.digest, plan, sha256, students, stored
+    )
 
 
 def read(path: Path) -> Plan:
@@ -89,7 +126,9 @@ def read(path: Path) -> Plan:
         students = tuple(_run(experiment, run) for run in body["students"])
         if any(run.config["teacher"]["weights_sha256"] != weights_sha256 for run in students):
             raise ValueError("students of more than one teacher")
-        stored = frozenset(run["fingerprint"] for run in (body["teacher"], *body["students"]) if run["stored"])
+        stored = frozenset(
+            run["fingerprint"] for run in (body["teacher"], *body["students"]) if run["stored"]
+        )
         plan = Plan(experiment, body["data"], body["data_digest"], teacher, weights_sha256, students, stored)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a plan ({type(error).__name__}: {error})") from None
@@ -109,7 +148,9 @@ def _check_code(path: Path, plan: Plan) -> None:
     if other:
         first = f"{other[0].method} seed {other[0].seed}, {other[0].config['network']}"
         count = len(plan.students) + 1
-        raise BadRecord(f"{path}: {len(other)} of {count} runs were planned with other code than this checkout's (the first: {first}); export it again here")
+        raise BadRecord(
+            f"{path}: {len(other)} of {count} runs were planned with other code than this checkout's (the first: {first}); export it again here"
+        )
 
 
 def _code(run: RunPlan) -> str | None:
@@ -129,10 +170,16 @@ def summary(plan: Plan, weights: Path) -> Iterator[str]:
     )
     if plan.weights_sha256 is None:
         training = plan.teacher.config["training"]
-        yield f"teacher: pending, {training['epochs']} epochs" if training else "teacher: pending, its file is to be measured"
+        yield (
+            f"teacher: pending, {training['epochs']} epochs"
+            if training
+            else "teacher: pending, its file is to be measured"
+        )
     else:
         yield f"teacher: in the store, {'with' if weights.is_file() else 'without'} its weights (sha256 {plan.weights_sha256[:12]})"
     for seed, runs in plan.seeds.items():
-        pending = [run.method for run in runs if plan.weights_sha256 is None or run.fingerprint not in plan.stored]
+        pending = [
+            run.method for run in runs if plan.weights_sha256 is None or run.fingerprint not in plan.stored
+        ]
         cohort = f"one cohort of {len(pending)} pending: {', '.join(pending)}" if pending else "none pending"
         yield f"seed {seed}: {len(runs) - len(pending)} in the store, {cohort}"

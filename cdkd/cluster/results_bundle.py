@@ -44,10 +44,18 @@ def write(folder: Path, store: Store, experiment: str, records: Sequence[Record]
             if record.method == TEACHER and record.status == "finished":
                 _cut(store.weights(record.fingerprint), fresh)
         if kind != "none":
-            _bundle((record for record in records if record.method != TEACHER and record.status == "finished"), store, fresh, kind)
+            _bundle(
+                (record for record in records if record.method != TEACHER and record.status == "finished"),
+                store,
+                fresh,
+                kind,
+            )
         parts = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
         bodies = [json.loads(record.text()) for record in records]
-        sealed_json.write(fresh / RECORDS, {"format": FORMAT, "experiment": experiment, "records": bodies, "weights": kind, "parts": parts})
+        sealed_json.write(
+            fresh / RECORDS,
+            {"format": FORMAT, "experiment": experiment, "records": bodies, "weights": kind, "parts": parts},
+        )
         # the records go first and come last: whoever is killed between leaves no pack, and packs again from the store
         for stale in sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name)):
             stale.unlink()
@@ -111,7 +119,9 @@ class Pack:
             return None
         content = b"".join((self.folder / name).read_bytes() for name in names)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise BadCheckpoint(f"{self.folder}: the teacher's weights in it are not those with sha256 {digest[:12]}...")
+            raise BadCheckpoint(
+                f"{self.folder}: the teacher's weights in it are not those with sha256 {digest[:12]}..."
+            )
         return content
 
     def student_weights(self, record: Record) -> bytes | None:
@@ -124,13 +134,17 @@ class Pack:
         if hashlib.sha256(content).hexdigest() == record.result["weights_sha256"]:
             return content
         if all((self.folder / name).is_file() for name in self.parts):
-            raise BadCheckpoint(f"{self.folder}: the weights of {record.method} seed {record.seed} are not its record's")
+            raise BadCheckpoint(
+                f"{self.folder}: the weights of {record.method} seed {record.seed} are not its record's"
+            )
         return None
 
     def _tensors(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         from safetensors import safe_open
 
-        for part in sorted(name for name in self.parts if name.startswith("weights-") and (self.folder / name).is_file()):
+        for part in sorted(
+            name for name in self.parts if name.startswith("weights-") and (self.folder / name).is_file()
+        ):
             with safe_open(self.folder / part, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 (no dict)
                     if name.startswith(prefix):
@@ -142,7 +156,9 @@ def read(folder: Path) -> Pack:
     path = folder / RECORDS
     body = sealed_json.read(path, "a pack's records", FORMAT)
     try:
-        records = tuple(parse(json.dumps(one), f"{path}: record {number}") for number, one in enumerate(body["records"]))
+        records = tuple(
+            parse(json.dumps(one), f"{path}: record {number}") for number, one in enumerate(body["records"])
+        )
         pack = Pack(folder, body["experiment"], records, body["weights"], dict(body["parts"]))
         if any(Path(name).name != name for name in pack.parts):
             raise ValueError("a part that lies elsewhere")
@@ -152,7 +168,9 @@ def read(folder: Path) -> Pack:
         _check(path, record)
     for name, expected in pack.parts.items():
         if (folder / name).is_file() and sha256(folder / name) != expected:
-            raise BadCheckpoint(f"{folder / name}: damaged: its digest is not the one noted when it was written")
+            raise BadCheckpoint(
+                f"{folder / name}: damaged: its digest is not the one noted when it was written"
+            )
     return pack
 
 
@@ -183,21 +201,33 @@ def into_store(pack: Pack, expected: Mapping[str, RunPlan], store: Store) -> Ite
         put, known = put + (not held), known + held
     yield f"{pack.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
     for record in pack.records:
-        if record.method == TEACHER and record.status == "finished" and not store.weights(record.fingerprint).is_file():
-            missing = sum(not (pack.folder / name).is_file() for name in pack.parts if name.startswith("teacher-"))
+        if (
+            record.method == TEACHER
+            and record.status == "finished"
+            and not store.weights(record.fingerprint).is_file()
+        ):
+            missing = sum(
+                not (pack.folder / name).is_file() for name in pack.parts if name.startswith("teacher-")
+            )
             yield f"the teacher's weights did not come along ({missing} pieces are missing): further students cannot be trained here"
 
 
 def _weights(pack: Pack, record: Record) -> bytes | None:
     if record.status != "finished":
         return None
-    return pack.teacher_weights(record.result["weights_sha256"]) if record.method == TEACHER else pack.student_weights(record)
+    return (
+        pack.teacher_weights(record.result["weights_sha256"])
+        if record.method == TEACHER
+        else pack.student_weights(record)
+    )
 
 
 def _stranger(pack: Pack, record: Record, expected: Iterable[RunPlan]) -> str:
     """Why a record does not belong: what its configuration has otherwise."""
     run = f"{pack.folder / RECORDS}: {record.method} seed {record.seed}"
-    twin: Any = next((plan.config for plan in expected if (plan.method, plan.seed) == (record.method, record.seed)), None)
+    twin: Any = next(
+        (plan.config for plan in expected if (plan.method, plan.seed) == (record.method, record.seed)), None
+    )
     if twin is None:
         return f"{run}: no run of params.yaml; expected runs of its methods and seeds, so that none is kept that nothing asks for"
     others = [key for key in twin if digest(twin[key]) != digest(record.config.get(key))]

@@ -39,7 +39,15 @@ class Train(Protocol):
     """`campaign.train_cohort`."""
 
     def __call__(
-        self, root: Path, store: Store, plans: Sequence[RunPlan], data_folder: Path, teacher_weights: Path | None, /, *, stop: Callable[[], bool]
+        self,
+        root: Path,
+        store: Store,
+        plans: Sequence[RunPlan],
+        data_folder: Path,
+        teacher_weights: Path | None,
+        /,
+        *,
+        stop: Callable[[], bool],
     ) -> None: ...
 
 
@@ -78,7 +86,9 @@ class Campaign:
     def run(self, data: Sequence[Path], given: Path | None) -> None:
         """Train until all is trained or the time is over. data: instead of the plan's; given: the teacher's weights, for a plan that has them."""
         if self.own and given is not None:
-            raise BadCheckpoint(f"{given}: the plan leaves its teacher open, to be trained here; finish it at home and export the plan again to give it")
+            raise BadCheckpoint(
+                f"{given}: the plan leaves its teacher open, to be trained here; finish it at home and export the plan again to give it"
+            )
         if not self.remaining():
             return
         weights = None if self.own else self._known_teacher(given)
@@ -86,7 +96,9 @@ class Campaign:
         weights = weights or self._trained_teacher(folder)
         for seed, runs in self.plan.seeds.items() if weights else ():
             if pending := self._pending(runs):
-                self._train(f"seed {seed}: {', '.join(run.method for run in pending)}", pending, folder, weights)
+                self._train(
+                    f"seed {seed}: {', '.join(run.method for run in pending)}", pending, folder, weights
+                )
 
     def remaining(self) -> list[RunPlan]:
         """The runs still to be trained, the teacher's among them where it is trained here."""
@@ -103,7 +115,11 @@ class Campaign:
         return f"{self.out / 'results'}: {len(records)} runs in {sizes}"
 
     def _pending(self, runs: Sequence[RunPlan]) -> list[RunPlan]:
-        return [run for run in runs if run.fingerprint not in self.plan.stored and self.store.get(run.fingerprint) is None]
+        return [
+            run
+            for run in runs
+            if run.fingerprint not in self.plan.stored and self.store.get(run.fingerprint) is None
+        ]
 
     def _train(self, what: str, runs: Sequence[RunPlan], folder: Path, weights: Path | None) -> None:
         if not self.deadline.over:
@@ -123,7 +139,9 @@ class Campaign:
         if given is None and self._taught(self.plan) == expected:
             return self.store.weights(self.plan.teacher.fingerprint)
         if given is None:
-            raise BadCheckpoint(f"{name} is finished (sha256 {expected[:12]}...): give its weights by --teacher, a .safetensors file or a folder of its parts")
+            raise BadCheckpoint(
+                f"{name} is finished (sha256 {expected[:12]}...): give its weights by --teacher, a .safetensors file or a folder of its parts"
+            )
         file = _joined(given, self.out / "teacher.safetensors", expected) if given.is_dir() else given
         if not file.is_file() or sha256(file) != expected:
             raise BadCheckpoint(f"{file}: not {name}: missing, or its sha256 is not {expected[:12]}...")
@@ -148,10 +166,14 @@ def _joined(folder: Path, file: Path, expected: str) -> Path:
     if not file.is_file() or sha256(file) != expected:
         parts = sorted(folder.glob("teacher-*.part"))
         if not parts:
-            raise BadCheckpoint(f"{folder}: no teacher-*.part in it; expected all parts of the teacher's weights")
+            raise BadCheckpoint(
+                f"{folder}: no teacher-*.part in it; expected all parts of the teacher's weights"
+            )
         content = b"".join(part.read_bytes() for part in parts)
         if hashlib.sha256(content).hexdigest() != expected:
-            raise BadCheckpoint(f"{folder}: its {len(parts)} parts do not make the teacher with sha256 {expected[:12]}...: one is missing or damaged")
+            raise BadCheckpoint(
+                f"{folder}: its {len(parts)} parts do not make the teacher with sha256 {expected[:12]}...: one is missing or damaged"
+            )
         write_atomically(file, content)
     return file
 
@@ -165,19 +187,28 @@ def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
                 return folder
     if target.exists():
         raise BadData(f"{target}: not the plan's data; remove it, or name another folder by --out")
-    source = dict(plan.data) | ({"source": "folder", "paths": [str(path.absolute()) for path in data]} if data else {})
+    source = dict(plan.data) | (
+        {"source": "folder", "paths": [str(path.absolute()) for path in data]} if data else {}
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(".preparing-*"):  # of a campaign that was killed
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".preparing-") as staging, Progress("reading images") as progress:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".preparing-") as staging,
+        Progress("reading images") as progress,
+    ):
         try:
             from cdkd.data.prepare import prepare
 
             meta = prepare(Path(staging) / "data", PROJECT, **source, progress=progress.count)
         except ModuleNotFoundError as error:
-            raise BadData(f"source {source['source']} needs {error.name}, which is not here; give the images as folders or archives by --data") from None
+            raise BadData(
+                f"source {source['source']} needs {error.name}, which is not here; give the images as folders or archives by --data"
+            ) from None
         if meta.digest != plan.data_digest:
-            raise BadData(f"the prepared data have the digest {meta.digest[:12]}..., the plan's {plan.data_digest[:12]}...: other images than at home")
+            raise BadData(
+                f"the prepared data have the digest {meta.digest[:12]}..., the plan's {plan.data_digest[:12]}...: other images than at home"
+            )
         os.replace(Path(staging) / "data", target)
     return target
 
@@ -220,13 +251,45 @@ def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cdkd.runs.cohort", description="Carry out a plan that `cdkd plan --export` wrote. Needs torch, no network.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cdkd.runs.cohort",
+        description="Carry out a plan that `cdkd plan --export` wrote. Needs torch, no network.",
+    )
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything goes; the same folder again goes on")
-    parser.add_argument("--data", type=Path, nargs="+", default=(), metavar="PATH", help="folders or zips of <split>/<class>/<image>, for the plan's source")
-    parser.add_argument("--minutes", type=minutes, default=math.inf, metavar="M", help="stop at an epoch's edge before they are over; without it: no limit")
-    parser.add_argument("--weights", choices=["none", "bf16", "float32"], default="none", help="of the students, into the results; none as it comes")
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help="weights of a teacher that is finished: .safetensors, or a folder of teacher-*.part")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where everything goes; the same folder again goes on",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="folders or zips of <split>/<class>/<image>, for the plan's source",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=minutes,
+        default=math.inf,
+        metavar="M",
+        help="stop at an epoch's edge before they are over; without it: no limit",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=["none", "bf16", "float32"],
+        default="none",
+        help="of the students, into the results; none as it comes",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="weights of a teacher that is finished: .safetensors, or a folder of teacher-*.part",
+    )
     return parser
 
 

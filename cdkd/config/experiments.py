@@ -18,7 +18,9 @@ def use(root: Path, name: str, *, force: bool = False) -> str:
     """Make `experiments/<name>.yaml` the active params.yaml. One that was edited by hand is overwritten by force only."""
     known = names(root)
     if name not in known:
-        raise BadParams(f"no experiment {name!r} in experiments/{suggest(name, known)}; expected one of {', '.join(known)}")
+        raise BadParams(
+            f"no experiment {name!r} in experiments/{suggest(name, known)}; expected one of {', '.join(known)}"
+        )
     source, active = root / "experiments" / f"{name}.yaml", root / "params.yaml"
     load(source)  # refused before anything is written
     text = source.read_text(encoding="utf-8")

@@ -25,7 +25,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise BadParams(f"{path}: cannot be read ({error.strerror}); `cdkd use NAME` makes an experiment the active one") from None
+        raise BadParams(
+            f"{path}: cannot be read ({error.strerror}); `cdkd use NAME` makes an experiment the active one"
+        ) from None
     if size > MAX_BYTES:
         raise BadParams(f"{path}: {size} bytes; expected at most {MAX_BYTES}")
     try:
@@ -35,11 +37,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadParams(f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML as DVC reads it: {what}") from None
+        raise BadParams(
+            f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML as DVC reads it: {what}"
+        ) from None
     except Exception as error:  # ruamel raises Python's own too, for each way a tag does not fit its value
         raise BadParams(f"{path}: not YAML as DVC reads it: {error}") from None
     if not isinstance(tree, dict):
-        raise BadParams(f"{path}: holds {show(tree)}; expected an experiment: sections such as data, teacher, training")
+        raise BadParams(
+            f"{path}: holds {show(tree)}; expected an experiment: sections such as data, teacher, training"
+        )
     lines: dict[tuple[Any, ...], int] = {}
     count = 0
 
@@ -54,12 +60,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
         if isinstance(node, dict):
             for key in node:
                 at = node.lc  # type: ignore[attr-defined] # ruamel's note of where it read each key
-                lines[*place, key] = at.key(key)[0] + 1 if key in (at.data or {}) else 0  # one that was merged has none
+                lines[*place, key] = (
+                    at.key(key)[0] + 1 if key in (at.data or {}) else 0
+                )  # one that was merged has none
             return {_scalar(key): plain(value, (*place, key)) for key, value in node.items()}
         if isinstance(node, list):
             return [plain(value, (*place, index)) for index, value in enumerate(node)]
-        if isinstance(node, int) and node.bit_length() > 64:  # Python refuses to write out thousands of digits
-            raise BadParams(f"{path}: {place_text(place)}: a whole number of {node.bit_length()} bits; expected at most 64")
+        if (
+            isinstance(node, int) and node.bit_length() > 64
+        ):  # Python refuses to write out thousands of digits
+            raise BadParams(
+                f"{path}: {place_text(place)}: a whole number of {node.bit_length()} bits; expected at most 64"
+            )
         return _scalar(node)
 
     return plain(tree, ()), lines
@@ -78,7 +90,9 @@ def _scalar(node: Any) -> Any:
 class Faults:
     """Collects what is wrong, so that a user mends a file once and not ten times."""
 
-    def __init__(self, path: Path = Path(), lines: Mapping[tuple[Any, ...], int] = MappingProxyType({})) -> None:
+    def __init__(
+        self, path: Path = Path(), lines: Mapping[tuple[Any, ...], int] = MappingProxyType({})
+    ) -> None:
         self.path, self.lines, self.found = path, lines, list[tuple[int, str]]()
         self.places = list[tuple[tuple[Any, ...], str]]()
 
@@ -100,11 +114,18 @@ class Faults:
             return None
 
     def _pydantic(self, model: type[BaseModel], place: tuple[Any, ...], fault: Any) -> None:
-        where = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith(("literal[", "constrained-", "function-"))))
+        where = tuple(
+            part
+            for part in fault["loc"]
+            if not (isinstance(part, str) and part.startswith(("literal[", "constrained-", "function-")))
+        )
         where = tuple(part for part in where if part not in ("Normalisation", "Published"))
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, where[:-1])
-            self.add((*place, *where), f"unknown key{suggest(str(where[-1]), known)}; expected one of {', '.join(known)}")
+            self.add(
+                (*place, *where),
+                f"unknown key{suggest(str(where[-1]), known)}; expected one of {', '.join(known)}",
+            )
         elif fault["type"] == "missing":
             self.add((*place, *where), "missing")
         else:

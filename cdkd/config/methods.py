@@ -18,13 +18,19 @@ Place = tuple[Any, ...]
 def named(value: Any, place: Place, faults: Faults) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value) or value in RESERVED:
         other = " or ".join(map(repr, RESERVED))
-        faults.add(place, f"{show(value)} is no name; expected lower-case letters, digits, '_', '.', '-', at most 64, and not {other}")
+        faults.add(
+            place,
+            f"{show(value)} is no name; expected lower-case letters, digits, '_', '.', '-', at most 64, and not {other}",
+        )
     return str(value)
 
 
 def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Method]:
     if not isinstance(value, dict) or not value:
-        faults.add(("methods",), f"{show(value)}; expected named methods, such as kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9}}}}")
+        faults.add(
+            ("methods",),
+            f"{show(value)}; expected named methods, such as kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9}}}}",
+        )
         return {}
     for name in value:
         named(name, ("methods", name), faults)
@@ -39,7 +45,10 @@ def method_of(terms: Any, place: Place, epochs: int | None, faults: Faults) -> M
     losses = signature.names()
     for loss, term in terms.items():
         if loss not in losses:
-            faults.add((*place, loss), f"no such loss{suggest(str(loss), losses)}; expected one of {', '.join(losses)}")
+            faults.add(
+                (*place, loss),
+                f"no such loss{suggest(str(loss), losses)}; expected one of {', '.join(losses)}",
+            )
             continue
         built = faults.section(term_model(loss), term, (*place, loss))
         if built is not None:
@@ -47,16 +56,23 @@ def method_of(terms: Any, place: Place, epochs: int | None, faults: Faults) -> M
     if epochs is not None and len(method) == len(terms):
         silent = [e for e in range(epochs) if not any(term.weight.at(e) > 0 for term in method.values())]
         if silent:
-            faults.add(place, f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there")
+            faults.add(
+                place,
+                f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there",
+            )
     return method
 
 
 def _term(built: Any, place: Place, epochs: int | None, faults: Faults) -> Term:
-    weight = Weight(built.weight, built.start, built.stop, built.milestones, built.decay, built.curve, built.over)
+    weight = Weight(
+        built.weight, built.start, built.stop, built.milestones, built.decay, built.curve, built.over
+    )
     if weight.over is not None and weight.milestones:
         faults.add((*place, "over"), f"{weight.over} beside milestones; expected one of the two")
     if weight.over is None and weight.curve != "step":
-        faults.add((*place, "curve"), f"{weight.curve} needs over, the epochs until weight * decay is reached")
+        faults.add(
+            (*place, "curve"), f"{weight.curve} needs over, the epochs until weight * decay is reached"
+        )
     if weight.decay == 0 and weight.curve not in ("linear", "cosine"):
         faults.add((*place, "decay"), "0; expected more than 0, but for a linear or cosine curve")
     if weight.stop is not None and weight.stop <= weight.start:
@@ -66,8 +82,12 @@ def _term(built: Any, place: Place, epochs: int | None, faults: Faults) -> Term:
         for field in ("start", "stop"):
             epoch = getattr(weight, field)
             if epoch is not None and epoch > epochs - (field == "start"):
-                faults.add((*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {epochs - 1}")
-    return Term(weight, {key: value for key, value in built.model_dump().items() if key not in Schedule.model_fields})
+                faults.add(
+                    (*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {epochs - 1}"
+                )
+    return Term(
+        weight, {key: value for key, value in built.model_dump().items() if key not in Schedule.model_fields}
+    )
 
 
 def _ranges(epochs: list[int]) -> str:

@@ -42,7 +42,9 @@ class Params(BaseModel):
 
     def method(self, name: str) -> Method:
         if name not in self.methods:
-            raise BadParams(f"no method {name!r} in params.yaml; expected one of {', '.join(self.methods)}{suggest(name, self.methods)}")
+            raise BadParams(
+                f"no method {name!r} in params.yaml; expected one of {', '.join(self.methods)}{suggest(name, self.methods)}"
+            )
         found: Method = self.methods[name]
         return found
 
@@ -79,25 +81,39 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     methods = methods_of(raw["methods"], _epochs(training_raw), faults) if "methods" in raw else {}
     search = _search(raw.get("search", {}), raw.get("methods"), training, faults)
 
-    for place, section in ((("training",), training), (("teacher", "training"), teacher.training if teacher else None)):
+    for place, section in (
+        (("training",), training),
+        (("teacher", "training"), teacher.training if teacher else None),
+    ):
         if section is not None:
             milestones_rise(section.milestones, section.epochs, (*place, "milestones"), faults)
             if section.nesterov and section.momentum == 0:
                 faults.add((*place, "nesterov"), "true with momentum 0; expected a momentum above 0")
             if section.batch < 2:
-                faults.add((*place, "batch"), f"{section.batch}; expected at least 2 (BatchNorm needs company)")
+                faults.add(
+                    (*place, "batch"), f"{section.batch}; expected at least 2 (BatchNorm needs company)"
+                )
     for place, section in ((("teacher", "network"), teacher), (("student", "network"), student)):
         if section is not None and section.network not in names.NETWORKS:
             hint = suggest(section.network, names.NETWORKS)
-            faults.add(place, f"unknown network {show(section.network)}{hint}; expected one of {', '.join(names.NETWORKS)}")
+            faults.add(
+                place,
+                f"unknown network {show(section.network)}{hint}; expected one of {', '.join(names.NETWORKS)}",
+            )
     if data is not None:
         if data.source == "folder" and not data.paths:
-            faults.add(("data", "paths"), "nothing; expected the directories or zip archives that source folder reads")
+            faults.add(
+                ("data", "paths"),
+                "nothing; expected the directories or zip archives that source folder reads",
+            )
         if data.source != "folder" and data.paths:
             faults.add(("data", "paths"), f"{list(data.paths)}; only source folder reads paths")
         norm = data.normalisation
         if isinstance(norm, Normalisation) and len(norm.mean) != len(norm.std):
-            faults.add(("data", "normalisation"), f"{len(norm.mean)} means and {len(norm.std)} standard deviations; expected as many of each")
+            faults.add(
+                ("data", "normalisation"),
+                f"{len(norm.mean)} means and {len(norm.std)} standard deviations; expected as many of each",
+            )
     if report is not None and isinstance(raw.get("methods"), dict):
         given = _given(raw.get("search"))
         for table in ("ablation", "comparison"):
@@ -118,7 +134,10 @@ def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher |
         return None
     own = value.get("training", {})
     if not isinstance(own, dict):
-        faults.add(("teacher", "training"), f"{show(own)}; expected the part of the recipe that differs from training")
+        faults.add(
+            ("teacher", "training"),
+            f"{show(own)}; expected the part of the recipe that differs from training",
+        )
         return None
     if training is None:  # its own faults are listed already; check what can be checked of the teacher's
         base: dict[str, Any] = {"epochs": own.get("epochs", MOST_EPOCHS)}
@@ -131,7 +150,10 @@ def _teacher(value: Any, training: Training | None, faults: Faults) -> Teacher |
     if teacher is not None and (teacher.weights is None) != (teacher.sha256 is None):
         faults.add(("teacher",), "weights and sha256 go together: the file, and the digest it must have")
     if teacher is not None and teacher.weights is not None and not teacher.weights.endswith(".safetensors"):
-        faults.add(("teacher", "weights"), f"{show(teacher.weights)}; expected a .safetensors file (nothing from outside is unpickled)")
+        faults.add(
+            ("teacher", "weights"),
+            f"{show(teacher.weights)}; expected a .safetensors file (nothing from outside is unpickled)",
+        )
     return teacher
 
 
@@ -153,7 +175,11 @@ def _search(value: Any, methods: Any, training: Training | None, faults: Faults)
         study: Study | None = faults.section(Study, section, place)
         if study is None:  # what can be checked of the rest is
             study = (
-                Faults().section(Study, {key: section[key] for key in ("base", "method", "space") if key in section}, ()) if isinstance(section, dict) else None
+                Faults().section(
+                    Study, {key: section[key] for key in ("base", "method", "space") if key in section}, ()
+                )
+                if isinstance(section, dict)
+                else None
             )
         if study is None:
             continue
@@ -172,7 +198,11 @@ def _search(value: Any, methods: Any, training: Training | None, faults: Faults)
 def _epochs(training: Any) -> int | None:
     """The length that schedules are checked against, even where the rest of the recipe is faulty."""
     epochs = training.get("epochs") if isinstance(training, dict) else None
-    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) and 0 < epochs <= MOST_EPOCHS else None
+    return (
+        epochs
+        if isinstance(epochs, int) and not isinstance(epochs, bool) and 0 < epochs <= MOST_EPOCHS
+        else None
+    )
 
 
 def _seeds(value: Any, faults: Faults) -> tuple[int, ...]:

@@ -8,7 +8,16 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
 
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Curve, Recipe
@@ -36,10 +45,16 @@ class Data(Section):
     """Where the images come from and how they are split."""
 
     source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
-    paths: Annotated[tuple[str, ...], Strict(False)] = ()  # folder: directories or zips, relative to params.yaml
-    size: Annotated[PositiveInt, Field(le=MOST_PIXELS)] | None = None  # shorter side and square crop; without it all images must be of one size
+    paths: Annotated[
+        tuple[str, ...], Strict(False)
+    ] = ()  # folder: directories or zips, relative to params.yaml
+    size: Annotated[PositiveInt, Field(le=MOST_PIXELS)] | None = (
+        None  # shorter side and square crop; without it all images must be of one size
+    )
     train_images: PositiveInt | None = None  # keep so many training images: a stratified, seeded draw
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the training images that a search is judged on
+    validation: Annotated[float, Field(ge=0, lt=1)] = (
+        0.1  # share of the training images that a search is judged on
+    )
     seed: NonNegativeInt = 0
     normalisation: Literal["measured"] | Normalisation = "measured"
 
@@ -66,8 +81,12 @@ class Training(Section):
     milestones: Epochs = ()
     decay: PositiveFloat = 0.1
     warmup: NonNegativeInt = 0  # epochs of linear warm-up: learning_rate * (epoch + 1) / (warmup + 1)
-    precision: Literal["float32", "bf16"] = "float32"  # of the networks; losses and weights are float32 in either
-    engine: Literal["eager", "compile"] = "eager"  # compile: the students' and the teacher's passes by torch.compile
+    precision: Literal["float32", "bf16"] = (
+        "float32"  # of the networks; losses and weights are float32 in either
+    )
+    engine: Literal["eager", "compile"] = (
+        "eager"  # compile: the students' and the teacher's passes by torch.compile
+    )
     augmentation: Augmentation = Augmentation()
 
     @property
@@ -81,7 +100,9 @@ class Teacher(Section):
     batchnorm: Literal["eval", "train"] = "eval"  # "train": the released code of CD, a named deviation
     weights: str | None = None  # a .safetensors file to use instead of training one
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of that file
-    cache: NonNegativeFloat = 4.0  # gigabytes of disk for its outputs, kept from run to run; 0: none. Changes no result
+    cache: NonNegativeFloat = (
+        4.0  # gigabytes of disk for its outputs, kept from run to run; 0: none. Changes no result
+    )
     training: Training
 
 
@@ -107,15 +128,21 @@ class Study(Section):
     """A search: from a method's numbers, in a space around them, judged on the validation split."""
 
     base: str  # the method whose own numbers are trial 0
-    method: str | None = None  # the name under which the best setting is trained with all seeds; without it that is not done
+    method: str | None = (
+        None  # the name under which the best setting is trained with all seeds; without it that is not done
+    )
     space: dict[str, Parameter]
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     pruner: Literal["median", "none"] = "median"
     warmup: NonNegativeInt | None = None  # epochs before a trial may be pruned; without it half of them
     trials: PositiveInt = 32
     generation: PositiveInt = 8  # trials that are chosen at once and trained side by side
-    epochs: PositiveInt | None = None  # of a trial; every other epoch in method and recipe is scaled. Without it the recipe's
-    seeds: Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=1)] = (0,)  # a trial's value is their mean
+    epochs: PositiveInt | None = (
+        None  # of a trial; every other epoch in method and recipe is scaled. Without it the recipe's
+    )
+    seeds: Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=1)] = (
+        0,
+    )  # a trial's value is their mean
     seed: NonNegativeInt = 0  # of the sampler
     minutes: PositiveFloat | None = None  # no further generation after so long
     storage: str | None = None  # a database's address; without it a file in .cdkd
@@ -137,7 +164,11 @@ class Report(Section):
     published: Published | None = None
 
 
-TYPES = vars(typing) | {name: getattr(pydantic, name) for name in pydantic.__all__ if not name.startswith("_") and name[0].isupper()}
+TYPES = vars(typing) | {
+    name: getattr(pydantic, name)
+    for name in pydantic.__all__
+    if not name.startswith("_") and name[0].isupper()
+}
 
 
 class Schedule(Section):
@@ -158,6 +189,11 @@ def term_model(loss: str) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for option, (annotation, default) in signature.options(loss).items():
         if option in Schedule.model_fields:
-            raise BadParams(f"loss {loss}: its option {option!r} has the name of a weight's field; choose another")
-        fields[option] = (eval(annotation, {"__builtins__": __builtins__}, TYPES), default)  # the project's own source, not input
+            raise BadParams(
+                f"loss {loss}: its option {option!r} has the name of a weight's field; choose another"
+            )
+        fields[option] = (
+            eval(annotation, {"__builtins__": __builtins__}, TYPES),
+            default,
+        )  # the project's own source, not input
     return pydantic.create_model(f"{loss} term", __base__=Schedule, **fields)

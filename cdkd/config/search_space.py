@@ -86,7 +86,10 @@ def range_within(name: str, parameter: Parameter, terms: Terms) -> Range | None:
     if parameter.low is None or parameter.high is None:
         return None
     whole = "whole" in {kind(target, terms, (), Faults()) for target in parameter.sets or (name,)}
-    low, high, step = (value if value is None else int(value) if whole else float(value) for value in (parameter.low, parameter.high, parameter.step))
+    low, high, step = (
+        value if value is None else int(value) if whole else float(value)
+        for value in (parameter.low, parameter.high, parameter.step)
+    )
     return Range(low or 0, high or 0, parameter.log, step, whole)
 
 
@@ -105,7 +108,9 @@ def applied(study: Study, base: Terms, setting: Setting) -> tuple[Terms, dict[st
     terms: Terms = {loss: dict(term) for loss, term in base.items()}
     recipe: dict[str, float] = {}
     for name, parameter in study.space.items():
-        value: Any = changes(parameter)[str(setting[name])] if parameter.choices is not None else setting[name]
+        value: Any = (
+            changes(parameter)[str(setting[name])] if parameter.choices is not None else setting[name]
+        )
         if isinstance(parameter.choices, dict):
             for loss, fields in value.items():
                 if loss in terms or "weight" in fields:
@@ -120,18 +125,30 @@ def applied(study: Study, base: Terms, setting: Setting) -> tuple[Terms, dict[st
     return {loss: term for loss, term in terms.items() if term.get("weight") != 0}, recipe
 
 
-def built(terms: Terms, training: Training, recipe: Mapping[str, float], epochs: int, faults: Faults) -> tuple[Method, Training] | None:
+def built(
+    terms: Terms, training: Training, recipe: Mapping[str, float], epochs: int, faults: Faults
+) -> tuple[Method, Training] | None:
     """Method and recipe, every epoch in them scaled from the recipe's length to this one; None, and faults noted, where they cannot be."""
     share = epochs / training.epochs
     if share != 1:
-        terms = {loss: {field: _scaled(field, value, share) for field, value in term.items()} for loss, term in terms.items()}
+        terms = {
+            loss: {field: _scaled(field, value, share) for field, value in term.items()}
+            for loss, term in terms.items()
+        }
         milestones = tuple(_whole(milestone * share) for milestone in training.milestones)
-        training = training.model_copy(update={"epochs": epochs, "milestones": milestones, "warmup": _whole(training.warmup * share)})
+        training = training.model_copy(
+            update={"epochs": epochs, "milestones": milestones, "warmup": _whole(training.warmup * share)}
+        )
         if len(set(milestones)) < len(milestones) or any(milestone >= epochs for milestone in milestones):
             faults.add(("training", "milestones"), f"fall together or beyond the end: {list(milestones)}")
     training = training.model_copy(update=dict(recipe))
     for field, value in recipe.items():
-        if not math.isfinite(value) or value < 0 or (field == "learning_rate" and value == 0) or (field == "momentum" and value >= 1):
+        if (
+            not math.isfinite(value)
+            or value < 0
+            or (field == "learning_rate" and value == 0)
+            or (field == "momentum" and value >= 1)
+        ):
             faults.add(("training", field), f"{value:g} is out of its bounds")
     method = method_of(terms, (), epochs, faults)
     return None if faults.found else (method, training)
@@ -155,17 +172,26 @@ def kind(target: str, terms: Terms, place: Place, faults: Faults) -> str | None:
     if loss == "training":
         if field in RECIPE:
             return "real"
-        faults.add(place, f"training.{field}: a search may choose {', '.join(f'training.{name}' for name in RECIPE)} of the recipe{suggest(field, RECIPE)}")
+        faults.add(
+            place,
+            f"training.{field}: a search may choose {', '.join(f'training.{name}' for name in RECIPE)} of the recipe{suggest(field, RECIPE)}",
+        )
         return None
     if loss not in terms:
         known = [*terms, "training"]
-        faults.add(place, f"no {loss!r} in the base method{suggest(loss, known)}; expected a place such as {next(iter(terms))}.weight")
+        faults.add(
+            place,
+            f"no {loss!r} in the base method{suggest(loss, known)}; expected a place such as {next(iter(terms))}.weight",
+        )
         return None
     if loss not in signature.names():  # the method's own fault, which is listed with the methods
         return None
     fields = term_model(loss).model_fields
     if field not in fields:
-        faults.add(place, f"loss {loss} has no {field!r}{suggest(field, fields)}; expected one of {', '.join(fields)}")
+        faults.add(
+            place,
+            f"loss {loss} has no {field!r}{suggest(field, fields)}; expected one of {', '.join(fields)}",
+        )
         return None
     annotation = str(fields[field].annotation)
     if field in EPOCHS or ("int" in annotation and "float" not in annotation and "tuple" not in annotation):

@@ -12,7 +12,9 @@ from cdkd.config.search_space import Space, Terms, applied, built, kind, label_o
 from cdkd.losses import signature
 
 
-def space_of(study: Study, place: Place, methods: Mapping[str, Any], training: Training, faults: Faults) -> Space | None:
+def space_of(
+    study: Study, place: Place, methods: Mapping[str, Any], training: Training, faults: Faults
+) -> Space | None:
     """The space of a study, or None and its faults noted.
 
     methods: as params.yaml writes them
@@ -23,7 +25,10 @@ def space_of(study: Study, place: Place, methods: Mapping[str, Any], training: T
         return None
     terms: Terms = methods[study.base]
     if not study.space:
-        faults.add((*place, "space"), "nothing; expected the numbers that may be chosen, such as cd.weight: {low: 1, high: 20}")
+        faults.add(
+            (*place, "space"),
+            "nothing; expected the numbers that may be chosen, such as cd.weight: {low: 1, high: 20}",
+        )
     for name, parameter in study.space.items():
         _check(name, parameter, study, terms, (*place, "space", name), faults)
     for index, seed in enumerate(study.seeds):
@@ -43,7 +48,10 @@ def space_of(study: Study, place: Place, methods: Mapping[str, Any], training: T
     for name in study.space:
         value = _value_of_base(name, space)
         if value is None:
-            faults.add((*place, "space", name), f"leaves out what {study.base} has; its own numbers are trial 0, so one value must be theirs")
+            faults.add(
+                (*place, "space", name),
+                f"leaves out what {study.base} has; its own numbers are trial 0, so one value must be theirs",
+            )
         else:
             base[name] = value
     if len(faults.found) > before:
@@ -52,9 +60,14 @@ def space_of(study: Study, place: Place, methods: Mapping[str, Any], training: T
         for what, value in _ends(name, space):
             inner = Faults()
             terms_there, recipe = applied(study, terms, {**base, name: value})
-            if built(terms_there, training, recipe, training.epochs, inner) is None and not _only_silent(inner):
+            if built(terms_there, training, recipe, training.epochs, inner) is None and not _only_silent(
+                inner
+            ):
                 where, fault = inner.places[0]
-                faults.add((*place, "space", name, what), f"makes {'.'.join(map(str, where)) or 'the method'} {fault}")
+                faults.add(
+                    (*place, "space", name, what),
+                    f"makes {'.'.join(map(str, where)) or 'the method'} {fault}",
+                )
     return space if len(faults.found) == before else None
 
 
@@ -95,7 +108,10 @@ def _check(name: str, parameter: Parameter, study: Study, terms: Terms, place: P
     if low >= high:
         faults.add((*place, "low"), f"{low:g}; expected less than high, {high:g}")
     if parameter.log and (low <= 0 or parameter.step is not None):
-        faults.add((*place, "log"), f"true with low {low:g}{' and a step' if parameter.step else ''}; expected low above 0 and no step")
+        faults.add(
+            (*place, "log"),
+            f"true with low {low:g}{' and a step' if parameter.step else ''}; expected low above 0 and no step",
+        )
     if parameter.step is not None and not 0 < parameter.step <= high - low:
         faults.add((*place, "step"), f"{parameter.step:g}; expected more than 0 and at most high - low")
     if "other" in kinds:
@@ -118,16 +134,27 @@ def _check_choices(parameter: Parameter, terms: Terms, place: Place, faults: Fau
         for label, change in choices.items():
             for loss, fields in change.items():
                 if loss not in signature.names():
-                    faults.add((*place, "choices", label, loss), f"no such loss{suggest(loss, signature.names())}")
+                    faults.add(
+                        (*place, "choices", label, loss), f"no such loss{suggest(loss, signature.names())}"
+                    )
                     continue
                 known = term_model(loss).model_fields
                 for field in fields:
                     if field not in known:
-                        faults.add((*place, "choices", label, loss, field), f"unknown key{suggest(field, known)}; expected one of {', '.join(known)}")
+                        faults.add(
+                            (*place, "choices", label, loss, field),
+                            f"unknown key{suggest(field, known)}; expected one of {', '.join(known)}",
+                        )
         return
-    sorts = {"number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__ for value in choices}
+    sorts = {
+        "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+        for value in choices
+    }
     if len(sorts) > 1:
-        faults.add((*place, "choices"), f"{show(choices)} mixes {' and '.join(sorted(sorts))}; expected values of one kind")
+        faults.add(
+            (*place, "choices"),
+            f"{show(choices)} mixes {' and '.join(sorted(sorts))}; expected values of one kind",
+        )
     elif len({label_of(value) for value in choices}) < len(choices):
         faults.add((*place, "choices"), f"{show(choices)}; expected each once")
 
@@ -148,7 +175,11 @@ def _value_of_base(name: str, space: Space) -> float | int | str | None:
     span = space.range_of(name)
     assert span is not None
     first = values[0]
-    fits = isinstance(first, int | float) and all(value == first for value in values) and span.low <= first <= span.high
+    fits = (
+        isinstance(first, int | float)
+        and all(value == first for value in values)
+        and span.low <= first <= span.high
+    )
     if fits and span.step is not None:
         steps = (first - span.low) / span.step
         fits = abs(steps - round(steps)) < 1e-9

@@ -88,8 +88,16 @@ class Recipe:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """From a run's configuration."""
-        return cls(**{**values, "milestones": tuple(values["milestones"]), "augmentation": Augmentation(**values["augmentation"])})
+        return cls(
+            **{
+                **values,
+                "milestones": tuple(values["milestones"]),
+                "augmentation": Augmentation(**values["augmentation"]),
+            }
+        )
 
     def learning_rate_at(self, epoch: int) -> float:
         rise = min(1.0, (epoch + 1) / (self.warmup + 1))
-        return self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+        return (
+            self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
+        )

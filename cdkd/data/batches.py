@@ -23,7 +23,9 @@ class Batch(NamedTuple):
     images: Tensor  # [B, C, H, W] float32, normalised, channels last in memory
     labels: Tensor  # [B] int64
     indices: Tensor  # [B] int64, places in the split
-    views: Tensor | None = None  # [B] int64, which of its `Batches.views` views each image shows; None: one of endlessly many
+    views: Tensor | None = (
+        None  # [B] int64, which of its `Batches.views` views each image shows; None: one of endlessly many
+    )
 
 
 class Augmentation(Protocol):
@@ -46,13 +48,25 @@ class Split:
     one for all channels
     """
 
-    def __init__(self, images: Images, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
         channels = images.shape[3]
         if len(mean) not in (1, channels) or len(std) != len(mean):
-            raise BadData(f"data.normalisation: {len(mean)} means and {len(std)} standard deviations for images of {channels} channels")
+            raise BadData(
+                f"data.normalisation: {len(mean)} means and {len(std)} standard deviations for images of {channels} channels"
+            )
         self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = labels.to(device)
-        scale, shift = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32)), torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32)
+        scale, shift = (
+            1.0 / (255.0 * torch.tensor(std, dtype=torch.float32)),
+            torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32),
+        )
         self.scale, self.shift = scale.expand(channels).to(device), shift.expand(channels).to(device)
 
     def __len__(self) -> int:
@@ -64,12 +78,18 @@ class Split:
 
     def rows(self, indices: Tensor) -> Tensor:
         """Images by place: uint8 [B, H, W, C] on the device."""
-        return self.images[indices] if isinstance(self.images, Tensor) else self.images.rows(indices.cpu()).to(self.device)
+        return (
+            self.images[indices]
+            if isinstance(self.images, Tensor)
+            else self.images.rows(indices.cpu()).to(self.device)
+        )
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] to float32 [B, C, H, W]."""
         count, height, width, channels = images.shape
-        lines = images.reshape(count, height, width * channels).float()  # long rows: three values at a time are slow
+        lines = images.reshape(
+            count, height, width * channels
+        ).float()  # long rows: three values at a time are slow
         lines.mul_(self.scale.repeat(width)).sub_(self.shift.repeat(width))
         return lines.view(count, height, width, channels).permute(0, 3, 1, 2)
 
@@ -110,20 +130,39 @@ class Batches:
         height, width = split.images.shape[1:3]
         pad = augmentation.pad
         if augmentation.padding == "reflect" and pad >= min(height, width):
-            raise BadData(f"training.augmentation.pad: {pad}; reflection needs less than the image's side, {min(height, width)}")
+            raise BadData(
+                f"training.augmentation.pad: {pad}; reflection needs less than the image's side, {min(height, width)}"
+            )
         self.split, self.augmentation, self.batch = split, augmentation, batch
-        self.views = None if augmentation.resized_crop is not None else (2 * pad + 1) ** 2 * (1 + augmentation.flip)
-        self._windows = _Windows(padded(split.images, pad, augmentation.padding), height, width, augmentation) if isinstance(split.images, Tensor) else None
+        self.views = (
+            None if augmentation.resized_crop is not None else (2 * pad + 1) ** 2 * (1 + augmentation.flip)
+        )
+        self._windows = (
+            _Windows(padded(split.images, pad, augmentation.padding), height, width, augmentation)
+            if isinstance(split.images, Tensor)
+            else None
+        )
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         steps = order(len(self.split), self.batch, seed, epoch)
         generators = [stream("augmentation", seed, epoch, step) for step in range(len(steps))]
         if self.views is not None and self._windows is not None:
             # drawn for the epoch at once, so that a GPU is sent two tensors an epoch
-            views = torch.cat([self._drawn(len(step), generator) for step, generator in zip(steps, generators, strict=True)]).to(self.split.device)
+            views = torch.cat(
+                [self._drawn(len(step), generator) for step, generator in zip(steps, generators, strict=True)]
+            ).to(self.split.device)
             sizes = [len(step) for step in steps]
-            for chosen, seen in zip(torch.split(torch.cat(steps).to(self.split.device), sizes), torch.split(views, sizes), strict=True):
-                yield Batch(self.split.normalised(self._windows(chosen, seen)), self.split.labels[chosen], chosen, seen)
+            for chosen, seen in zip(
+                torch.split(torch.cat(steps).to(self.split.device), sizes),
+                torch.split(views, sizes),
+                strict=True,
+            ):
+                yield Batch(
+                    self.split.normalised(self._windows(chosen, seen)),
+                    self.split.labels[chosen],
+                    chosen,
+                    seen,
+                )
         else:
             yield from self._ahead(steps, generators)
 
@@ -132,7 +171,11 @@ class Batches:
         side = 2 * self.augmentation.pad + 1
         corners = torch.randint(side, (2, count), generator=generator)
         windows = corners[0] * side + corners[1]
-        return 2 * windows + torch.randint(2, (count,), generator=generator) if self.augmentation.flip else windows
+        return (
+            2 * windows + torch.randint(2, (count,), generator=generator)
+            if self.augmentation.flip
+            else windows
+        )
 
     def _ahead(self, steps: list[Tensor], generators: list[torch.Generator]) -> Iterator[Batch]:
         """Batches that take long are made by threads, some steps ahead; how many there are changes nothing but the time."""
@@ -157,8 +200,18 @@ class Batches:
         if side is not None:
             return Batch(self._resized(images, side, generator), labels, chosen)
         views = self._drawn(len(chosen), generator).to(self.split.device)
-        windows = _Windows(padded(images, self.augmentation.pad, self.augmentation.padding), images.shape[1], images.shape[2], self.augmentation)
-        return Batch(self.split.normalised(windows(torch.arange(len(chosen), device=self.split.device), views)), labels, chosen, views)
+        windows = _Windows(
+            padded(images, self.augmentation.pad, self.augmentation.padding),
+            images.shape[1],
+            images.shape[2],
+            self.augmentation,
+        )
+        return Batch(
+            self.split.normalised(windows(torch.arange(len(chosen), device=self.split.device), views)),
+            labels,
+            chosen,
+            views,
+        )
 
     def _resized(self, images: Tensor, side: int, generator: torch.Generator) -> Tensor:
         """A random part of each image (8 to 100 % of its area, 3:4 to 4:3), resized to side x side: float32 [B, C, H, W]."""
@@ -169,7 +222,9 @@ class Batches:
             parts.append(functional.interpolate(part, (side, side), mode="bilinear", antialias=True))
         resized = torch.cat(parts)
         if self.augmentation.flip:
-            mirrored = torch.randint(2, (len(images),), generator=generator, dtype=torch.bool).to(images.device)
+            mirrored = torch.randint(2, (len(images),), generator=generator, dtype=torch.bool).to(
+                images.device
+            )
             resized = torch.where(mirrored[:, None, None, None], resized.flip(3), resized)
         return resized.contiguous(memory_format=torch.channels_last)
 
@@ -182,14 +237,23 @@ class _Windows:
         self.shape = (height, width, images.shape[3])
         image, down, across, _ = images.stride()
         # [N, side, side, H, W * C]: the windows overlap in memory, and each of their lines lies in one piece
-        self.windows = images.as_strided((len(images), self.side, self.side, height, width * images.shape[3]), (image, down, across, down, 1))
+        self.windows = images.as_strided(
+            (len(images), self.side, self.side, height, width * images.shape[3]),
+            (image, down, across, down, 1),
+        )
 
     def __call__(self, chosen: Tensor, views: Tensor) -> Tensor:
         corner = views // 2 if self.flip else views
         places = (chosen, corner // self.side, corner % self.side)
         if chosen.device.type != "cpu":
-            images = self.windows[places].view(-1, *self.shape)  # and no question to the device about how many are mirrored
-            return torch.where((views % 2 == 1)[:, None, None, None], images.flip(2), images) if self.flip else images
+            images = self.windows[places].view(
+                -1, *self.shape
+            )  # and no question to the device about how many are mirrored
+            return (
+                torch.where((views % 2 == 1)[:, None, None, None], images.flip(2), images)
+                if self.flip
+                else images
+            )
         # NumPy copies a line, and a pixel's channels, as one thing: 14 and 3 times as fast as torch
         found = self.windows.numpy()[tuple(place.numpy() for place in places)].reshape(-1, *self.shape)
         if self.flip:
@@ -199,7 +263,9 @@ class _Windows:
         return torch.from_numpy(found)
 
 
-def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> list[tuple[int, int, int, int]]:
+def random_boxes(
+    count: int, height: int, width: int, generator: torch.Generator
+) -> list[tuple[int, int, int, int]]:
     """(top, left, height, width) of each part, as torchvision's RandomResizedCrop draws them: ten tries, then the whole image."""
     area = height * width * (0.08 + 0.92 * torch.rand(count, 10, generator=generator))
     ratio = torch.exp((2 * torch.rand(count, 10, generator=generator) - 1) * math.log(4 / 3))
@@ -207,9 +273,15 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
     places = torch.rand(count, 2, generator=generator)
     boxes = []
     for image in range(count):
-        fits = [(int(h), int(w)) for h, w in zip(tall[image], wide[image], strict=True) if 0 < h <= height and 0 < w <= width]
+        fits = [
+            (int(h), int(w))
+            for h, w in zip(tall[image], wide[image], strict=True)
+            if 0 < h <= height and 0 < w <= width
+        ]
         h, w = fits[0] if fits else (height, width)
-        boxes.append((int(places[image, 0] * (height - h + 1)), int(places[image, 1] * (width - w + 1)), h, w))
+        boxes.append(
+            (int(places[image, 0] * (height - h + 1)), int(places[image, 1] * (width - w + 1)), h, w)
+        )
     return boxes
 
 

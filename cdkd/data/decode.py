@@ -58,7 +58,9 @@ def pixels(image: Image.Image, size: int | None) -> Images:
     return np.asarray(image if size is None else fitted(image, size))
 
 
-def decoded(names: Sequence[object], read: Callable[[int], bytes], size: int | None, progress: Count | None) -> Parts:
+def decoded(
+    names: Sequence[object], read: Callable[[int], bytes], size: int | None, progress: Count | None
+) -> Parts:
     """The images that `read` gives by number, called `names` in messages, in order, as parts: uint8 [n, H, W, C].
 
     C of a part is 1 if all its images are grey, else 3. At the first fault the parts end, but the rest is still looked at, so that
@@ -77,15 +79,21 @@ def decoded(names: Sequence[object], read: Callable[[int], bytes], size: int | N
             return str(error).replace("\n", " ").partition(" <_io.BytesIO")[0] or type(error).__name__
 
     threads = min(8, os.cpu_count() or 1)
-    step = max(1, min(CHUNK, at_once((*common, 3)) // (2 * threads + 4)))  # a thread holds a chunk as single images and as one; writing copies it
+    step = max(
+        1, min(CHUNK, at_once((*common, 3)) // (2 * threads + 4))
+    )  # a thread holds a chunk as single images and as one; writing copies it
 
     def chunk(start: int) -> Chunk:
         outcomes = [one(index) for index in range(start, min(start + step, len(names)))]
-        return _stacked(outcomes), [outcome if isinstance(outcome, str) else outcome[0] for outcome in outcomes]
+        return _stacked(outcomes), [
+            outcome if isinstance(outcome, str) else outcome[0] for outcome in outcomes
+        ]
 
     faults, done = _Faults(names, size is None), 0
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower, and an error
+        warnings.simplefilter(
+            "ignore", Image.DecompressionBombWarning
+        )  # the limit here is lower, and an error
         for images, seen in _ahead(pool, chunk, range(0, len(names), step), threads + 1):
             for index, found in enumerate(seen, done):
                 faults.note(index, found)
@@ -105,7 +113,9 @@ def _first_size(count: int, read: Callable[[int], bytes]) -> Size:
     return 1, 1
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], Chunk], starts: range, ahead: int) -> Iterator[Chunk]:
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[int], Chunk], starts: range, ahead: int
+) -> Iterator[Chunk]:
     """What comes of each start, in order. Work is begun `ahead` starts before it is taken, and no earlier: results take memory."""
     begun: deque[Future[Chunk]] = deque()
     try:
@@ -144,7 +154,9 @@ class _Faults:
     def refuse(self) -> None:
         if self.count:
             more = f"; and {self.count - NAMED} more" if self.count > NAMED else ""
-            raise BadData(f"{self.count} of {len(self.names)} images cannot be read: {'; '.join(self.broken)}{more}")
+            raise BadData(
+                f"{self.count} of {len(self.names)} images cannot be read: {'; '.join(self.broken)}{more}"
+            )
         if len(self.sizes) > 1:
             (major, count), *_ = sorted(self.sizes.items(), key=lambda item: (-item[1], item[0]))
             index, (width, height) = min((index, size) for size, index in self.first.items() if size != major)
@@ -159,7 +171,9 @@ def _stacked(outcomes: list[Outcome]) -> Images | None:
     arrays = [outcome[1] for outcome in outcomes if not isinstance(outcome, str) and outcome[1] is not None]
     if len(arrays) < len(outcomes):
         return None
-    out = np.empty((len(arrays), *arrays[0].shape[:2], max(3 if array.ndim == 3 else 1 for array in arrays)), np.uint8)
+    out = np.empty(
+        (len(arrays), *arrays[0].shape[:2], max(3 if array.ndim == 3 else 1 for array in arrays)), np.uint8
+    )
     for index, array in enumerate(arrays):
         out[index] = array[:, :, None] if array.ndim == 2 else array
     return out

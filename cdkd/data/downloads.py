@@ -30,16 +30,40 @@ class Remote(NamedTuple):
 
 
 REMOTES = {
-    "cifar10": (Remote("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),),
-    "cifar100": (Remote("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"),),
+    "cifar10": (
+        Remote(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        ),
+    ),
+    "cifar100": (
+        Remote(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        ),
+    ),
     "fashion-mnist": (
-        Remote(FASHION + "train-images-idx3-ubyte.gz", "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-        Remote(FASHION + "train-labels-idx1-ubyte.gz", "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-        Remote(FASHION + "t10k-images-idx3-ubyte.gz", "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-        Remote(FASHION + "t10k-labels-idx1-ubyte.gz", "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        Remote(
+            FASHION + "train-images-idx3-ubyte.gz",
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        ),
+        Remote(
+            FASHION + "train-labels-idx1-ubyte.gz",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        ),
+        Remote(
+            FASHION + "t10k-images-idx3-ubyte.gz",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        ),
+        Remote(
+            FASHION + "t10k-labels-idx1-ubyte.gz",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
     ),
     "svhn": (
-        Remote(HOUSES + "train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+        Remote(
+            HOUSES + "train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"
+        ),
         Remote(HOUSES + "test_32x32.mat", "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
     ),
 }
@@ -52,8 +76,12 @@ def read(source: str, folder: Path, progress: Count | None) -> Arrays:
         return READERS[source](files)
     except BadData as error:
         raise BadData(f"{source}: {', '.join(map(str, files))}: {error}") from error
-    except Exception as error:  # what a parser raises on a file that is not what it should be has no common name
-        raise BadData(f"{source}: {', '.join(map(str, files))} cannot be parsed ({type(error).__name__}: {error})") from error
+    except (
+        Exception
+    ) as error:  # what a parser raises on a file that is not what it should be has no common name
+        raise BadData(
+            f"{source}: {', '.join(map(str, files))} cannot be parsed ({type(error).__name__}: {error})"
+        ) from error
 
 
 def fetched(source: str, remote: Remote, folder: Path, progress: Count | None) -> Path:
@@ -62,7 +90,9 @@ def fetched(source: str, remote: Remote, folder: Path, progress: Count | None) -
     if not path.exists():
         _download(source, remote, path, progress)
     elif (found := sha256(path)) != remote.sha256:
-        raise BadData(f"{path}: sha256 {found}; expected {remote.sha256}; remove the file, then `cdkd prepare` downloads it again")
+        raise BadData(
+            f"{path}: sha256 {found}; expected {remote.sha256}; remove the file, then `cdkd prepare` downloads it again"
+        )
     return path
 
 
@@ -97,7 +127,9 @@ class Unpickler(pickle.Unpickler):
             ("numpy", "dtype"): np.dtype,
         }
         if (module, name) not in allowed:
-            raise BadData(f"the pickle asks for {module}.{name}; expected numbers, text and NumPy arrays only")
+            raise BadData(
+                f"the pickle asks for {module}.{name}; expected numbers, text and NumPy arrays only"
+            )
         return allowed[module, name]
 
 
@@ -105,7 +137,9 @@ def unpickled(content: bytes) -> Any:
     return Unpickler(io.BytesIO(content), encoding="latin1").load()
 
 
-def cifar(archive: Path, folder: str, train: tuple[str, ...], test: str, names: str, label_names: str, labels: str) -> Arrays:
+def cifar(
+    archive: Path, folder: str, train: tuple[str, ...], test: str, names: str, label_names: str, labels: str
+) -> Arrays:
     """The members are read in memory; nothing is unpacked to the disk, so their names and kinds can do no harm."""
     wanted = {f"{folder}/{name}": name for name in (*train, test, names)}
     parts: dict[str, Any] = {}
@@ -117,17 +151,29 @@ def cifar(archive: Path, folder: str, train: tuple[str, ...], test: str, names: 
         raise BadData(f"no member {missing[0]}")
 
     def images(*chosen: str) -> Images:
-        return np.concatenate([np.asarray(parts[part]["data"]) for part in chosen]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return (
+            np.concatenate([np.asarray(parts[part]["data"]) for part in chosen])
+            .reshape(-1, 3, 32, 32)
+            .transpose(0, 2, 3, 1)
+        )
 
     def numbers(*chosen: str) -> Labels:
         return np.array([label for part in chosen for label in parts[part][labels]], np.int64)
 
-    return Arrays(tuple(map(str, parts[names][label_names])), images(*train), numbers(*train), images(test), numbers(test))
+    return Arrays(
+        tuple(map(str, parts[names][label_names])),
+        images(*train),
+        numbers(*train),
+        images(test),
+        numbers(test),
+    )
 
 
 def _cifar10(files: list[Path]) -> Arrays:
     train = tuple(f"data_batch_{part}" for part in range(1, 6))
-    return cifar(files[0], "cifar-10-batches-py", train, "test_batch", "batches.meta", "label_names", "labels")
+    return cifar(
+        files[0], "cifar-10-batches-py", train, "test_batch", "batches.meta", "label_names", "labels"
+    )
 
 
 def _cifar100(files: list[Path]) -> Arrays:
@@ -135,9 +181,26 @@ def _cifar100(files: list[Path]) -> Arrays:
 
 
 def _fashion(files: list[Path]) -> Arrays:
-    names = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
     train_images, train, test_images, test = (idx(gzip.decompress(file.read_bytes())) for file in files)
-    return Arrays(names, train_images[:, :, :, None], train.astype(np.int64), test_images[:, :, :, None], test.astype(np.int64))
+    return Arrays(
+        names,
+        train_images[:, :, :, None],
+        train.astype(np.int64),
+        test_images[:, :, :, None],
+        test.astype(np.int64),
+    )
 
 
 def idx(content: bytes) -> Images:
@@ -153,8 +216,15 @@ def _svhn(files: list[Path]) -> Arrays:
     from scipy.io import loadmat
 
     parts = [loadmat(file) for file in files]
-    (train_images, train), (test_images, test) = ((part["X"].transpose(3, 0, 1, 2), part["y"].astype(np.int64).ravel() % 10) for part in parts)
+    (train_images, train), (test_images, test) = (
+        (part["X"].transpose(3, 0, 1, 2), part["y"].astype(np.int64).ravel() % 10) for part in parts
+    )
     return Arrays(tuple(map(str, range(10))), train_images, train, test_images, test)
 
 
-READERS: dict[str, Callable[[list[Path]], Arrays]] = {"cifar10": _cifar10, "cifar100": _cifar100, "fashion-mnist": _fashion, "svhn": _svhn}
+READERS: dict[str, Callable[[list[Path]], Arrays]] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "fashion-mnist": _fashion,
+    "svhn": _svhn,
+}

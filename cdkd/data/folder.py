@@ -49,14 +49,18 @@ def open_folder(root: Path, paths: Sequence[str], size: int | None) -> Source:
     for split in ("train", test):
         if split not in found:
             named = "train" if split == "train" else "test (or val, validation)"
-            raise BadData(f"{_shown(paths)}: split {named} has no images; found {', '.join(sorted(found)) or 'no images at all'}; {LAYOUT}")
+            raise BadData(
+                f"{_shown(paths)}: split {named} has no images; found {', '.join(sorted(found)) or 'no images at all'}; {LAYOUT}"
+            )
     classes = sorted({member.category for member in members if member.split in ("train", test)})
     if len(classes) < 2:
         raise BadData(f"{_shown(paths)}: one class only, {classes[0]!r}; expected at least 2")
     trained = {member.category for member in members if member.split == "train" and member.file}
     if missing := [name for name in classes if name not in trained]:
         others = f" (and {len(missing) - 1} classes more)" if len(missing) > 1 else ""
-        raise BadData(f"{_shown(paths)}: class {missing[0]!r} has no images in split train{others}; expected at least 1")
+        raise BadData(
+            f"{_shown(paths)}: class {missing[0]!r} has no images in split train{others}; expected at least 1"
+        )
     number = {name: label for label, name in enumerate(classes)}
     train_members, test_members = (_ordered(members, split) for split in ("train", test))
 
@@ -82,8 +86,14 @@ def _containers(root: Path, paths: Sequence[str]) -> Iterator[Path]:
     for text in paths:
         path = root / Path(text).expanduser()
         if not path.exists():
-            raise BadData(f"data.paths: {path} does not exist; expected a directory or a zip archive with <split>/<class>/<image>")
-        zips = sorted(path.glob("*.zip")) if path.is_dir() and not any((path / split).is_dir() for split in SPLITS) else []
+            raise BadData(
+                f"data.paths: {path} does not exist; expected a directory or a zip archive with <split>/<class>/<image>"
+            )
+        zips = (
+            sorted(path.glob("*.zip"))
+            if path.is_dir() and not any((path / split).is_dir() for split in SPLITS)
+            else []
+        )
         yield from zips or [path]
 
 
@@ -118,7 +128,9 @@ def _tree(folder: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _unlistable(error: OSError) -> None:
-    raise BadData(f"{error.filename}: cannot be listed ({error.strerror}); expected a readable directory") from error
+    raise BadData(
+        f"{error.filename}: cannot be listed ({error.strerror}); expected a readable directory"
+    ) from error
 
 
 def _zip(archive: Path) -> Iterator[tuple[str, bool]]:
@@ -126,8 +138,15 @@ def _zip(archive: Path) -> Iterator[tuple[str, bool]]:
     try:
         with zipfile.ZipFile(archive) as file:
             infos = file.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last: zipfile's for a compression it does not know
-        raise BadData(f"{archive}: no readable zip archive ({error}); expected a directory or a zip archive") from error
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # the last: zipfile's for a compression it does not know
+        raise BadData(
+            f"{archive}: no readable zip archive ({error}); expected a directory or a zip archive"
+        ) from error
     for info in infos:
         name = info.filename
         parts = re.split(r"[/\\]", name)
@@ -137,7 +156,9 @@ def _zip(archive: Path) -> Iterator[tuple[str, bool]]:
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise BadData(f"{archive}: member {name!r} is a link or a device; expected files")
         if info.file_size > BYTES and name.lower().endswith(SUFFIXES):
-            raise BadData(f"{archive}: member {name!r} has {info.file_size} bytes; expected at most {BYTES} of an image")
+            raise BadData(
+                f"{archive}: member {name!r} has {info.file_size} bytes; expected at most {BYTES} of an image"
+            )
         yield name, info.is_dir()
 
 
@@ -162,7 +183,11 @@ def _natural(name: str) -> list[str | tuple[int, str]]:
 
 def _reader(members: list[Member], stack: ExitStack) -> Callable[[int], bytes]:
     try:
-        archives = {path: stack.enter_context(zipfile.ZipFile(path)) for path in {member.container for member in members} if not path.is_dir()}
+        archives = {
+            path: stack.enter_context(zipfile.ZipFile(path))
+            for path in {member.container for member in members}
+            if not path.is_dir()
+        }
     except (zipfile.BadZipFile, OSError) as error:
         raise BadData(f"data.paths: an archive changed while it was read ({error})") from error
 

@@ -31,9 +31,13 @@ class MappedImages:
     the process without a word. `start` is the place of the first image in the file.
     """
 
-    def __init__(self, path: Path, start: int, shape: tuple[int, int, int, int], checksums: Checksums) -> None:
+    def __init__(
+        self, path: Path, start: int, shape: tuple[int, int, int, int], checksums: Checksums
+    ) -> None:
         self.path, self.start, self.shape, self.checksums = path, start, shape, checksums
-        self._file = os.open(path, os.O_RDONLY)  # held open, so that another prepare does not change it under a run
+        self._file = os.open(
+            path, os.O_RDONLY
+        )  # held open, so that another prepare does not change it under a run
         weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
@@ -62,7 +66,9 @@ class MappedImages:
             raise BadData(f"{self.path}: image {index} cannot be read ({error}); {CURE}") from error
         found, expected = zlib.crc32(room), int(self.checksums[index])
         if found != expected:
-            raise BadData(f"{self.path}: image {index} is damaged, its crc32 is {found:08x}; expected {expected:08x}; {CURE}")
+            raise BadData(
+                f"{self.path}: image {index} is damaged, its crc32 is {found:08x}; expected {expected:08x}; {CURE}"
+            )
 
 
 class JoinedImages:
@@ -106,7 +112,9 @@ def mapped(folder: Path, split: str, meta: Meta) -> tuple[MappedImages, Tensor]:
     if size != start + count * image:
         raise BadData(f"{path}: {size} bytes; expected {start + count * image}; {CURE}")
     if split + CHECKSUMS in meta.files:
-        whole, checksums = _recorded(folder / f"{split}{CHECKSUMS}.safetensors", meta.files[split + CHECKSUMS], count)
+        whole, checksums = _recorded(
+            folder / f"{split}{CHECKSUMS}.safetensors", meta.files[split + CHECKSUMS], count
+        )
     else:
         whole, checksums = _computed(path, meta.files[split], start, count, image)
     with path.open("rb") as file:
@@ -127,7 +135,9 @@ def _recorded(path: Path, digest: str, count: int) -> tuple[int, Checksums]:
     except (SafetensorError, KeyError) as error:
         raise BadData(f"{path}: unreadable ({error}); {CURE}") from error
     if begin.shape != (1,) or checksums.shape != (count,):
-        raise BadData(f"{path}: begin {list(begin.shape)}, images {list(checksums.shape)}; expected [1] and [{count}]; {CURE}")
+        raise BadData(
+            f"{path}: begin {list(begin.shape)}, images {list(checksums.shape)}; expected [1] and [{count}]; {CURE}"
+        )
     return int(begin[0]), checksums
 
 

@@ -31,7 +31,9 @@ from cdkd.storage import files
 
 Normalisation = Literal["measured"] | Mapping[str, Sequence[float]]
 
-LARGE = 2**30  # bytes of pixels from which on a split gets a checksum for each image; not the machine's: equal images give equal files
+LARGE = (
+    2**30
+)  # bytes of pixels from which on a split gets a checksum for each image; not the machine's: equal images give equal files
 BLOCK = 2**18  # values that are counted at once
 
 
@@ -77,7 +79,9 @@ def _check_labels(source: Source, name: str) -> None:
             raise BadData(f"{name}: split {split} has no images; expected at least 1")
         wrong = np.flatnonzero((labels < 0) | (labels >= len(source.classes)))
         if len(wrong):
-            raise BadData(f"{name}: label {labels[wrong[0]]} at index {wrong[0]} of split {split}; expected 0 to {len(source.classes) - 1}")
+            raise BadData(
+                f"{name}: label {labels[wrong[0]]} at index {wrong[0]} of split {split}; expected 0 to {len(source.classes) - 1}"
+            )
 
 
 def _drawn(source: Source, train_images: int | None, validation: float, seed: int) -> Drawn:
@@ -99,14 +103,18 @@ def _kept(source: Source, train_images: int | None, seed: int) -> Labels:
     kept = draw(labels, train_images, "train_images", seed)
     empty = np.flatnonzero(np.bincount(labels[kept], minlength=len(source.classes)) == 0)
     if len(empty):
-        raise BadData(f"data.train_images: {train_images} leaves class {source.classes[empty[0]]!r} without a training image; expected more")
+        raise BadData(
+            f"data.train_images: {train_images} leaves class {source.classes[empty[0]]!r} without a training image; expected more"
+        )
     return kept
 
 
 def _held_out(labels: Labels, validation: float, seed: int) -> Labels:
     count = round(validation * len(labels))
     if count >= len(labels):
-        raise BadData(f"data.validation: {validation} of {len(labels)} training images leaves none to train on; expected less")
+        raise BadData(
+            f"data.validation: {validation} of {len(labels)} training images leaves none to train on; expected less"
+        )
     return draw(labels, count, "validation", seed)
 
 
@@ -114,7 +122,16 @@ class _Colour(Exception):
     """An image in colour after grey ones only: the splits are begun again, with 3 channels for all."""
 
 
-def _written(target: Path, source: str, opened: Source, drawn: Drawn, normalisation: Normalisation, progress: Count | None, *, colour: bool) -> Meta:
+def _written(
+    target: Path,
+    source: str,
+    opened: Source,
+    drawn: Drawn,
+    normalisation: Normalisation,
+    progress: Count | None,
+    *,
+    colour: bool,
+) -> Meta:
     """All splits and data.json; with `colour`, grey images get 3 channels. Raises `_Colour` where `colour` should have been set."""
     with ExitStack() as stack:
         parts = stack.enter_context(closing(opened.read(drawn.kept, progress)))
@@ -125,7 +142,10 @@ def _written(target: Path, source: str, opened: Source, drawn: Drawn, normalisat
             _normalisation(seen.counts, normalisation)  # refused now rather than after hours
         folder = stack.enter_context(_beside(target, _need(drawn, image)))
         pool = stack.enter_context(ThreadPoolExecutor(4))
-        splits = {name: stack.enter_context(closing(_Split(folder, name, drawn.labels[name], image, pool))) for name in SPLITS}
+        splits = {
+            name: stack.enter_context(closing(_Split(folder, name, drawn.labels[name], image, pool)))
+            for name in SPLITS
+        }
         place = 0
         for part in chain([first], parts):
             _add(part, drawn.split[place : place + len(part)], splits, seen)
@@ -149,7 +169,14 @@ def _add(part: Images, numbers: NDArray[np.int8], splits: dict[str, _Split], see
             splits[name].add(np.ascontiguousarray(wide), seen.test if name == "test" else seen.train)
 
 
-def _meta(source: str, classes: tuple[str, ...], image: tuple[int, int, int], splits: dict[str, _Split], seen: _Seen, normalisation: Normalisation) -> Meta:
+def _meta(
+    source: str,
+    classes: tuple[str, ...],
+    image: tuple[int, int, int],
+    splits: dict[str, _Split],
+    seen: _Seen,
+    normalisation: Normalisation,
+) -> Meta:
     mean, std = _normalisation(seen.counts, normalisation)
     written = {name: digest for split in splits.values() for name, digest in split.finished().items()}
     content = {name: split.content.hexdigest() for name, split in splits.items()}
@@ -158,12 +185,17 @@ def _meta(source: str, classes: tuple[str, ...], image: tuple[int, int, int], sp
         classes=classes,
         image=image,
         counts={name: len(split.labels) for name, split in splits.items()},
-        per_class={name: tuple(map(int, np.bincount(split.labels, minlength=len(classes)))) for name, split in splits.items()},
+        per_class={
+            name: tuple(map(int, np.bincount(split.labels, minlength=len(classes))))
+            for name, split in splits.items()
+        },
         mean=mean,
         std=std,
         files=written,
         overlap=seen.overlap,
-        digest=files.digest({"classes": classes, "image": image, "mean": mean, "std": std, "splits": content}),
+        digest=files.digest(
+            {"classes": classes, "image": image, "mean": mean, "std": std, "splits": content}
+        ),
     )
 
 
@@ -193,7 +225,9 @@ def _beside(target: Path, need: int) -> Iterator[Path]:
         files.clear_drafts(target, ".prepare-")  # room
         free = shutil.disk_usage(made[-1].parent if made else target).free
         if need > free:
-            raise BadData(f"{target}: the prepared data need {need:,} bytes, the disk has {free:,} free; make room, or lower data.size or data.train_images")
+            raise BadData(
+                f"{target}: the prepared data need {need:,} bytes, the disk has {free:,} free; make room, or lower data.size or data.train_images"
+            )
         target.mkdir(parents=True, exist_ok=True)
         with files.draft_folder(target, ".prepare-") as folder:
             yield folder
@@ -208,7 +242,9 @@ def _beside(target: Path, need: int) -> Iterator[Path]:
 class _Split:
     """A split's file as it grows, with its digests: `add` until all images are there, then `finished`."""
 
-    def __init__(self, folder: Path, name: str, labels: Labels, image: tuple[int, int, int], pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, folder: Path, name: str, labels: Labels, image: tuple[int, int, int], pool: ThreadPoolExecutor
+    ) -> None:
         self.folder, self.name, self.labels, self.pool = folder, name, labels, pool
         begin = header(len(labels), image) + self._label_bytes()
         self.digest = hashlib.sha256(begin)  # of the file
@@ -246,7 +282,9 @@ class _Split:
         written = {self.name: self.digest.hexdigest()}
         if self.checksums is not None:
             name = self.name + CHECKSUMS
-            content = save({"images": np.array(self.checksums, np.uint32), "begin": np.array([self.begin], np.uint32)})
+            content = save(
+                {"images": np.array(self.checksums, np.uint32), "begin": np.array([self.begin], np.uint32)}
+            )
             with (self.folder / f"{name}.safetensors").open("wb") as file:
                 file.write(content)
                 _make_durable(file)
@@ -288,19 +326,27 @@ def _digests(images: Images) -> Iterator[bytes]:
     return (hashlib.blake2b(image.data, digest_size=16).digest() for image in images)
 
 
-def _normalisation(counts: NDArray[np.int64], wanted: Normalisation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(
+    counts: NDArray[np.int64], wanted: Normalisation
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """One mean and one std a channel."""
     channels = len(counts)
     if isinstance(wanted, str):
         mean, std = (tuple(column) for column in zip(*map(_measured, counts), strict=True))
         if 0 in std:
-            raise BadData(f"channel {std.index(0)} is the same in all training images, so its std is 0; give data.normalisation mean and std")
+            raise BadData(
+                f"channel {std.index(0)} is the same in all training images, so its std is 0; give data.normalisation mean and std"
+            )
         return mean, std
     mean, std = (tuple(map(float, wanted[key])) for key in ("mean", "std"))
     if len(mean) not in (1, channels) or len(std) != len(mean):
-        raise BadData(f"data.normalisation: {len(mean)} means and {len(std)} standard deviations; the images have {channels} channels")
+        raise BadData(
+            f"data.normalisation: {len(mean)} means and {len(std)} standard deviations; the images have {channels} channels"
+        )
     if not all(math.isfinite(number) for number in mean + std) or min(std) <= 0:
-        raise BadData(f"data.normalisation: mean {list(mean)}, std {list(std)}; expected finite numbers and std above 0")
+        raise BadData(
+            f"data.normalisation: mean {list(mean)}, std {list(std)}; expected finite numbers and std above 0"
+        )
     return (mean * channels, std * channels) if len(mean) == 1 else (mean, std)
 
 

@@ -36,7 +36,9 @@ class Meta:
     per_class: Mapping[str, tuple[int, ...]]
     mean: tuple[float, ...]  # per channel, on the scale of 0 to 1
     std: tuple[float, ...]
-    files: Mapping[str, str]  # sha256 of <split>.safetensors, and of <split>.crc32.safetensors beside a large one
+    files: Mapping[
+        str, str
+    ]  # sha256 of <split>.safetensors, and of <split>.crc32.safetensors beside a large one
     overlap: int  # test images whose bytes occur among the training or validation images too
     digest: str
 
@@ -60,10 +62,24 @@ def read_meta(folder: Path) -> Meta:
         raise BadData(f"{path}: damaged ({error}); {CURE}") from error
 
 
-def _meta(image: list[int], classes: list[str], per_class: dict[str, list[int]], mean: list[float], std: list[float], **rest: Any) -> Meta:
+def _meta(
+    image: list[int],
+    classes: list[str],
+    per_class: dict[str, list[int]],
+    mean: list[float],
+    std: list[float],
+    **rest: Any,
+) -> Meta:
     height, width, channels = image
     numbers = {split: tuple(counts) for split, counts in per_class.items()}
-    return Meta(image=(height, width, channels), classes=tuple(classes), per_class=numbers, mean=tuple(mean), std=tuple(std), **rest)
+    return Meta(
+        image=(height, width, channels),
+        classes=tuple(classes),
+        per_class=numbers,
+        mean=tuple(mean),
+        std=tuple(std),
+        **rest,
+    )
 
 
 def header(count: int, image: tuple[int, int, int]) -> bytes:
@@ -113,7 +129,9 @@ def load(folder: Path, split: str) -> tuple[Images, Tensor]:
     wrong = ((labels < 0) | (labels >= len(meta.classes))).nonzero()
     if len(wrong):
         index = int(wrong[0])
-        raise BadData(f"{path}: label {int(labels[index])} at index {index}; expected 0 to {len(meta.classes) - 1}; {CURE}")
+        raise BadData(
+            f"{path}: label {int(labels[index])} at index {index}; expected 0 to {len(meta.classes) - 1}; {CURE}"
+        )
     return images, labels
 
 
@@ -136,5 +154,7 @@ def _whole(path: Path, digest: str, shape: tuple[int, ...]) -> tuple[Tensor, Ten
     expected = {"images": (torch.uint8, list(shape)), "labels": (torch.int64, [shape[0]])}
     for name, (dtype, sizes) in expected.items():
         if tensors[name].dtype != dtype or list(tensors[name].shape) != sizes:
-            raise BadData(f"{path}: {name} are {tensors[name].dtype} {list(tensors[name].shape)}; expected {dtype} {sizes}; {CURE}")
+            raise BadData(
+                f"{path}: {name} are {tensors[name].dtype} {list(tensors[name].shape)}; expected {dtype} {sizes}; {CURE}"
+            )
     return tensors["images"], tensors["labels"]

@@ -16,7 +16,9 @@ from cdkd.data.draw import draw
 DIGITS_TEST = 797  # of 1,797; the draw of the test split is the same for ever, whatever data.seed is
 
 
-def open_source(name: str, root: Path, paths: Sequence[str], size: int | None, progress: Count | None) -> Source:
+def open_source(
+    name: str, root: Path, paths: Sequence[str], size: int | None, progress: Count | None
+) -> Source:
     """A source with its labels known and its images still to be read; downloads what has to be downloaded."""
     if name == "folder":
         from cdkd.data import folder
@@ -28,16 +30,26 @@ def open_source(name: str, root: Path, paths: Sequence[str], size: int | None, p
 
     if name in downloads.READERS:
         return _in_memory(downloads.read(name, root / ".cdkd" / "downloads", progress), size)
-    raise BadData(f"data.source: no source {name!r}; expected one of digits, {', '.join(downloads.READERS)}, folder")
+    raise BadData(
+        f"data.source: no source {name!r}; expected one of digits, {', '.join(downloads.READERS)}, folder"
+    )
 
 
 def _in_memory(arrays: Arrays, size: int | None) -> Source:
-    for split, images, labels in (("train", arrays.train_images, arrays.train), ("test", arrays.test_images, arrays.test)):
+    for split, images, labels in (
+        ("train", arrays.train_images, arrays.train),
+        ("test", arrays.test_images, arrays.test),
+    ):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
-            raise BadData(f"{split} split: {len(labels)} labels for {images.dtype} images of shape {list(images.shape)}; expected uint8 [N, H, W, C]")
+            raise BadData(
+                f"{split} split: {len(labels)} labels for {images.dtype} images of shape {list(images.shape)}; expected uint8 [N, H, W, C]"
+            )
 
     def read(kept: Labels, _: Count | None) -> Parts:
-        for images, places in ((arrays.train_images, kept), (arrays.test_images, np.arange(len(arrays.test)))):
+        for images, places in (
+            (arrays.train_images, kept),
+            (arrays.test_images, np.arange(len(arrays.test))),
+        ):
             height, width, channels = images.shape[1:]
             step = at_once((size or height, size or width, channels))
             for start in range(0, len(places), step):

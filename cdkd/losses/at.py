@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from typing import Literal
 
 
-def attention_transfer(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], form: Literal["released", "paper"] = "released") -> Tensor:
+def attention_transfer(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    form: Literal["released", "paper"] = "released",
+) -> Tensor:
     """Difference of the normalised attention maps.
 
         Q(f) = a / max(‖a‖₂, 1e-12),   a = vec(mean_c f²), one vector of H·W per image
@@ -38,7 +42,11 @@ def attention_transfer(student_maps: Sequence[Tensor], teacher_maps: Sequence[Te
     for ours, theirs in zip(student_maps, teacher_maps, strict=True):
         size = matched_size(ours, theirs)
         difference = _attention(ours, size) - _attention(theirs.detach(), size)
-        terms.append(torch.linalg.vector_norm(difference, dim=1).mean() / 2 if form == "paper" else difference.square().mean())
+        terms.append(
+            torch.linalg.vector_norm(difference, dim=1).mean() / 2
+            if form == "paper"
+            else difference.square().mean()
+        )
     return torch.stack(terms).sum()
 
 
@@ -65,10 +73,14 @@ def matched_size(student_map: Tensor, teacher_map: Tensor) -> tuple[int, int]:
 class AttentionTransfer(Loss):
     """All stages."""
 
-    def __init__(self, student: Features, teacher: Features, *, form: Literal["released", "paper"] = "released") -> None:
+    def __init__(
+        self, student: Features, teacher: Features, *, form: Literal["released", "paper"] = "released"
+    ) -> None:
         super().__init__(student, teacher)
         if len(student.maps) != len(teacher.maps):
-            raise BadParams(f"at: the student has {len(student.maps)} stages and the teacher {len(teacher.maps)}; expected as many of each")
+            raise BadParams(
+                f"at: the student has {len(student.maps)} stages and the teacher {len(teacher.maps)}; expected as many of each"
+            )
         for ours, theirs in zip(student.maps, teacher.maps, strict=True):
             matched_size(ours, theirs)
         self.form = form

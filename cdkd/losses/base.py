@@ -51,7 +51,9 @@ def build(name: str, student: Features, teacher: Features | None, options: dict[
     if name not in signature.names():
         raise KeyError(f"no loss {name!r}; there are {', '.join(signature.names())}")
     module = importlib.import_module(f"cdkd.losses.{name}")
-    (kind,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss)
+    (kind,) = (
+        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss
+    )
     loss: Loss = kind(student, teacher, **options)
     return loss
 

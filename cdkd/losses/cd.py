@@ -30,7 +30,10 @@ def channel_distillation(student_maps: Sequence[Tensor], teacher_maps: Sequence[
 
     Source: Zhou et al., Channel Distillation, 2006.01683; zhouzaida/channel-distillation, `losses/cd_loss.py`.
     """
-    means = [(channel_means(ours), channel_means(theirs.detach())) for ours, theirs in zip(student_maps, teacher_maps, strict=True)]
+    means = [
+        (channel_means(ours), channel_means(theirs.detach()))
+        for ours, theirs in zip(student_maps, teacher_maps, strict=True)
+    ]
     return torch.stack([(ours - theirs).square().mean() for ours, theirs in means]).sum()
 
 
@@ -44,17 +47,33 @@ class ChannelDistillation(Loss):
 
     needs = Needs.CHANNELS
 
-    def __init__(self, student: Features, teacher: Features, *, connector: Literal["conv_bn_relu", "none"] = "conv_bn_relu") -> None:
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        connector: Literal["conv_bn_relu", "none"] = "conv_bn_relu",
+    ) -> None:
         super().__init__(student, teacher)
         if len(student.maps) != len(teacher.maps):
-            raise BadParams(f"cd: the student has {len(student.maps)} stages and the teacher {len(teacher.maps)}; expected as many of each")
-        channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in zip(student.maps, teacher.maps, strict=True)]
+            raise BadParams(
+                f"cd: the student has {len(student.maps)} stages and the teacher {len(teacher.maps)}; expected as many of each"
+            )
+        channels = [
+            (ours.shape[1], theirs.shape[1]) for ours, theirs in zip(student.maps, teacher.maps, strict=True)
+        ]
         if connector == "none":
             for stage, (ours, theirs) in enumerate(channels, 1):
                 if ours != theirs:
-                    raise BadParams(f"cd: stage {stage} has {ours} channels in the student and {theirs} in the teacher; expected connector conv_bn_relu")
-        self.connectors = nn.ModuleList(nn.Identity() if connector == "none" else _connector(*pair) for pair in channels)
+                    raise BadParams(
+                        f"cd: stage {stage} has {ours} channels in the student and {theirs} in the teacher; expected connector conv_bn_relu"
+                    )
+        self.connectors = nn.ModuleList(
+            nn.Identity() if connector == "none" else _connector(*pair) for pair in channels
+        )
 
     def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
-        maps = [connect(at_least_float32(own)) for connect, own in zip(self.connectors, student.maps, strict=True)]
+        maps = [
+            connect(at_least_float32(own)) for connect, own in zip(self.connectors, student.maps, strict=True)
+        ]
         return channel_distillation(maps, teacher.maps)

@@ -33,7 +33,9 @@ def guided_kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
     kept = teacher_logits.argmax(1) == labels
     # Dropped rows become equal logits before the softmax, so that they diverge by exactly 0 and no gradient enters
     # them. Selecting rows by the mask instead would wait for the device in every step.
-    student, teacher = (torch.where(kept[:, None], logits, 0.0) for logits in (student_logits, teacher_logits))
+    student, teacher = (
+        torch.where(kept[:, None], logits, 0.0) for logits in (student_logits, teacher_logits)
+    )
     return softened_kl(student, teacher, temperature).sum() / kept.sum().clamp(min=1)
 
 

@@ -54,14 +54,23 @@ def regressor(student: Tensor, teacher: Tensor) -> nn.Sequential:
         convolution = nn.Conv2d(channels, out, (1 + ours[0] - theirs[0], 1 + ours[1] - theirs[1]), bias=False)
     else:
         sizes = " and the teacher's ".join(f"{height}×{width}" for height, width in (ours, theirs))
-        raise BadParams(f"hint: the student's map is {sizes}; expected the student's to be half as large, as large or larger")
+        raise BadParams(
+            f"hint: the student's map is {sizes}; expected the student's to be half as large, as large or larger"
+        )
     return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU())
 
 
 class Hint(Loss):
     """One stage, counted from 1; the default is RepDistiller's, the output of the second stage after the stem."""
 
-    def __init__(self, student: Features, teacher: Features, *, stage: PositiveInt = 2, form: Literal["released", "paper"] = "released") -> None:
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        stage: PositiveInt = 2,
+        form: Literal["released", "paper"] = "released",
+    ) -> None:
         super().__init__(student, teacher)
         for side, features in (("student", student), ("teacher", teacher)):
             if not 1 <= stage <= len(features.maps):
@@ -70,4 +79,6 @@ class Hint(Loss):
         self.regressor = regressor(student.maps[self.index], teacher.maps[self.index])
 
     def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
-        return hint(self.regressor(at_least_float32(student.maps[self.index])), teacher.maps[self.index], self.form)
+        return hint(
+            self.regressor(at_least_float32(student.maps[self.index])), teacher.maps[self.index], self.form
+        )

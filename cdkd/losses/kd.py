@@ -35,13 +35,17 @@ def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     """temperature² · KL(teacher ‖ student) of each row: [B, K] and [B, K] to [B]. Exact where a probability underflows."""
     log_student = functional.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
     log_teacher = functional.log_softmax(at_least_float32(teacher_logits.detach()) / temperature, dim=1)
-    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return temperature**2 * functional.kl_div(
+        log_student, log_teacher, reduction="none", log_target=True
+    ).sum(1)
 
 
 def require_equal_classes(loss: str, student: Features, teacher: Features) -> None:
     ours, theirs = student.logits.shape[1], teacher.logits.shape[1]
     if ours != theirs:
-        raise BadParams(f"{loss}: the student has {ours} classes and the teacher {theirs}; their logits cannot be compared")
+        raise BadParams(
+            f"{loss}: the student has {ours} classes and the teacher {theirs}; their logits cannot be compared"
+        )
 
 
 class KD(Loss):

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pydantic import NonNegativeFloat
 
 
-def relational_kd(student_pooled: Tensor, teacher_pooled: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
+def relational_kd(
+    student_pooled: Tensor, teacher_pooled: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0
+) -> Tensor:
     """Differences of the pooled features' geometry.
 
         d_ij = sqrt(max(‖e_i − e_j‖², 1e-12)), d_ii = 0, divided by the mean of its positive entries, on each side
@@ -36,8 +38,13 @@ def relational_kd(student_pooled: Tensor, teacher_pooled: Tensor, distance_weigh
     """
     if len(student_pooled) < 2:
         return at_least_float32(student_pooled)[:0].sum()
-    (distances, angles), (teacher_distances, teacher_angles) = _relations(student_pooled), _relations(teacher_pooled.detach())
-    return distance_weight * functional.smooth_l1_loss(distances, teacher_distances) + angle_weight * functional.smooth_l1_loss(angles, teacher_angles)
+    (distances, angles), (teacher_distances, teacher_angles) = (
+        _relations(student_pooled),
+        _relations(teacher_pooled.detach()),
+    )
+    return distance_weight * functional.smooth_l1_loss(
+        distances, teacher_distances
+    ) + angle_weight * functional.smooth_l1_loss(angles, teacher_angles)
 
 
 def _relations(pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,8 +53,12 @@ def _relations(pooled: Tensor) -> tuple[Tensor, Tensor]:
     batch = len(pooled)
     differences = pooled[None] - pooled[:, None]
     # the clamp comes before the root, whose slope at 0 is infinite
-    distances = differences.square().sum(2).clamp(min=1e-12).sqrt() * (1 - torch.eye(batch, dtype=pooled.dtype, device=pooled.device))
-    mean = distances.sum() / (batch * (batch - 1))  # thanks to the clamp, every entry off the diagonal is positive
+    distances = differences.square().sum(2).clamp(min=1e-12).sqrt() * (
+        1 - torch.eye(batch, dtype=pooled.dtype, device=pooled.device)
+    )
+    mean = distances.sum() / (
+        batch * (batch - 1)
+    )  # thanks to the clamp, every entry off the diagonal is positive
     directions = l2_normalise(differences, 2)
     return distances / mean, directions @ directions.mT
 
@@ -55,7 +66,14 @@ def _relations(pooled: Tensor) -> tuple[Tensor, Tensor]:
 class RelationalKD(Loss):
     needs = Needs.OUTPUTS
 
-    def __init__(self, student: Features, teacher: Features, *, distance_weight: NonNegativeFloat = 25.0, angle_weight: NonNegativeFloat = 50.0) -> None:
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        distance_weight: NonNegativeFloat = 25.0,
+        angle_weight: NonNegativeFloat = 50.0,
+    ) -> None:
         super().__init__(student, teacher)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 

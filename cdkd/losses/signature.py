@@ -52,6 +52,8 @@ def _loss_class(name: str) -> ast.ClassDef | None:
         return None
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id == "Loss" for base in node.bases):
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id == "Loss" for base in node.bases
+        ):
             return node
     return None

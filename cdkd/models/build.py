@@ -42,5 +42,7 @@ def build(network: str, classes: int, channels: int = 3) -> nn.Module:
 def _suggestion(network: str) -> str:
     """The name without its stem (resnet50) or spelt like a Python name (wrn_40_2) is understood; else the nearest one."""
     word = network.lower().replace("_", "-")
-    meant = [name for name in NETWORKS if name.startswith(f"{word}-")] or difflib.get_close_matches(word, NETWORKS, n=1)
+    meant = [name for name in NETWORKS if name.startswith(f"{word}-")] or difflib.get_close_matches(
+        word, NETWORKS, n=1
+    )
     return f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""

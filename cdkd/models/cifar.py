@@ -66,7 +66,9 @@ class Basic(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = nn.Sequential()  # empty: the identity
         if stride != 1 or width_in != width:
-            self.downsample = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -92,7 +94,11 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(64 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (module.kernel_size[0] * module.kernel_size[1] * module.out_channels)))
+                nn.init.normal_(
+                    module.weight,
+                    0.0,
+                    math.sqrt(2 / (module.kernel_size[0] * module.kernel_size[1] * module.out_channels)),
+                )
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Features:
@@ -122,5 +128,7 @@ class PreActivation(nn.Module):
         return x + self.conv2(y)  # type: ignore[no-any-return]
 
 
-def _stage(block: type[Basic] | type[PreActivation], blocks: int, width_in: int, width: int, stride: int) -> nn.Sequential:
+def _stage(
+    block: type[Basic] | type[PreActivation], blocks: int, width_in: int, width: int, stride: int
+) -> nn.Sequential:
     return nn.Sequential(block(width_in, width, stride), *(block(width, width, 1) for _ in range(blocks - 1)))

@@ -22,8 +22,12 @@ class Forward:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        if recipe.engine == "compile" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-            raise BadParams("training.engine: compile; it needs a C++ compiler (g++ or clang++, or the one that CXX names), and there is none")
+        if recipe.engine == "compile" and not any(
+            shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")
+        ):
+            raise BadParams(
+                "training.engine: compile; it needs a C++ compiler (g++ or clang++, or the one that CXX names), and there is none"
+            )
         self._compiled = torch.compile(model, dynamic=False) if recipe.engine == "compile" else model
 
     def __call__(self, images: Tensor) -> Features:

@@ -27,7 +27,11 @@ def multiply_adds(model: nn.Module, image: tuple[int, int, int]) -> int:
         total += output.numel() * layer.get_parameter("weight")[0].numel()
 
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [
+        module.register_forward_hook(add)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     like = next(model.parameters())
     model.eval()
     try:

@@ -10,7 +10,9 @@ from __future__ import annotations
 CIFAR_RESNETS = (*(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)), "resnet8x4", "resnet32x4")
 WIDE_RESNETS = ("wrn-16-1", "wrn-16-2", "wrn-40-1", "wrn-40-2")
 VGGS = ("vgg8", "vgg11", "vgg13", "vgg16", "vgg19")
-TORCHVISION_RESNETS = tuple(f"resnet{depth}-{stem}" for depth in (18, 34, 50, 101, 152) for stem in ("cifar", "imagenet"))
+TORCHVISION_RESNETS = tuple(
+    f"resnet{depth}-{stem}" for depth in (18, 34, 50, 101, 152) for stem in ("cifar", "imagenet")
+)
 
 NETWORKS: tuple[str, ...] = CIFAR_RESNETS + WIDE_RESNETS + VGGS + TORCHVISION_RESNETS
 

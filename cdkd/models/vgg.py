@@ -34,11 +34,17 @@ class VGG(nn.Module):
     def __init__(self, widths: tuple[tuple[int, ...], ...], classes: int, channels: int) -> None:
         super().__init__()
         ends = (channels, *(block[-1] for block in widths))
-        self.block0, self.block1, self.block2, self.block3, self.block4 = (_block(width_in, block) for width_in, block in zip(ends, widths, strict=False))
+        self.block0, self.block1, self.block2, self.block3, self.block4 = (
+            _block(width_in, block) for width_in, block in zip(ends, widths, strict=False)
+        )
         self.classifier = nn.Linear(ends[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (module.kernel_size[0] * module.kernel_size[1] * module.out_channels)))
+                nn.init.normal_(
+                    module.weight,
+                    0.0,
+                    math.sqrt(2 / (module.kernel_size[0] * module.kernel_size[1] * module.out_channels)),
+                )
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
         nn.init.zeros_(self.classifier.bias)

@@ -15,7 +15,9 @@ from cdkd.tracking import Tracker
 
 def listen() -> None:
     """Read events to the end of the pipe; a pipe that ends without a word was a trainer's death."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the trainer says what it comes to
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group; the trainer says what it comes to
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     first = json.loads(sys.stdin.readline())
     runs = [(RunPlan(**plan), circumstances) for plan, circumstances in first["runs"]]

@@ -81,7 +81,10 @@ def compare(root: Path, names: list[str]) -> list[str]:
     from cdkd.report.compare import compare as write
 
     found = [full(params) for params in named(root, names)]
-    return write([Experiment(params, expected(params), runs_folder(params)) for params in found], folder(root, [params.experiment for params in found]))
+    return write(
+        [Experiment(params, expected(params), runs_folder(params)) for params in found],
+        folder(root, [params.experiment for params in found]),
+    )
 
 
 def tables(params: Params) -> str:
@@ -132,6 +135,8 @@ def _records(params: Params) -> Iterator[Record]:
         except CdkdError as fault:
             print(f"{fault}; left out", flush=True)
             continue
-        if record.fingerprint not in seen and record.config["data"].get("judged_on") != "validation":  # a trial shows in its study
+        if (
+            record.fingerprint not in seen and record.config["data"].get("judged_on") != "validation"
+        ):  # a trial shows in its study
             seen.add(record.fingerprint)
             yield record

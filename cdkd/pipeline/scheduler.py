@@ -54,7 +54,14 @@ def helpers(root: Path, count: int, *command: str) -> Iterator[None]:
             helper.terminate()
 
 
-def train_pending(params: Params, store: Store, cohorts: list[list[RunPlan]], teacher: Record | None = None, *, wait: bool = True) -> None:
+def train_pending(
+    params: Params,
+    store: Store,
+    cohorts: list[list[RunPlan]],
+    teacher: Record | None = None,
+    *,
+    wait: bool = True,
+) -> None:
     """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last, or with
     `wait` false not at all."""
     waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
@@ -81,7 +88,9 @@ def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
 def _cohort_lock(store: Store, cohort: list[RunPlan], *, wait: bool) -> Iterator[bool]:
     plan = cohort[0]
     what = TEACHER if plan.method == TEACHER else "students"
-    with store.lock(f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, say=lambda text: print(text, flush=True)) as held:
+    with store.lock(
+        f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, say=lambda text: print(text, flush=True)
+    ) as held:
         yield held
 
 
@@ -92,13 +101,30 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
     from cdkd.runs.cohort import adopt_teacher, train_cohort
 
     if plans[0].config["training"] is None:
-        adopt_teacher(params.root, store, plans[0], data_folder(params), str(params.teacher.weights), params.teacher.training.resolved)
+        adopt_teacher(
+            params.root,
+            store,
+            plans[0],
+            data_folder(params),
+            str(params.teacher.weights),
+            params.teacher.training.resolved,
+        )
     else:
         weights = store.weights(teacher.fingerprint) if teacher else None
         if weights is not None and not weights.exists():
             cure = f"`cdkd import` them with the results they belong to, or remove {weights.parent} and run `cdkd teacher` to train it here"
-            raise BadCheckpoint(f"the teacher was trained elsewhere and its weights did not come along: {cure}")
-        train_cohort(params.root, store, plans, data_folder(params), weights, cache=params.teacher.cache, watch=partial(_apart, params))
+            raise BadCheckpoint(
+                f"the teacher was trained elsewhere and its weights did not come along: {cure}"
+            )
+        train_cohort(
+            params.root,
+            store,
+            plans,
+            data_folder(params),
+            weights,
+            cache=params.teacher.cache,
+            watch=partial(_apart, params),
+        )
 
 
 def _apart(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Apart:

@@ -34,7 +34,9 @@ def prepare(params: Params) -> Meta:
     with Progress("reading images") as progress:
         meta = write(data_folder(params), params.root, **params.data.model_dump(), progress=progress.count)
     counts = ", ".join(f"{count} {split}" for split, count in meta.counts.items())
-    print(f"{params.experiment}: {counts}; {len(meta.classes)} classes; {'x'.join(map(str, meta.image))}; digest {meta.digest[:12]}")
+    print(
+        f"{params.experiment}: {counts}; {len(meta.classes)} classes; {'x'.join(map(str, meta.image))}; digest {meta.digest[:12]}"
+    )
     if meta.overlap:
         print(f"{params.experiment}: {meta.overlap} test images are also training images, byte for byte")
     return meta
@@ -81,13 +83,18 @@ def plan(params: Params, export: Path | None) -> list[str]:
     data, store = read_meta(data_folder(params)), Store(params.root)
     record = _any_teacher(params, data)
     if export is not None and record is None and params.teacher.weights is not None:
-        raise BadData(f"{params.experiment}: the teacher's file is not measured yet; `cdkd teacher` does it, and then the plan can be exported")
+        raise BadData(
+            f"{params.experiment}: the teacher's file is not measured yet; `cdkd teacher` does it, and then the plan can be exported"
+        )
     found = plan_file.make(params, data, record, store)
     weights = store.weights(found.teacher.fingerprint)
     lines = list(plan_file.summary(found, weights))
     if export is not None:
         found.write(export)
-        lines.append(f"{export}: {len(found.students)} runs; the teacher is " + ("to be trained there" if record is None else f"finished: --teacher {weights}"))
+        lines.append(
+            f"{export}: {len(found.students)} runs; the teacher is "
+            + ("to be trained there" if record is None else f"finished: --teacher {weights}")
+        )
     return lines
 
 
@@ -101,15 +108,30 @@ def bring_home(params: Params, folder: Path) -> list[str]:
     folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
     if found.experiment != params.experiment:
-        raise BadRecord(f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` changes it)")
+        raise BadRecord(
+            f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` changes it)"
+        )
     plan, held = teacher_plan(params, data), _any_teacher(params, data)
-    brought = next((record for record in found.records if record.fingerprint == plan.fingerprint and record.status == "finished"), None)
-    if brought is not None and held is not None and brought.result["weights_sha256"] != held.result["weights_sha256"]:
+    brought = next(
+        (
+            record
+            for record in found.records
+            if record.fingerprint == plan.fingerprint and record.status == "finished"
+        ),
+        None,
+    )
+    if (
+        brought is not None
+        and held is not None
+        and brought.result["weights_sha256"] != held.result["weights_sha256"]
+    ):
         places = f"{store.folder / plan.fingerprint} and {runs_folder(params) / TEACHER}"
         cure = f"to take theirs, remove {places}, import again, and run `dvc repro --force`"
         raise BadRecord(f"{folder}: its students learned from another teacher than this project's; {cure}")
     record = brought or held
-    students = [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
+    students = (
+        [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
+    )
     return list(results_bundle.into_store(found, {run.fingerprint: run for run in (plan, *students)}, store))
 
 
@@ -120,7 +142,9 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     helper: be a worker of that study, and leave all else to the process that asked for help
     """
     if only is not None and only not in params.search:
-        raise BadParams(f"no study {only!r} in params.yaml; expected one of {', '.join(params.search) or 'none'}{suggest(only, params.search)}")
+        raise BadParams(
+            f"no study {only!r} in params.yaml; expected one of {', '.join(params.search) or 'none'}{suggest(only, params.search)}"
+        )
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
     if params.search:
@@ -193,7 +217,9 @@ def trained_teacher(params: Params, data: Meta) -> Record:
     store = Store(params.root)
     record = store.get(plan.fingerprint) or _adopted(store, runs_folder(params) / TEACHER, plan)
     if record is None or record.status != "finished":
-        raise BadData(f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it")
+        raise BadData(
+            f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it"
+        )
     return record
 
 
@@ -220,10 +246,14 @@ def _adopted(store: Store, folder: Path, plan: RunPlan) -> Record | None:
 def _finished(store: Store, plan: RunPlan) -> Record:
     record = store.get(plan.fingerprint)
     if record is None:
-        raise CdkdError(f"{plan.method} seed {plan.seed}: not in the store after training; another process removed it")
+        raise CdkdError(
+            f"{plan.method} seed {plan.seed}: not in the store after training; another process removed it"
+        )
     if record.status != "finished":
         print(f"{plan.method} seed {plan.seed}: {record.status}: {record.reason}", flush=True)
-    if (folder := store.checkpoint(plan.fingerprint)).exists():  # killed between the store and the end of the clearing
+    if (
+        folder := store.checkpoint(plan.fingerprint)
+    ).exists():  # killed between the store and the end of the clearing
         from cdkd.training import checkpoint
 
         checkpoint.clear(folder)
@@ -232,7 +262,9 @@ def _finished(store: Store, plan: RunPlan) -> Record:
 
 def _replace(folder: Path, store: Store, records: list[Record]) -> None:
     """The folder holds these runs and no others."""
-    with store.lock(f"{folder.parent.name}-{folder.name}-copies", wait=True, say=lambda text: None):  # another process may restore the same
+    with store.lock(
+        f"{folder.parent.name}-{folder.name}-copies", wait=True, say=lambda text: None
+    ):  # another process may restore the same
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:
             store.copy_out(record, folder)

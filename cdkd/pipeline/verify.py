@@ -45,7 +45,9 @@ def verify(params: Params, method: str, seed: int | None) -> tuple[bool, list[st
     plan = _plan(kept[0].path, record, method, seed)
     folder = data_folder(params)
     if read_meta(folder).digest != record.config["data"]["digest"]:
-        raise BadData(f"{folder}: other data than {method} seed {seed} was trained on; `dvc checkout` or `cdkd prepare` brings them back")
+        raise BadData(
+            f"{folder}: other data than {method} seed {seed} was trained on; `dvc checkout` or `cdkd prepare` brings them back"
+        )
     taught = record.config["teacher"]
     teacher = None if taught is None else _teacher_weights(Store(params.root), taught["weights_sha256"])
     again, weights = _again(params.root, plan, folder, teacher, _environment(record).get("threads"))
@@ -64,13 +66,18 @@ def sound(path: Path, weights: Path) -> Record:
 
 def unlike(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What differs between two environments, as text; empty where nothing does."""
-    return ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key))
+    return ", ".join(
+        f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
+    )
 
 
 def parting(old: Any, new: Any, place: str = "") -> str | None:
     """The first place where two plain values differ, with both values; None where they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
-        inner = (parting(old.get(key), new.get(key), f"{place}.{key}" if place else str(key)) for key in {**old, **new})
+        inner = (
+            parting(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+            for key in {**old, **new}
+        )
         return next((found for found in inner if found), None)
     return None if old == new else f"{place} {old!r} -> {new!r}"
 
@@ -98,7 +105,9 @@ def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
         if record.config["seed"] != seed:
             raise BadRecord(f"{path}: a run of seed {record.config['seed']}, not of {seed}")
         if record.config["training"] is None:
-            raise BadRecord(f"{path}: the teacher's weights came from a file and were not trained here; `cdkd doctor` measures them again")
+            raise BadRecord(
+                f"{path}: the teacher's weights came from a file and were not trained here; `cdkd doctor` measures them again"
+            )
         _ = plan.recipe, plan.terms, record.config["data"]["digest"], record.config["teacher"]
         then, now = str(record.config["code"]), _code(plan)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -106,7 +115,9 @@ def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
     if now != then:
         commit = (record.circumstances.get("git") or {}).get("commit")
         cure = f"; `git checkout {commit[:12]}` is the code of then" if commit else ""
-        raise BadRecord(f"{path}: trained with other code than today's (digest {then[:12]}, today {(now or 'none')[:12]}): it cannot come out again{cure}")
+        raise BadRecord(
+            f"{path}: trained with other code than today's (digest {then[:12]}, today {(now or 'none')[:12]}): it cannot come out again{cure}"
+        )
     return plan
 
 
@@ -124,10 +135,14 @@ def _teacher_weights(store: Store, expected: str) -> Path:
             weights = path.with_name(WEIGHTS)
             if read(path).result.get("weights_sha256") == expected and weights.is_file():
                 return weights
-    raise BadCheckpoint(f"{store.folder}: without the teacher that the run learned from (sha256 {expected[:12]}...); `cdkd teacher` trains it")
+    raise BadCheckpoint(
+        f"{store.folder}: without the teacher that the run learned from (sha256 {expected[:12]}...); `cdkd teacher` trains it"
+    )
 
 
-def _again(root: Path, plan: RunPlan, data: Path, teacher: Path | None, threads: Any) -> tuple[Record, bytes | None]:
+def _again(
+    root: Path, plan: RunPlan, data: Path, teacher: Path | None, threads: Any
+) -> tuple[Record, bytes | None]:
     """The run trained from its start, with as many threads as then: its record and, unless it diverged, its weights."""
     if isinstance(threads, int) and threads > 0:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
@@ -139,19 +154,28 @@ def _again(root: Path, plan: RunPlan, data: Path, teacher: Path | None, threads:
         train_cohort(root, store, [plan], data, teacher)  # without the cache: the teacher is asked anew, too
         record, weights = store.get(plan.fingerprint), store.weights(plan.fingerprint)
         if record is None:
-            raise CdkdError(f"{plan.method} seed {plan.seed}: trained again, but not found in {scratch}; is its disk full?")
+            raise CdkdError(
+                f"{plan.method} seed {plan.seed}: trained again, but not found in {scratch}; is its disk full?"
+            )
         return record, weights.read_bytes() if weights.is_file() else None
 
 
-def _judged(root: Path, kept: list[Kept], again: Record, weights: bytes | None, run: str) -> tuple[bool, list[str]]:
+def _judged(
+    root: Path, kept: list[Kept], again: Record, weights: bytes | None, run: str
+) -> tuple[bool, list[str]]:
     lines: list[str] = []
     for one in kept:
         if found := list(_differences(one, again, weights)):
-            lines += [f"{run}: trained again it is not what {one.path.relative_to(root)} says:", *(f"  {line}" for line in found)]
+            lines += [
+                f"{run}: trained again it is not what {one.path.relative_to(root)} says:",
+                *(f"  {line}" for line in found),
+            ]
     same = not lines
     if same:
         digest = again.result.get("weights_sha256")
-        what = f"{len(again.history)} epochs and " + (f"weights with sha256 {digest[:12]}..." if digest else f"its end ({again.reason})")
+        what = f"{len(again.history)} epochs and " + (
+            f"weights with sha256 {digest[:12]}..." if digest else f"its end ({again.reason})"
+        )
         lines.append(f"{run}: bit-identical: {what} came out again")
     return same, lines + list(_caveats(kept[0].record, again))
 
@@ -195,7 +219,11 @@ def _tensors(old: Path, new: bytes | None) -> str:
     from safetensors.torch import load
 
     before, after = load(old.read_bytes()), load(new)
-    odd = [name for name in {**before, **after} if name not in before or name not in after or before[name].shape != after[name].shape]
+    odd = [
+        name
+        for name in {**before, **after}
+        if name not in before or name not in after or before[name].shape != after[name].shape
+    ]
     if odd:
         return f"{odd[0]} is in one of them only, or of another shape"
     other = [name for name in before if not torch.equal(before[name], after[name])]

@@ -54,21 +54,43 @@ def class_differences(rows: Sequence[Row]) -> Classes:
         return {}
     found: dict[str, Mapping[int, Paired]] = {}
     for row in rows:
-        seeds = [seed for seed in row.examined if seed in base.examined and row.examined[seed].confusion.shape == base.examined[seed].confusion.shape]
+        seeds = [
+            seed
+            for seed in row.examined
+            if seed in base.examined
+            and row.examined[seed].confusion.shape == base.examined[seed].confusion.shape
+        ]
         if seeds and row.name not in (BASE, TEACHER):
-            minus = np.array([row.examined[seed].class_errors - base.examined[seed].class_errors for seed in seeds])
-            found[row.name] = compare({index: column.tolist() for index, column in enumerate(minus.T) if np.isfinite(column).all()})
+            minus = np.array(
+                [row.examined[seed].class_errors - base.examined[seed].class_errors for seed in seeds]
+            )
+            found[row.name] = compare(
+                {index: column.tolist() for index, column in enumerate(minus.T) if np.isfinite(column).all()}
+            )
     return found
 
 
-def hurt_table(rows: Sequence[Row], classes: Classes, names: Sequence[str] = (), most: int = 1) -> Grid | None:
+def hurt_table(
+    rows: Sequence[Row], classes: Classes, names: Sequence[str] = (), most: int = 1
+) -> Grid | None:
     """The classes that each method harms most, against the student alone: so many of each."""
     if not classes:
         return None
     means = mean_errors(rows)
     columns = [
         Column("Method", words=True),
-        *map(Column, ("Better / equal / worse", "Class", "student (%)", "Method (%)", "Δ (points)", "95 % interval", "p, Holm")),
+        *map(
+            Column,
+            (
+                "Better / equal / worse",
+                "Class",
+                "student (%)",
+                "Method (%)",
+                "Δ (points)",
+                "95 % interval",
+                "p, Holm",
+            ),
+        ),
     ]
     cells: list[list[str | Cell]] = []
     for row in rows:
@@ -77,18 +99,36 @@ def hurt_table(rows: Sequence[Row], classes: Classes, names: Sequence[str] = (),
         mine = classes[row.name]
         signs = [_sign(paired) for paired in mine.values()]
         counts = " / ".join(str(signs.count(sign)) for sign in (-1, 0, 1))
-        worst = sorted((index for index in mine if _sign(mine[index]) > 0), key=lambda index: (-(mine[index].mean or 0.0), index))[:most]
+        worst = sorted(
+            (index for index in mine if _sign(mine[index]) > 0),
+            key=lambda index: (-(mine[index].mean or 0.0), index),
+        )[:most]
         for place, index in enumerate(worst):
             paired = mine[index]
-            numbers = [fixed(means[BASE][index]), fixed(means[row.name][index]), fixed(paired.mean, sign=True), interval(paired, sign=True)]
-            cells.append([row.title, counts if not place else "", class_name(index, names), *numbers, probability(paired.holm)])
+            numbers = [
+                fixed(means[BASE][index]),
+                fixed(means[row.name][index]),
+                fixed(paired.mean, sign=True),
+                interval(paired, sign=True),
+            ]
+            cells.append(
+                [
+                    row.title,
+                    counts if not place else "",
+                    class_name(index, names),
+                    *numbers,
+                    probability(paired.holm),
+                ]
+            )
         if not worst:
             cells.append([row.title, counts, "none worse", *[NONE] * 5])
     caption = (
         f"Classes whose error rises against the student's, at most {most} of each method; means over the seeds. Better / equal / worse: number of classes. "
         "Holm: corrected for the classes of the method. Picked as the worst of many, these differences look larger than they are; trust those with a small p."
     )
-    return Grid.of(f"hurt-{most}", "Where distillation hurts" + " most" * (most == 1), caption, columns, cells)
+    return Grid.of(
+        f"hurt-{most}", "Where distillation hurts" + " most" * (most == 1), caption, columns, cells
+    )
 
 
 def class_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Grid | None:
@@ -99,20 +139,45 @@ def class_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Grid | None:
         return None
     shown_rows = [row for row in rows if row.name in means]
     columns = [Column("Class", words=True), *(Column(row.title) for row in shown_rows)]
-    cells = [[class_name(index, names), *(fixed(_at(means[row.name], index)) for row in shown_rows)] for index in range(count)]
-    return Grid.of("classes", "Error by class", "Top-1 error in percent of the class's test images at the last epoch, mean over the seeds.", columns, cells)
+    cells = [
+        [class_name(index, names), *(fixed(_at(means[row.name], index)) for row in shown_rows)]
+        for index in range(count)
+    ]
+    return Grid.of(
+        "classes",
+        "Error by class",
+        "Top-1 error in percent of the class's test images at the last epoch, mean over the seeds.",
+        columns,
+        cells,
+    )
 
 
-def class_quantities(rows: Sequence[Row], classes: Classes, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def class_quantities(
+    rows: Sequence[Row], classes: Classes, names: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """For the file: every class of every method."""
     lines = []
     for name, errors in mean_errors(rows).items():
         for index in range(len(errors)):
             paired = classes.get(name, {}).get(index)
-            line: dict[str, Any] = {"method": name, "class": index, "name": class_name(index, names), "error": _at(errors, index)}
-            line |= {"minus_student": paired.mean if paired else None, "low": paired.low if paired else None, "high": paired.high if paired else None}
+            line: dict[str, Any] = {
+                "method": name,
+                "class": index,
+                "name": class_name(index, names),
+                "error": _at(errors, index),
+            }
+            line |= {
+                "minus_student": paired.mean if paired else None,
+                "low": paired.low if paired else None,
+                "high": paired.high if paired else None,
+            }
             lines.append(
-                line | {"n": paired.n if paired else None, "p_holm": paired.holm if paired else None, "verdict": verdict(paired, BASE) if paired else None}
+                line
+                | {
+                    "n": paired.n if paired else None,
+                    "p_holm": paired.holm if paired else None,
+                    "verdict": verdict(paired, BASE) if paired else None,
+                }
             )
     return lines
 

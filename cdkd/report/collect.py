@@ -39,12 +39,18 @@ def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[F
     expected: today's fingerprint of each (method, seed); a run that it lacks cannot be verified and does not count
     runs: the folder that holds `<method>/seed-<n>.json`, and `search/<method>/` of those that a search gave
     """
-    named = (*params.methods, *params.report.ablation, *params.report.comparison)  # a search may have to give some of them first
+    named = (
+        *params.methods,
+        *params.report.ablation,
+        *params.report.comparison,
+    )  # a search may have to give some of them first
     wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(named, params.seeds)
     found = {}
     for method, seeds in wanted.items():
         folder = runs / "search" / method if method in params.tuned else runs / method
-        found[method] = _without_duplicates(folder, tuple(_look(folder, method, seed, expected) for seed in seeds))
+        found[method] = _without_duplicates(
+            folder, tuple(_look(folder, method, seed, expected) for seed in seeds)
+        )
     return found
 
 
@@ -55,7 +61,11 @@ def number(record: Record, row: str, key: str) -> float | None:
 
 
 def finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )
 
 
 def _look(folder: Path, method: str, seed: int, expected: Expected) -> Found:
@@ -70,7 +80,13 @@ def _look(folder: Path, method: str, seed: int, expected: Expected) -> Found:
     if record.fingerprint != today:
         # a fingerprint that fits is enough: it names no method, so a renamed method keeps its runs
         if (record.method, record.seed) != (method, seed):
-            return Found(method, seed, "damaged", record, f"{method}/{path.name} holds the record of {record.method} seed {record.seed}")
+            return Found(
+                method,
+                seed,
+                "damaged",
+                record,
+                f"{method}/{path.name} holds the record of {record.method} seed {record.seed}",
+            )
         return Found(method, seed, "unverified" if today is None else "stale", record)
     if record.status == "diverged":
         return Found(method, seed, "diverged", record, record.reason or "", _where(record))
@@ -78,7 +94,13 @@ def _look(folder: Path, method: str, seed: int, expected: Expected) -> Found:
         return Found(method, seed, "unfinished", record, f"its status is {record.status}")
     error = number(record, "last", "test_top1_error")
     if error is None or not 0 <= error <= 100:
-        return Found(method, seed, "damaged", record, f"{method}/{path.name}: no test_top1_error from 0 to 100 in result.last")
+        return Found(
+            method,
+            seed,
+            "damaged",
+            record,
+            f"{method}/{path.name}: no test_top1_error from 0 to 100 in result.last",
+        )
     return Found(method, seed, "ok", record)
 
 
@@ -99,8 +121,17 @@ def _without_duplicates(folder: Path, found: tuple[Found, ...]) -> tuple[Found, 
             return run
         for name, other in others.items():
             same_run = other.fingerprint == record.fingerprint
-            if same_run and (other.status, other.config, other.history, other.result) != (record.status, record.config, record.history, record.result):
-                return replace(run, state="duplicate", detail=f"{run.method}/seed-{run.seed}.json and {run.method}/{name} differ and are the same run")
+            if same_run and (other.status, other.config, other.history, other.result) != (
+                record.status,
+                record.config,
+                record.history,
+                record.result,
+            ):
+                return replace(
+                    run,
+                    state="duplicate",
+                    detail=f"{run.method}/seed-{run.seed}.json and {run.method}/{name} differ and are the same run",
+                )
         return run
 
     return tuple(settle(run) for run in found)
@@ -111,7 +142,9 @@ def _where(record: Record) -> str:
     reason = record.reason or ""
     epoch = re.search(r"in epoch (\d+)", reason)
     losses = re.findall(r"loss (\S+) is", reason) or (["a weight"] if "weight" in reason else [])
-    return f"in epoch {epoch.group(1) if epoch else len(record.history)}" + (f" ({', '.join(losses)})" if losses else "")
+    return f"in epoch {epoch.group(1) if epoch else len(record.history)}" + (
+        f" ({', '.join(losses)})" if losses else ""
+    )
 
 
 def _relative(text: str, runs: Path) -> str:

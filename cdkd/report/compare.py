@@ -52,14 +52,20 @@ def named(root: Path, names: Sequence[str]) -> list[Params]:
             found.append(load(known[name]).model_copy(update={"root": root.resolve()}))
         else:
             every = [*known, *([active.experiment] if active and active.experiment not in known else [])]
-            raise BadParams(f"no experiment {name!r}{suggest(name, every)}; expected some of {', '.join(every)}")
+            raise BadParams(
+                f"no experiment {name!r}{suggest(name, every)}; expected some of {', '.join(every)}"
+            )
     return found
 
 
 def folder(root: Path, experiments: Sequence[str]) -> Path:
     """Where the table of these experiments lies; many long names are cut and told apart by a digest."""
     name = "+".join(experiments)
-    return root / "reports" / f"compare-{name if len(name) <= 120 else f'{name[:100]}-{digest(list(experiments))[:8]}'}"
+    return (
+        root
+        / "reports"
+        / f"compare-{name if len(name) <= 120 else f'{name[:100]}-{digest(list(experiments))[:8]}'}"
+    )
 
 
 def compare(experiments: Sequence[Experiment], target: Path) -> list[str]:
@@ -86,14 +92,24 @@ class _Table:
     @property
     def references(self) -> list[str]:
         """The published values' protocols and sources, in the order of their footnotes."""
-        return list(dict.fromkeys(_cited(row.published) for method in self.methods for column in self.columns if (row := column.get(method)) and row.published))
+        return list(
+            dict.fromkeys(
+                _cited(row.published)
+                for method in self.methods
+                for column in self.columns
+                if (row := column.get(method)) and row.published
+            )
+        )
 
     def _with_published(self, column: Mapping[str, Row]) -> bool:
         return any(row.published for row in column.values())
 
     def header(self) -> list[list[str]]:
         """Of each experiment: its title, and "published" where it has any."""
-        return [[one.title, *(["published"] if self._with_published(column) else [])] for one, column in zip(self.experiments, self.columns, strict=True)]
+        return [
+            [one.title, *(["published"] if self._with_published(column) else [])]
+            for one, column in zip(self.experiments, self.columns, strict=True)
+        ]
 
     def cells(self, method: str) -> list[list[str]]:
         """Of each experiment: our number or what is missing, and the published one with its footnote."""
@@ -103,7 +119,11 @@ class _Table:
             cells = [_ours(row)]
             if self._with_published(column):
                 there = row.published if row else None
-                cells.append(f"{shown(Summary(there.top1_error, there.top1_std, 1))} [{self.references.index(_cited(there)) + 1}]" if there else NONE)
+                cells.append(
+                    f"{shown(Summary(there.top1_error, there.top1_std, 1))} [{self.references.index(_cited(there)) + 1}]"
+                    if there
+                    else NONE
+                )
             found.append(cells)
         return found
 
@@ -111,9 +131,13 @@ class _Table:
         notes = [f"[{number}] {text}" for number, text in enumerate(self.references, 1)]
         for one in self.experiments:
             seeds = ", ".join(map(str, one.params.seeds))
-            notes.append(f"{one.title}: recipe “{one.params.training.recipe}” ({recipe(one.params.training)}); seeds {seeds}")
+            notes.append(
+                f"{one.title}: recipe “{one.params.training.recipe}” ({recipe(one.params.training)}); seeds {seeds}"
+            )
         states = {run.state for column in self.columns for row in column.values() for run in row.runs}
-        return notes + [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
+        return notes + [
+            text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states
+        ]
 
     def forms(self) -> list[str]:
         """What is called the same and is not: a method written out in full, where experiments differ in it."""
@@ -122,17 +146,36 @@ class _Table:
             forms: dict[str, list[str]] = {}
             for one in self.experiments:
                 if method in one.params.methods:
-                    forms.setdefault(written_out(one.params.methods[method]), []).append(one.params.experiment)
+                    forms.setdefault(written_out(one.params.methods[method]), []).append(
+                        one.params.experiment
+                    )
             if len(forms) > 1:
-                notes.append(f"{method} is not the same everywhere: " + "; ".join(f"{text} ({', '.join(names)})" for text, names in forms.items()))
+                notes.append(
+                    f"{method} is not the same everywhere: "
+                    + "; ".join(f"{text} ({', '.join(names)})" for text, names in forms.items())
+                )
         return notes
 
     def markdown(self) -> str:
         header = [cell for cells in self.header() for cell in cells]
         lines = [_line(["Method", *header]), "|---|" + "---:|" * len(header)]
-        lines += [_line([method, *(cell for cells in self.cells(method) for cell in cells)]) for method in self.methods]
+        lines += [
+            _line([method, *(cell for cells in self.cells(method) for cell in cells)])
+            for method in self.methods
+        ]
         notes = [f"- {md(note)}." for note in (*self.notes(), *self.forms())]
-        return "\n".join([f"# {md(' and '.join(one.params.experiment for one in self.experiments))}", "", *lines, "", md(CAPTION), "", *notes, ""])
+        return "\n".join(
+            [
+                f"# {md(' and '.join(one.params.experiment for one in self.experiments))}",
+                "",
+                *lines,
+                "",
+                md(CAPTION),
+                "",
+                *notes,
+                "",
+            ]
+        )
 
     def latex(self) -> str:
         """A table environment, which needs the packages booktabs and graphicx."""
@@ -143,16 +186,44 @@ class _Table:
             rules.append(f"\\cmidrule(lr){{{place}-{place + len(cells) - 1}}}")
             place += len(cells)
         below = [text for cells in header for text in ("ours", *cells[1:])]
-        body = [" & ".join(map(tex, [method, *(cell for cells in self.cells(method) for cell in cells)])) + " \\\\" for method in self.methods]
-        lines = ["% \\usepackage{booktabs,graphicx}", "\\begin{table}", "\\centering", f"\\caption{{{tex(CAPTION)}}}", "\\resizebox{\\textwidth}{!}{%"]
-        lines += [f"\\begin{{tabular}}{{l{'r' * (place - 2)}}}", "\\toprule", f" & {' & '.join(titles)} \\\\", " ".join(rules)]
-        lines += [f"Method & {' & '.join(below)} \\\\", "\\midrule", *body, "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip\\footnotesize\\raggedright"]
-        return "\n".join([*lines, *(f"{tex(note)}.\\par" for note in (*self.notes(), *self.forms())), "\\end{table}", ""])
+        body = [
+            " & ".join(map(tex, [method, *(cell for cells in self.cells(method) for cell in cells)]))
+            + " \\\\"
+            for method in self.methods
+        ]
+        lines = [
+            "% \\usepackage{booktabs,graphicx}",
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{tex(CAPTION)}}}",
+            "\\resizebox{\\textwidth}{!}{%",
+        ]
+        lines += [
+            f"\\begin{{tabular}}{{l{'r' * (place - 2)}}}",
+            "\\toprule",
+            f" & {' & '.join(titles)} \\\\",
+            " ".join(rules),
+        ]
+        lines += [
+            f"Method & {' & '.join(below)} \\\\",
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}}",
+            "\\par\\smallskip\\footnotesize\\raggedright",
+        ]
+        return "\n".join(
+            [*lines, *(f"{tex(note)}.\\par" for note in (*self.notes(), *self.forms())), "\\end{table}", ""]
+        )
 
     def comma_separated(self) -> str:
         """A line for each method of each experiment, in full precision, empty where there is nothing."""
         out = io.StringIO()
-        lines = [_quantities(one, method, column.get(method)) for one, column in zip(self.experiments, self.columns, strict=True) for method in self.methods]
+        lines = [
+            _quantities(one, method, column.get(method))
+            for one, column in zip(self.experiments, self.columns, strict=True)
+            for method in self.methods
+        ]
         writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
@@ -160,9 +231,14 @@ class _Table:
 
     def console(self) -> list[str]:
         table = [["method", *(cell for cells in self.header() for cell in cells)]]
-        table += [[method, *(cell for cells in self.cells(method) for cell in cells)] for method in self.methods]
+        table += [
+            [method, *(cell for cells in self.cells(method) for cell in cells)] for method in self.methods
+        ]
         widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table] + ["", *self.notes()]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in table
+        ] + ["", *self.notes()]
 
 
 def _ours(row: Row | None) -> str:
@@ -184,11 +260,27 @@ def _line(cells: Sequence[str]) -> str:
 
 def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, object]:
     params, there = one.params, row.published if row else None
-    cells: dict[str, object] = {"experiment": params.experiment, "data": params.data.source, "teacher": params.teacher.network}
+    cells: dict[str, object] = {
+        "experiment": params.experiment,
+        "data": params.data.source,
+        "teacher": params.teacher.network,
+    }
     cells |= {"student": params.student.network, "recipe": params.training.recipe, "method": method}
-    cells |= {"as_run": written_out(params.methods[method]) if method in params.methods else "", "n": row.top1.n if row else ""}
-    cells |= {"top1_error_mean": row.top1.mean if row else None, "top1_error_std": row.top1.std if row else None}
+    cells |= {
+        "as_run": written_out(params.methods[method]) if method in params.methods else "",
+        "n": row.top1.n if row else "",
+    }
+    cells |= {
+        "top1_error_mean": row.top1.mean if row else None,
+        "top1_error_std": row.top1.std if row else None,
+    }
     cells |= {"best_epoch_top1_error_mean": row.best.mean if row else None}
-    cells |= {"published_top1_error": there.top1_error if there else None, "published_top1_std": there.top1_std if there else None}
-    cells |= {"published_protocol": there.protocol if there else None, "published_source": there.source if there else None}
+    cells |= {
+        "published_top1_error": there.top1_error if there else None,
+        "published_top1_std": there.top1_std if there else None,
+    }
+    cells |= {
+        "published_protocol": there.protocol if there else None,
+        "published_source": there.source if there else None,
+    }
     return cells | {"faults": faults(row.runs) if row else "" if method == TEACHER else "no such method"}

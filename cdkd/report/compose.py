@@ -88,22 +88,45 @@ def compose(report: Report) -> Document:
     """The whole report. Sections of which nothing is known are left out."""
     rows = report.every
     tables = [report.grid(heading, shown) for heading, shown in report.tables.items()]
-    grids = [*tables[:1], *(replace(grid, caption=AS_BEFORE) if grid.caption == tables[0].caption else grid for grid in tables[1:])]
+    grids = [
+        *tables[:1],
+        *(
+            replace(grid, caption=AS_BEFORE) if grid.caption == tables[0].caption else grid
+            for grid in tables[1:]
+        ),
+    ]
     sections = [Section("tables", "Results", (*grids, *_pictures(report, "errors")))]
     if not report.empty:
         sections += [
-            Section("differences", "Is the difference chance?", (*_pictures(report, "forest"), *_shortened(versus_tables(rows)), *_all_pairs(report))),
-            Section("training", "Over the epochs", _pictures(report, "curves", "schedules", "shares", "alignment")),
+            Section(
+                "differences",
+                "Is the difference chance?",
+                (*_pictures(report, "forest"), *_shortened(versus_tables(rows)), *_all_pairs(report)),
+            ),
+            Section(
+                "training", "Over the epochs", _pictures(report, "curves", "schedules", "shares", "alignment")
+            ),
             Section("beyond", "Beyond top-1", _beyond(report)),
             Section("cost", "Size, speed and cost", (size_and_cost(rows),)),
         ]
     sections += _search(report.search)
-    sections += [Section("gap", "What differs from the published recipes", _deviations(report.deviations))] if any(report.deviations.values()) else []
+    sections += (
+        [Section("gap", "What differs from the published recipes", _deviations(report.deviations))]
+        if any(report.deviations.values())
+        else []
+    )
     notes = [f"{note}." for note in table_notes(report.params, rows)]
-    methods = Fold("Methods as run (weight, loss, options; epochs count from 0)", (Items(tuple(legend(report.params, rows))),))
+    methods = Fold(
+        "Methods as run (weight, loss, options; epochs count from 0)",
+        (Items(tuple(legend(report.params, rows))),),
+    )
     sections += [
         Section("notes", "Notes", ((Items.plain(notes),) if notes else ()) + (methods,)),
-        Section("provenance", "Where the numbers come from", (inputs(rows), Fold("Every run", (runs_table(rows, report.links),)))),
+        Section(
+            "provenance",
+            "Where the numbers come from",
+            (inputs(rows), Fold("Every run", (runs_table(rows, report.links),))),
+        ),
         Section("reproduce", "How to reproduce this table", reproduce(report.params, rows)),
     ]
     lead = (*headline(rows), setting(report.params, report.rows[TEACHER]))
@@ -128,9 +151,22 @@ def _beyond(report: Report) -> tuple[Block, ...]:
     first, every = beyond_table(rows), class_table(rows, report.class_names)
     hurt, more = (hurt_table(rows, report.classes, report.class_names, worst) for worst in (1, 3))
     if first is None:
-        return (Text("Calibration, agreement with the teacher and errors by class are not recorded in these runs."),)
-    blocks: list[Block] = [first, *_pictures(report, "reliability"), *([hurt] if hurt else []), *_pictures(report, "confusion")]
-    blocks += [Fold(title, (grid,)) for title, grid in (("More of the classes that distillation hurts", more), ("Every class", every)) if grid]
+        return (
+            Text(
+                "Calibration, agreement with the teacher and errors by class are not recorded in these runs."
+            ),
+        )
+    blocks: list[Block] = [
+        first,
+        *_pictures(report, "reliability"),
+        *([hurt] if hurt else []),
+        *_pictures(report, "confusion"),
+    ]
+    blocks += [
+        Fold(title, (grid,))
+        for title, grid in (("More of the classes that distillation hurts", more), ("Every class", every))
+        if grid
+    ]
     return tuple(blocks)
 
 
@@ -140,18 +176,39 @@ def _search(search: SearchSection | None) -> list[Section]:
     blocks: list[Block] = [Text(paragraph) for paragraph in search.paragraphs]
     if search.table is not None:
         header, lines = search.table
-        words = [not any(line[index][:1].isdigit() for line in lines if index < len(line)) for index in range(len(header))]
+        words = [
+            not any(line[index][:1].isdigit() for line in lines if index < len(line))
+            for index in range(len(header))
+        ]
         columns = [Column(name, words=words[index]) for index, name in enumerate(header)]
-        blocks.append(Grid.of("search-trials", "Best settings", "", columns, [[str(cell) for cell in line] for line in lines]))
+        blocks.append(
+            Grid.of(
+                "search-trials",
+                "Best settings",
+                "",
+                columns,
+                [[str(cell) for cell in line] for line in lines],
+            )
+        )
     blocks += [Picture(name, caption, caption) for name, _, _, caption in search.pictures]
     return [Section("search", search.title, tuple(blocks))]
 
 
 def _deviations(deviations: Mapping[str, Sequence[Deviation]]) -> tuple[Block, ...]:
-    columns = [Column(name, words=True) for name in ("What", "Ours", "Theirs", "What it is known to be worth", "Source")]
+    columns = [
+        Column(name, words=True)
+        for name in ("What", "Ours", "Theirs", "What it is known to be worth", "Source")
+    ]
     folds = []
     for method, those in deviations.items():
         if those:
-            cells: list[list[Any]] = [[one.what, one.ours, one.theirs, one.worth, one.source] for one in those]
-            folds.append(Fold(f"{method}: {len(those)} difference{'s' * (len(those) != 1)}", (Grid.of(f"gap-{method}", method, "", columns, cells),)))
+            cells: list[list[Any]] = [
+                [one.what, one.ours, one.theirs, one.worth, one.source] for one in those
+            ]
+            folds.append(
+                Fold(
+                    f"{method}: {len(those)} difference{'s' * (len(those) != 1)}",
+                    (Grid.of(f"gap-{method}", method, "", columns, cells),),
+                )
+            )
     return tuple(folds)

@@ -41,8 +41,23 @@ class Grid:
     empty: str = "Nothing to show."  # said where there are no rows
 
     @classmethod
-    def of(cls, name: str, title: str, caption: str, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], empty: str = "Nothing to show.") -> Grid:
-        return cls(name, title, caption, tuple(columns), tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows), empty)
+    def of(
+        cls,
+        name: str,
+        title: str,
+        caption: str,
+        columns: Sequence[Column],
+        rows: Sequence[Sequence[str | Cell]],
+        empty: str = "Nothing to show.",
+    ) -> Grid:
+        return cls(
+            name,
+            title,
+            caption,
+            tuple(columns),
+            tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows),
+            empty,
+        )
 
 
 @dataclass(frozen=True)

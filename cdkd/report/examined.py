@@ -64,10 +64,21 @@ def examined(record: Record) -> Examined | None:
 def _parse(part: Mapping[str, Any]) -> Examined:
     images = part["images"]
     confusion = _counts(part["confusion"])
-    bins = {key: np.array(part["reliability"][key], dtype=np.float64) for key in ("count", "confidence", "right")}
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.min() < 0 or confusion.sum() != images or images < 1:
+    bins = {
+        key: np.array(part["reliability"][key], dtype=np.float64) for key in ("count", "confidence", "right")
+    }
+    if (
+        confusion.ndim != 2
+        or confusion.shape[0] != confusion.shape[1]
+        or confusion.min() < 0
+        or confusion.sum() != images
+        or images < 1
+    ):
         raise ValueError("the confusion counts do not add up")
-    if any(values.shape != (BINS,) or not np.isfinite(values).all() for values in bins.values()) or bins["count"].sum() != images:
+    if (
+        any(values.shape != (BINS,) or not np.isfinite(values).all() for values in bins.values())
+        or bins["count"].sum() != images
+    ):
         raise ValueError("the reliability bins do not add up")
     return Examined(
         images=images,

@@ -83,7 +83,9 @@ def run_curves(record: Record) -> bytes:
     """One run's errors and losses over its epochs, as PNG."""
     with style():
         figure = Figure(figsize=(9, 3.2))
-        errors, losses = figure.subplots(1, 2, gridspec_kw={"left": 0.06, "right": 0.985, "top": 0.91, "bottom": 0.15, "wspace": 0.16})
+        errors, losses = figure.subplots(
+            1, 2, gridspec_kw={"left": 0.06, "right": 0.985, "top": 0.91, "bottom": 0.15, "wspace": 0.16}
+        )
         epochs = [row["epoch"] for row in record.history]
         for key, label, at in (
             ("train_top1_error", "top-1, training", 0),
@@ -94,12 +96,24 @@ def run_curves(record: Record) -> bytes:
         names = sorted({name for row in record.history for name in row["losses"]})
         for at, name in enumerate(names):
             values = [or_gap(row["losses"].get(name)) for row in record.history]
-            losses.plot(epochs, values, color=look(at + 3).colour, linestyle=look(at + 3).dashes, label=f"{name}, training")
-        losses.plot(epochs, column(record.history, "test_loss"), color=COLOURS[1], label="cross-entropy, test")
+            losses.plot(
+                epochs,
+                values,
+                color=look(at + 3).colour,
+                linestyle=look(at + 3).dashes,
+                label=f"{name}, training",
+            )
+        losses.plot(
+            epochs, column(record.history, "test_loss"), color=COLOURS[1], label="cross-entropy, test"
+        )
         epochs_below(errors, len(epochs))
         epochs_below(losses, len(epochs))
         errors.set(title=f"{record.experiment}: {record.method}, seed {record.seed}", ylabel="error (%)")
-        losses.set(title="losses before their weights" + ("" if record.status == "finished" else f" ({record.status})"), ylabel="loss")
+        losses.set(
+            title="losses before their weights"
+            + ("" if record.status == "finished" else f" ({record.status})"),
+            ylabel="loss",
+        )
         values = [value for line in losses.lines for value in line.get_ydata() if value > 0]
         if values and max(values) > 10 * min(values):
             losses.set_yscale("log")

@@ -23,6 +23,10 @@ def tex(text: str) -> str:
     def one(character: str) -> str:
         if character in TEX:
             return TEX[character]
-        return character if character.isascii() else unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+        return (
+            character
+            if character.isascii()
+            else unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+        )
 
     return "".join(map(one, " ".join(text.split())))

@@ -47,7 +47,11 @@ def headline(rows: Sequence[Row]) -> tuple[Items | Text, ...]:
     if not measured:
         return (Text("No student has a result yet."),)
     items = [("Lowest error", _lowest(measured, rows))]
-    items += [(f"Against {base}", _against(base, measured)) for base in BASELINES if any(base in row.minus for row in measured)]
+    items += [
+        (f"Against {base}", _against(base, measured))
+        for base in BASELINES
+        if any(base in row.minus for row in measured)
+    ]
     compared = [row for row in rows if row.published and row.top1.mean is not None]
     items += [("Against the published values", _published(compared))] if compared else []
     items += [("Which number", NUMBER), ("Runs", _runs(rows))]
@@ -58,7 +62,11 @@ def _lowest(measured: Sequence[Row], rows: Sequence[Row]) -> str:
     best = min(measured, key=lambda row: row.top1.mean or 0.0)
     text = f"{best.title}, {shown(best.top1)} % (n = {best.top1.n}"
     text += f"; 95 % interval {interval(best.top1)})" if best.top1.low is not None else ")"
-    others = [f"{row.title} {shown(row.top1)} %" for row in rows if row.name in (TEACHER, *BASELINES) and row is not best and row.top1.mean is not None]
+    others = [
+        f"{row.title} {shown(row.top1)} %"
+        for row in rows
+        if row.name in (TEACHER, *BASELINES) and row is not best and row.top1.mean is not None
+    ]
     luck = f" The lowest of {len(measured)} means favours luck." if len(measured) > 2 else ""
     return f"{text}. For comparison: {', '.join(others)}.{luck}" if others else f"{text}.{luck}"
 

@@ -26,7 +26,13 @@ HEAD = 13  # and a column's title
 
 
 def latex(document: Document) -> str:
-    lines = [PREAMBLE + f"\\title{{{tex(document.title)}}}", "\\author{}\\date{}", "\\begin{document}", "\\maketitle", *_blocks(document.lead)]
+    lines = [
+        PREAMBLE + f"\\title{{{tex(document.title)}}}",
+        "\\author{}\\date{}",
+        "\\begin{document}",
+        "\\maketitle",
+        *_blocks(document.lead),
+    ]
     for section in document.sections:
         lines += [f"\\section{{{tex(section.title)}}}", *_blocks(section.blocks)]
     return "\n".join([*lines, "\\end{document}", ""])
@@ -50,17 +56,34 @@ def standing_alone(grid: Grid, caption: str, notes: Sequence[str], legend: Seque
 def _tabular(grid: Grid, rows: Sequence[Sequence[Cell]]) -> list[str]:
     """In its natural width, or shrunk to the line's."""
     lengths = [max((len(row[index].text) for row in rows), default=0) for index in range(len(grid.columns))]
-    columns = "".join(_column(column.words, length) for column, length in zip(grid.columns, lengths, strict=True))
+    columns = "".join(
+        _column(column.words, length) for column, length in zip(grid.columns, lengths, strict=True)
+    )
     header = " & ".join(_head(column.title, column.words) for column in grid.columns)
     body = [f"{' & '.join(tex(cell.text) for cell in row)} \\\\" for row in rows]
     if not rows:
         body = [f"\\multicolumn{{{len(grid.columns)}}}{{l}}{{{tex(grid.empty.replace('`', ''))}}} \\\\"]
-    lines = ["\\sbox0{%", f"\\begin{{tabular}}{{{columns}}}", "\\toprule", f"{header} \\\\", "\\midrule", *body, "\\bottomrule", "\\end{tabular}}%"]
+    lines = [
+        "\\sbox0{%",
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        f"{header} \\\\",
+        "\\midrule",
+        *body,
+        "\\bottomrule",
+        "\\end{tabular}}%",
+    ]
     return [*lines, "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi"]
 
 
 def _column(words: bool, length: int) -> str:
-    return "r" if not words else "l" if length <= WORDS else f">{{\\raggedright\\arraybackslash}}p{{{min(5.5, 2.2 + length / 25):.1f}cm}}"
+    return (
+        "r"
+        if not words
+        else "l"
+        if length <= WORDS
+        else f">{{\\raggedright\\arraybackslash}}p{{{min(5.5, 2.2 + length / 25):.1f}cm}}"
+    )
 
 
 def _head(title: str, words: bool) -> str:
@@ -78,17 +101,34 @@ def _blocks(blocks: Iterable[Block]) -> list[str]:
             case Grid():
                 for start in range(0, max(1, len(block.rows)), PAGE):
                     caption = f"{block.title}. {block.caption}" if not start else f"{block.title}, continued."
-                    lines += ["\\begin{here}{table}", f"\\caption{{{tex(caption)}}}", *_tabular(block, block.rows[start : start + PAGE]), "\\end{here}"]
+                    lines += [
+                        "\\begin{here}{table}",
+                        f"\\caption{{{tex(caption)}}}",
+                        *_tabular(block, block.rows[start : start + PAGE]),
+                        "\\end{here}",
+                    ]
             case Text():
                 lines += [tex(block.text), ""]
             case Items():
-                entries = [f"\\item {f'{chr(92)}textbf{{{tex(term)}:}} ' if term else ''}{tex(text)}" for term, text in block.items]
+                entries = [
+                    f"\\item {f'{chr(92)}textbf{{{tex(term)}:}} ' if term else ''}{tex(text)}"
+                    for term, text in block.items
+                ]
                 lines += ["\\begin{itemize}", *entries, "\\end{itemize}"] if entries else []
             case Code():
-                lines += ["\\begin{flushleft}\\small\\ttfamily", *(f"{tex(line)}\\\\" for line in block.lines), "\\end{flushleft}"]
+                lines += [
+                    "\\begin{flushleft}\\small\\ttfamily",
+                    *(f"{tex(line)}\\\\" for line in block.lines),
+                    "\\end{flushleft}",
+                ]
             case Picture():
                 picture = f"\\includegraphics[width=\\linewidth,height=0.8\\textheight,keepaspectratio]{{{block.name}.png}}"
-                lines += ["\\begin{here}{figure}", picture, f"\\caption{{{tex(block.caption)}}}", "\\end{here}"]
+                lines += [
+                    "\\begin{here}{figure}",
+                    picture,
+                    f"\\caption{{{tex(block.caption)}}}",
+                    "\\end{here}",
+                ]
             case Fold():
                 lines += [f"\\subsection*{{{tex(block.title)}}}", *_blocks(block.blocks)]
     return lines

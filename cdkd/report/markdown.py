@@ -17,7 +17,10 @@ def markdown(document: Document) -> str:
 
 def table(grid: Grid) -> str:
     """The rows alone; a table without rows has its header and says why."""
-    header = [_line([md(column.title) for column in grid.columns]), f"|{'|'.join('---' if column.words else '---:' for column in grid.columns)}|"]
+    header = [
+        _line([md(column.title) for column in grid.columns]),
+        f"|{'|'.join('---' if column.words else '---:' for column in grid.columns)}|",
+    ]
     if not grid.rows:
         return "\n".join([*header, "", grid.empty, ""])
     return "\n".join([*header, *(_line([_cell(cell) for cell in row]) for row in grid.rows), ""])
@@ -25,11 +28,16 @@ def table(grid: Grid) -> str:
 
 def standing_alone(grid: Grid, notes: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:
     """A table with its caption, footnotes and methods in full."""
-    return "\n\n".join(part.rstrip("\n") for part in (table(grid), md(grid.caption), *_notes(notes, legend))) + "\n"
+    return (
+        "\n\n".join(part.rstrip("\n") for part in (table(grid), md(grid.caption), *_notes(notes, legend)))
+        + "\n"
+    )
 
 
 def _notes(notes: Sequence[str], legend: Sequence[tuple[str, str]]) -> list[str]:
-    methods = "Methods as run (weight, loss, options; epochs count from 0):\n\n" + _items(Items(tuple(legend)))
+    methods = "Methods as run (weight, loss, options; epochs count from 0):\n\n" + _items(
+        Items(tuple(legend))
+    )
     return [*([_items(Items.plain([f"{note}." for note in notes]))] if notes else []), methods]
 
 
@@ -38,7 +46,11 @@ def _blocks(blocks: Iterable[Block], level: int) -> list[str]:
     for block in blocks:
         match block:
             case Grid():
-                parts += [f"{'#' * level} {md(block.title)}", table(block), *([md(block.caption)] if block.caption else [])]
+                parts += [
+                    f"{'#' * level} {md(block.title)}",
+                    table(block),
+                    *([md(block.caption)] if block.caption else []),
+                ]
             case Text():
                 parts.append(md(block.text))
             case Items():

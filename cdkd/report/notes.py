@@ -39,15 +39,29 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     shown = list(rows)
     runs = [run for row in shown for run in row.runs]
     notes = [f"{run.method} seed {run.seed} {run.state}: {run.detail}" for run in runs if run.detail]
-    notes += [f"{row.name} seed {seed}: what it measured beyond its errors cannot be read ({why})" for row in shown for seed, why in row.unreadable.items()]
-    notes += [f"{row.name}: no search has given this method yet; `cdkd search` does" for row in shown if row.name not in (TEACHER, *params.methods)]
+    notes += [
+        f"{row.name} seed {seed}: what it measured beyond its errors cannot be read ({why})"
+        for row in shown
+        for seed, why in row.unreadable.items()
+    ]
+    notes += [
+        f"{row.name}: no search has given this method yet; `cdkd search` does"
+        for row in shown
+        if row.name not in (TEACHER, *params.methods)
+    ]
     notes += [f"{row.title}: {row.tuned}" for row in shown if row.tuned]
     own = {name: training for name, training in params.tuned.items() if training != params.training}
-    notes += [f"{row.title} was trained by a recipe of its own: {recipe(own[row.name])}" for row in shown if row.name in own]
+    notes += [
+        f"{row.title} was trained by a recipe of its own: {recipe(own[row.name])}"
+        for row in shown
+        if row.name in own
+    ]
     states = {run.state for run in runs}
     notes += [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
     counted = [run for run in runs if run.ok]
-    notes += _environments([run for run in counted if run.method != TEACHER])  # the teacher is pinned by its digest
+    notes += _environments(
+        [run for run in counted if run.method != TEACHER]
+    )  # the teacher is pinned by its digest
     inexact = [run for run in counted if run.record and run.record.circumstances.get("exact") is False]
     notes += [
         f"Resumed in another environment than it was begun in, so that an uninterrupted run may differ in the last bits: {_names(inexact, counted)}"
@@ -55,7 +69,11 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     dirty = [run for run in counted if _git(run).get("dirty")]
     outside = [run for run in counted if _git(run).get("commit") is None]
     notes += [f"Trained from a git tree with uncommitted changes: {_names(dirty, counted)}"] if dirty else []
-    notes += [f"Trained outside a git repository, so no commit names the code: {_names(outside, counted)}"] if outside else []
+    notes += (
+        [f"Trained outside a git repository, so no commit names the code: {_names(outside, counted)}"]
+        if outside
+        else []
+    )
     notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
     notes += [RKD] if any("rkd" in params.methods.get(row.name, {}) for row in shown) else []
     return notes
@@ -74,9 +92,14 @@ def written_out(method: Method) -> str:
 def recipe(training: Training) -> str:
     crop = training.augmentation
     parts = [f"{training.epochs} epochs", f"batch {training.batch}", f"SGD {training.learning_rate:g}"]
-    parts += [f"×{training.decay:g} at {', '.join(map(str, training.milestones))}"] if training.milestones else []
+    parts += (
+        [f"×{training.decay:g} at {', '.join(map(str, training.milestones))}"] if training.milestones else []
+    )
     parts += [f"warm-up {training.warmup}"] if training.warmup else []
-    parts += [f"momentum {training.momentum:g}{' (Nesterov)' if training.nesterov else ''}", f"weight decay {training.weight_decay:g}"]
+    parts += [
+        f"momentum {training.momentum:g}{' (Nesterov)' if training.nesterov else ''}",
+        f"weight decay {training.weight_decay:g}",
+    ]
     parts += [f"pad {crop.pad} ({crop.padding})"] if crop.pad else []
     parts += [f"resized crop {crop.resized_crop}"] if crop.resized_crop else []
     parts += ["flip"] if crop.flip else []
@@ -90,7 +113,11 @@ def _term(loss: str, term: Term) -> str:
     brackets = [f"{option} {_value(value)}" for option, value in term.options.items()]
     brackets += [f"from epoch {weight.start}"] if weight.start else []
     brackets += [f"before epoch {weight.stop}"] if weight.stop is not None else []
-    decay = f" ×{weight.decay:g} at {', '.join(map(str, weight.milestones))}" if weight.milestones and weight.decay != 1 else ""
+    decay = (
+        f" ×{weight.decay:g} at {', '.join(map(str, weight.milestones))}"
+        if weight.milestones and weight.decay != 1
+        else ""
+    )
     return f"{weight.value:g} {loss}{decay}" + (f" ({', '.join(brackets)})" if brackets else "")
 
 
@@ -120,7 +147,11 @@ def _environments(runs: list[Found]) -> list[str]:
 
 def _flat(node: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(node, dict):
-        return {key: value for name in node for key, value in _flat(node[name], f"{prefix} {name}".strip()).items()}
+        return {
+            key: value
+            for name in node
+            for key, value in _flat(node[name], f"{prefix} {name}".strip()).items()
+        }
     return {prefix: str(node)} if prefix else {}
 
 
@@ -130,7 +161,9 @@ def _names(runs: list[Found], among: list[Found]) -> str:
     by_method: dict[str, list[int]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run.seed)
-    return "; ".join(method if method == TEACHER else f"{method} {_seeds(seeds)}" for method, seeds in by_method.items())
+    return "; ".join(
+        method if method == TEACHER else f"{method} {_seeds(seeds)}" for method, seeds in by_method.items()
+    )
 
 
 def _seeds(seeds: list[int]) -> str:

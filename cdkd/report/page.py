@@ -19,10 +19,18 @@ THEMED = {"#000000": "currentColor", "#ffffff": "var(--paper)", GREY: "var(--axi
 
 def page(document: Document, pictures: Mapping[str, bytes]) -> str:
     """pictures: `<name>.svg` -> its bytes, for every picture that the document names"""
-    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     environment.filters |= {"kind": _kind, "anchor": anchor}
     drawn = {
-        name.removesuffix(".svg"): Markup(inline(content.decode(), name.removesuffix(".svg"))) for name, content in pictures.items() if name.endswith(".svg")
+        name.removesuffix(".svg"): Markup(inline(content.decode(), name.removesuffix(".svg")))
+        for name, content in pictures.items()
+        if name.endswith(".svg")
     }
     style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html").render(document=document, pictures=drawn, style=style) + "\n"
@@ -40,7 +48,10 @@ def inline(svg: str, name: str) -> str:
     width = re.search(r'width="([\d.]+)pt"', svg)
     size = f' style="max-width: {float(width.group(1)) * 1.15:.0f}pt"' if width else ""
     return re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg xmlns:xlink="http://www.w3.org/1999/xlink" \1{size} aria-hidden="true" focusable="false">', svg, count=1
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        rf'<svg xmlns:xlink="http://www.w3.org/1999/xlink" \1{size} aria-hidden="true" focusable="false">',
+        svg,
+        count=1,
     )
 
 

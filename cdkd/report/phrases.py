@@ -8,10 +8,16 @@ from cdkd.report.document import NONE
 from cdkd.report.statistics import MOST, Paired, Summary
 
 SETTLED = {"lower": "fewer errors than {base}", "higher": "more errors than {base}"}
-UNSETTLED = {"none": NONE, "one": "one seed: nothing to say", "flat": "the same difference in every seed: no test"}
+UNSETTLED = {
+    "none": NONE,
+    "one": "one seed: nothing to say",
+    "flat": "the same difference in every seed: no test",
+}
 
 
-def shown(summary: Summary, n: int | None = None, *, sign: bool = False, spread: bool = True, digits: int = 2) -> str:
+def shown(
+    summary: Summary, n: int | None = None, *, sign: bool = False, spread: bool = True, digits: int = 2
+) -> str:
     """ "6.12 ± 0.20"; with its own n where that is not the row's."""
     if summary.mean is None:
         return NONE
@@ -45,7 +51,11 @@ def verdict(paired: Paired, base: str) -> str:
         return SETTLED[paired.verdict].format(base=base)
     if paired.verdict in UNSETTLED:
         return UNSETTLED[paired.verdict]
-    return "undecided" + (" after correction (its own interval excludes 0)" if paired.suggestive else "") + f"; {further(paired)}"
+    return (
+        "undecided"
+        + (" after correction (its own interval excludes 0)" if paired.suggestive else "")
+        + f"; {further(paired)}"
+    )
 
 
 def further(paired: Paired) -> str:

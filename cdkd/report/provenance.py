@@ -21,15 +21,31 @@ SHORT = 12  # characters of a digest that are shown
 def size_and_cost(rows: Sequence[Row]) -> Grid:
     teacher = next((row for row in rows if row.name == TEACHER), None)
     columns = [Column("Method", words=True), Column("Network", words=True)]
-    columns += map(Column, ("Parameters", "Multiply-adds", "Latency (ms)", "Training of one run", "Training, all seeds", "Images/s"))
+    columns += map(
+        Column,
+        (
+            "Parameters",
+            "Multiply-adds",
+            "Latency (ms)",
+            "Training of one run",
+            "Training, all seeds",
+            "Images/s",
+        ),
+    )
     cells = []
     for row in rows:
         whole = row.seconds.mean * row.seconds.n if row.seconds.mean is not None else None
         rate = f"{row.images_per_second:,.0f}" if row.images_per_second is not None else NONE
-        share = (_ratio(row.parameters, teacher.parameters), _ratio(row.multiply_adds, teacher.multiply_adds)) if teacher and row is not teacher else ("", "")
+        share = (
+            (_ratio(row.parameters, teacher.parameters), _ratio(row.multiply_adds, teacher.multiply_adds))
+            if teacher and row is not teacher
+            else ("", "")
+        )
         sizes = [si(row.parameters) + share[0], si(row.multiply_adds) + share[1]]
         latency = shown(row.latency, row.top1.n) if row.latency.n else "not recorded" if row.top1.n else NONE
-        cells.append([row.title, row.network, *sizes, latency, duration(row.seconds.mean), duration(whole), rate])
+        cells.append(
+            [row.title, row.network, *sizes, latency, duration(row.seconds.mean), duration(whole), rate]
+        )
     caption = (
         "Parameters of the network as it is deployed, and multiply-adds of one image's forward pass; in brackets the share of the teacher's. "
         "Latency: median of one image's forward pass on the machine of the run (batch 1, float32), mean ± standard deviation over the runs. "
@@ -40,8 +56,19 @@ def size_and_cost(rows: Sequence[Row]) -> Grid:
 
 
 def runs_table(rows: Sequence[Row], links: Links) -> Grid:
-    columns = [Column("Run", words=True), Column("State", words=True), Column("Top-1 error (%)"), Column("Fingerprint", words=True)]
-    columns += [Column("Commit", words=True), Column("Device", words=True), Column("Started (UTC)", words=True), Column("Wall time"), Column("Side by side")]
+    columns = [
+        Column("Run", words=True),
+        Column("State", words=True),
+        Column("Top-1 error (%)"),
+        Column("Fingerprint", words=True),
+    ]
+    columns += [
+        Column("Commit", words=True),
+        Column("Device", words=True),
+        Column("Started (UTC)", words=True),
+        Column("Wall time"),
+        Column("Side by side"),
+    ]
     cells = [_run(run, row, links) for row in rows for run in row.runs]
     caption = (
         "Every run that params.yaml names. Fingerprint: digest of all that decides the result; the run lies in .cdkd/store under it, and MLflow finds it by "
@@ -79,17 +106,43 @@ def inputs(rows: Sequence[Row]) -> Items:
     records = [record for row in rows for record in row.records]
     students = [record for row in rows if row.name != TEACHER for record in row.records]
     environments = [
-        " · ".join(f"{key} {value}" for key, value in sorted(_part(record, "environment").items()) if not isinstance(value, dict)) for record in records
+        " · ".join(
+            f"{key} {value}"
+            for key, value in sorted(_part(record, "environment").items())
+            if not isinstance(value, dict)
+        )
+        for record in records
     ]
-    started = sorted(str(record.circumstances["started"]) for record in records if record.circumstances.get("started"))
+    started = sorted(
+        str(record.circumstances["started"]) for record in records if record.circumstances.get("started")
+    )
     seconds = [value for record in records if (value := cost(record)) is not None]
     items = [
         ("Code", _counted(map(_commit, records))),
-        ("Data", _counted(str(_part_of_config(record, "data").get("digest", "not recorded")) for record in records)),
-        ("Teacher's weights", _counted(str(_part_of_config(record, "teacher").get("weights_sha256", "not recorded")) for record in students)),
+        (
+            "Data",
+            _counted(
+                str(_part_of_config(record, "data").get("digest", "not recorded")) for record in records
+            ),
+        ),
+        (
+            "Teacher's weights",
+            _counted(
+                str(_part_of_config(record, "teacher").get("weights_sha256", "not recorded"))
+                for record in students
+            ),
+        ),
         ("Environment", _counted(environments)),
-        ("Trained", f"{started[0][:10]} to {started[-1][:10]}, {duration(sum(seconds))} in all" if started and seconds else "not recorded"),
-        ("Store", "every run lies in .cdkd/store under its fingerprint; fingerprints, links and commits are in “Every run” and in runs.csv"),
+        (
+            "Trained",
+            f"{started[0][:10]} to {started[-1][:10]}, {duration(sum(seconds))} in all"
+            if started and seconds
+            else "not recorded",
+        ),
+        (
+            "Store",
+            "every run lies in .cdkd/store under its fingerprint; fingerprints, links and commits are in “Every run” and in runs.csv",
+        ),
     ]
     return Items(tuple(items))
 
@@ -98,23 +151,66 @@ def setting(params: Params, teacher: Row) -> Items:
     """Teacher and students in one line each."""
     record = teacher.runs[0].ok
     digest = str(record.result.get("weights_sha256", "unknown"))[:SHORT] if record else ""
-    state = f"top-1 error {shown(teacher.top1)} % at the last epoch, weights {digest}" if record else faults(teacher.runs)
-    how = f"weights from {params.teacher.weights}" if params.teacher.weights else recipe(params.teacher.training)
+    state = (
+        f"top-1 error {shown(teacher.top1)} % at the last epoch, weights {digest}"
+        if record
+        else faults(teacher.runs)
+    )
+    how = (
+        f"weights from {params.teacher.weights}"
+        if params.teacher.weights
+        else recipe(params.teacher.training)
+    )
     seeds = f"seed{'s' if len(params.seeds) > 1 else ''} {', '.join(map(str, params.seeds))}"
-    return Items((("Teacher", f"{params.teacher.network}, {state}; {how}."), ("Students", f"{params.student.network}, {recipe(params.training)}; {seeds}.")))
+    return Items(
+        (
+            ("Teacher", f"{params.teacher.network}, {state}; {how}."),
+            ("Students", f"{params.student.network}, {recipe(params.training)}; {seeds}."),
+        )
+    )
 
 
 def reproduce(params: Params, rows: Sequence[Row]) -> tuple[Text | Code, ...]:
     """The exact commands, and what they need."""
     records = [record for row in rows for record in row.records]
-    commits = sorted({str(git["commit"])[:SHORT] for record in records if (git := _part(record, "git")).get("commit")})
-    several = (Text(f"The records come from the commits {', '.join(commits)}; a run counts where its fingerprint is today's."),) if len(commits) > 1 else ()
+    commits = sorted(
+        {str(git["commit"])[:SHORT] for record in records if (git := _part(record, "git")).get("commit")}
+    )
+    several = (
+        (
+            Text(
+                f"The records come from the commits {', '.join(commits)}; a run counts where its fingerprint is today's."
+            ),
+        )
+        if len(commits) > 1
+        else ()
+    )
     dirty = any(_part(record, "git").get("dirty") for record in records)
-    unclean = (Text("Some runs were trained with uncommitted changes: their commit alone need not suffice; the fingerprint tells."),) if dirty else ()
-    example = next((name for name in ("kd", *params.methods) if name in params.methods and shlex.quote(name) == name), TEACHER)
-    lines = [*([f"git checkout {commits[0]}"] if len(commits) == 1 else []), "make env && . .venv/bin/activate"]
-    lines += [f"cdkd use {params.experiment}   # makes it params.yaml", "dvc repro   # data, teacher, every run, this report"]
-    lines += ["cdkd report   # the report alone, from the records", f"cdkd verify {example}   # trains a finished run again and compares the bits"]
+    unclean = (
+        (
+            Text(
+                "Some runs were trained with uncommitted changes: their commit alone need not suffice; the fingerprint tells."
+            ),
+        )
+        if dirty
+        else ()
+    )
+    example = next(
+        (name for name in ("kd", *params.methods) if name in params.methods and shlex.quote(name) == name),
+        TEACHER,
+    )
+    lines = [
+        *([f"git checkout {commits[0]}"] if len(commits) == 1 else []),
+        "make env && . .venv/bin/activate",
+    ]
+    lines += [
+        f"cdkd use {params.experiment}   # makes it params.yaml",
+        "dvc repro   # data, teacher, every run, this report",
+    ]
+    lines += [
+        "cdkd report   # the report alone, from the records",
+        f"cdkd verify {example}   # trains a finished run again and compares the bits",
+    ]
     return (*several, *unclean, Code(tuple(lines)))
 
 
@@ -124,12 +220,31 @@ def run_quantities(rows: Sequence[Row], links: Links) -> list[dict[str, Any]]:
     for row in rows:
         for run in row.runs:
             record = run.record
-            line: dict[str, Any] = {"method": row.name, "seed": run.seed, "state": run.state, "top1_error": row.errors.get(run.seed)}
+            line: dict[str, Any] = {
+                "method": row.name,
+                "seed": run.seed,
+                "state": run.state,
+                "top1_error": row.errors.get(run.seed),
+            }
             git, environment = (_part(record, "git"), _part(record, "environment")) if record else ({}, {})
-            line |= {"fingerprint": record.fingerprint if record else None, "commit": git.get("commit"), "dirty": git.get("dirty")}
+            line |= {
+                "fingerprint": record.fingerprint if record else None,
+                "commit": git.get("commit"),
+                "dirty": git.get("dirty"),
+            }
             line |= {key: environment.get(key) for key in ("device", "torch", "threads", "processor")}
-            line |= {key: record.circumstances.get(key) if record else None for key in ("started", "seconds", "images_per_second", "latency_ms")}
-            lines.append(line | {"share_of_seconds": cost(record) if record else None, "mlflow": links(record) if record else None, "detail": run.detail})
+            line |= {
+                key: record.circumstances.get(key) if record else None
+                for key in ("started", "seconds", "images_per_second", "latency_ms")
+            }
+            lines.append(
+                line
+                | {
+                    "share_of_seconds": cost(record) if record else None,
+                    "mlflow": links(record) if record else None,
+                    "detail": run.detail,
+                }
+            )
     return lines
 
 
@@ -158,4 +273,10 @@ def _counted(values: Iterable[str]) -> str:
     for value in values:
         counts[value] = counts.get(value, 0) + 1
     by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return "; ".join(f"{value} ({count} run{'s' * (count != 1)})" if len(counts) > 1 else value for value, count in by_count) or "not recorded"
+    return (
+        "; ".join(
+            f"{value} ({count} run{'s' * (count != 1)})" if len(counts) > 1 else value
+            for value, count in by_count
+        )
+        or "not recorded"
+    )

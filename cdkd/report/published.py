@@ -44,7 +44,9 @@ def against(reference: Reference, last: Summary, best: Summary) -> Against:
         return Against(None, "nothing to compare")
     difference = ours.mean - reference.top1_error
     if ours.low is None or ours.high is None:
-        return Against(difference, "too few seeds to say" if ours.n < 2 else "all seeds alike: no interval to say")
+        return Against(
+            difference, "too few seeds to say" if ours.n < 2 else "all seeds alike: no interval to say"
+        )
     if ours.low <= reference.top1_error <= ours.high:
         return Against(difference, "within the interval")
     return Against(difference, f"outside it: ours is {'lower' if difference < 0 else 'higher'}")
@@ -66,7 +68,9 @@ def find(published: Published | None, method: str) -> Reference | None:
     theirs = published.methods.get(method, method)
     pair = (published.dataset, published.teacher, published.student, theirs)
     rows = [row for row in table() if (row["dataset"], row["teacher"], row["student"], row["method"]) == pair]
-    rows.sort(key=lambda row: not row["source"].startswith(published.source))  # stable: otherwise the file's order
+    rows.sort(
+        key=lambda row: not row["source"].startswith(published.source)
+    )  # stable: otherwise the file's order
     main = next((row for row in rows if row["metric"] in ("top1_acc", "top1_err")), None)
     if main is None:
         return None
@@ -75,7 +79,9 @@ def find(published: Published | None, method: str) -> Reference | None:
     return Reference(
         top1_error=_error(main["metric"], float(main["value"])),
         top1_std=beside.get(f"{main['metric']}_std"),
-        top5_error=next((_error(metric, beside[metric]) for metric in ("top5_acc", "top5_err") if metric in beside), None),
+        top5_error=next(
+            (_error(metric, beside[metric]) for metric in ("top5_acc", "top5_err") if metric in beside), None
+        ),
         protocol=protocol or "protocol not stated",
         source=place.partition("@")[0],
     )

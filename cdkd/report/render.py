@@ -57,8 +57,16 @@ def render(
     nothing = all(run.state == "missing" for row in all_rows.values() for run in row.runs)
     pictures = {} if nothing else draw(params, all_rows, class_names)
     if search_section is not None:
-        pictures |= {f"{name}.{suffix}": content for name, svg, png, _ in search_section.pictures for suffix, content in (("svg", svg), ("png", png))}
-    drawn = {name: Picture(name, caption, says) for name, (caption, says) in PICTURES.items() if f"{name}.svg" in pictures}
+        pictures |= {
+            f"{name}.{suffix}": content
+            for name, svg, png, _ in search_section.pictures
+            for suffix, content in (("svg", svg), ("png", png))
+        }
+    drawn = {
+        name: Picture(name, caption, says)
+        for name, (caption, says) in PICTURES.items()
+        if f"{name}.svg" in pictures
+    }
     students = tuple(all_rows.values())
     report = Report(
         params=params,
@@ -97,7 +105,9 @@ def _tables(report: Report) -> Files:
         notes, methods = table_notes(report.params, shown), legend(report.params, shown)
         files[f"{name}.md"] = markdown.standing_alone(grid, notes, methods)
         files[f"{name}.csv"] = comma_separated([method_quantities(row) for row in shown])
-        files[f"{name}.tex"] = latex.standing_alone(grid, f"{name.capitalize()}: {title(report.params)}.", notes, methods)
+        files[f"{name}.tex"] = latex.standing_alone(
+            grid, f"{name.capitalize()}: {title(report.params)}.", notes, methods
+        )
     return files
 
 
@@ -110,11 +120,18 @@ def _numbers(report: Report) -> Files:
 
 
 def _console(report: Report) -> list[str]:
-    return [line for heading, shown in report.tables.items() for line in (f"{heading}: {title(report.params)}", *console(shown), "")]
+    return [
+        line
+        for heading, shown in report.tables.items()
+        for line in (f"{heading}: {title(report.params)}", *console(shown), "")
+    ]
 
 
 def _metrics(all_rows: Mapping[str, Row]) -> dict[str, dict[str, float | int | None]]:
-    return {name: {"top1_error": row.top1.mean, "std": row.top1.std, "n": row.top1.n} for name, row in all_rows.items()}
+    return {
+        name: {"top1_error": row.top1.mean, "std": row.top1.std, "n": row.top1.n}
+        for name, row in all_rows.items()
+    }
 
 
 def _link(mlflow: str | None, record: Record) -> str | None:

@@ -85,18 +85,28 @@ def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
     for key, paired in found.items():
         if paired.std:
             lengths.setdefault(paired.n, []).append(key)
-    for keys in lengths.values():  # all of one length at once: a call for each takes seconds where there are thousands
+    for keys in (
+        lengths.values()
+    ):  # all of one length at once: a call for each takes seconds where there are thousands
         from scipy import stats
 
         test = stats.ttest_1samp(np.array([list(differences[key]) for key in keys]), 0.0, axis=1)
         interval = test.confidence_interval(LEVEL)
-        for key, p, low, high in zip(keys, test.pvalue.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True):
+        for key, p, low, high in zip(
+            keys, test.pvalue.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True
+        ):
             found[key] = replace(found[key], p=p, low=low, high=high)
     tested = {key: paired.p for key, paired in found.items() if paired.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     family = max(1, len(tested))
     return {
-        key: replace(paired, family=family, holm=corrected[key], effect=_effect(paired), further=_further(paired, family))
+        key: replace(
+            paired,
+            family=family,
+            holm=corrected[key],
+            effect=_effect(paired),
+            further=_further(paired, family),
+        )
         if key in tested
         else replace(paired, family=family)
         for key, paired in found.items()

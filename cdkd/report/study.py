@@ -17,7 +17,11 @@ from cdkd.report.style import both, style
 from cdkd.report.summary import Row, differences
 from cdkd.runs.study_record import Result, Trial, setting_text
 
-PARTS = {"decay": "the decay of CD's weight", "gate": "the gate (CD alone in the first epochs)", "both": "both together"}
+PARTS = {
+    "decay": "the decay of CD's weight",
+    "gate": "the gate (CD alone in the first epochs)",
+    "both": "both together",
+}
 
 
 @dataclass
@@ -42,13 +46,22 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
         if study.method is not None and study.finished:
             decile = _decile(study)
             numbers = list(study.trials[0].setting)
-            lines = [[str(trial.number), fixed(trial.value), *(_shown(trial.setting[number]) for number in numbers)] for trial in decile]
+            lines = [
+                [
+                    str(trial.number),
+                    fixed(trial.value),
+                    *(_shown(trial.setting[number]) for number in numbers),
+                ]
+                for trial in decile
+            ]
             table = table or (["Trial", "Top-1 error on validation (%)", *numbers], lines)
         captions = {
             "history": f"Study {name}: every trial's error on the validation split, and the best so far; trial 0 is {study.base} itself",
             "slices": f"Study {name}: error on validation against each number, the most telling first; darker: later trials; triangles: beyond the picture",
         }
-        pictures += [(f"search-{name}-{what}", *drawn, captions[what]) for what, drawn in pictures_of(study).items()]
+        pictures += [
+            (f"search-{name}-{what}", *drawn, captions[what]) for what, drawn in pictures_of(study).items()
+        ]
     for base, several in _budgets(studies).items():
         paragraphs.append(_dearer(base, several))
         with style():
@@ -90,7 +103,11 @@ def _told(study: Result, params: Params, rows: Mapping[str, Row]) -> Iterator[st
     best, own = study.best, next((trial for trial in study.trials if trial.number == 0), None)
     if best is None:
         return
-    gain = f" {study.base}'s own numbers (trial 0): {fixed(own.value)} %." if own is not None and own.value is not None else ""
+    gain = (
+        f" {study.base}'s own numbers (trial 0): {fixed(own.value)} %."
+        if own is not None and own.value is not None
+        else ""
+    )
     yield f"Best on validation: trial {best.number} with {fixed(best.value)} %: {setting_text(best.setting)}.{gain}"
     if study.importance:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in study.importance.items())
@@ -114,7 +131,11 @@ def _budgets(studies: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
     for name, study in studies.items():
         if study.best is not None:
             found.setdefault(study.base, {})[name] = study
-    return {base: several for base, several in found.items() if len({_epochs(study) for study in several.values()}) > 1}
+    return {
+        base: several
+        for base, several in found.items()
+        if len({_epochs(study) for study in several.values()}) > 1
+    }
 
 
 def _epochs(study: Result) -> int:
@@ -166,11 +187,17 @@ def _switches(study: Result) -> list[str] | None:
             for after in labels[labels.index(str(here[name])) + 1 :] if here[name] in labels else ():
                 other = settings.get(tuple((here | {name: after}).items()))
                 if other is not None:
-                    moved = [there - then for then, there in zip(_by_seed(study, trial), _by_seed(study, other), strict=True)]
+                    moved = [
+                        there - then
+                        for then, there in zip(_by_seed(study, trial), _by_seed(study, other), strict=True)
+                    ]
                     effects.setdefault((name, str(here[name]), after), []).extend(moved)
     # settings and seeds are crossed: pairs of one seed share its chance, so that the seeds' means are what is compared
     seeds = len(study.seeds)
-    means = {key: [sum(values[seed::seeds]) / len(values[seed::seeds]) for seed in range(seeds)] for key, values in effects.items()}
+    means = {
+        key: [sum(values[seed::seeds]) / len(values[seed::seeds]) for seed in range(seeds)]
+        for key, values in effects.items()
+    }
     found = compare(means)
     return [
         f"{study.name}: {name} from {before} to {after} changes the error on validation by {_difference(paired)}, "
@@ -187,21 +214,42 @@ def edt_sentence(params: Params, rows: Mapping[str, Row]) -> list[str]:
     """Does EDT matter here, which part of it, and how sure are we: from the methods that differ in their schedules alone."""
     found = []
     for plain, arms in _arms(params.methods).items():
-        pairs = compare({part: differences(rows[arm], rows[plain]) for part, arm in arms.items() if arm in rows and plain in rows})
-        said = [f"{PARTS[part]} ({arms[part]}) {_difference(paired)}, {verdict(paired, plain)}" for part, paired in pairs.items() if paired.mean is not None]
+        pairs = compare(
+            {
+                part: differences(rows[arm], rows[plain])
+                for part, arm in arms.items()
+                if arm in rows and plain in rows
+            }
+        )
+        said = [
+            f"{PARTS[part]} ({arms[part]}) {_difference(paired)}, {verdict(paired, plain)}"
+            for part, paired in pairs.items()
+            if paired.mean is not None
+        ]
         if not said:
             continue
-        moves = {verb: [PARTS[part] for part, paired in pairs.items() if paired.verdict == word] for word, verb in (("lower", "lower"), ("higher", "raise"))}
-        told = [f"{' and '.join(parts)} {verb}{'s' * (len(parts) == 1)} the error" for verb, parts in moves.items() if parts]
+        moves = {
+            verb: [PARTS[part] for part, paired in pairs.items() if paired.verdict == word]
+            for word, verb in (("lower", "lower"), ("higher", "raise"))
+        }
+        told = [
+            f"{' and '.join(parts)} {verb}{'s' * (len(parts) == 1)} the error"
+            for verb, parts in moves.items()
+            if parts
+        ]
         answer = f"yes: {'; '.join(told)}" if told else "not by these seeds: no part's difference is settled"
-        found.append(f"Does EDT matter here? {answer[0].upper()}{answer[1:]}. Top-1 error on the test split, minus {plain}'s: {'; '.join(said)}.")
+        found.append(
+            f"Does EDT matter here? {answer[0].upper()}{answer[1:]}. Top-1 error on the test split, minus {plain}'s: {'; '.join(said)}."
+        )
     return found
 
 
 def _arms(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
     """Method without any schedule -> part of EDT -> the method that has that part alone (or both) besides."""
     found: dict[str, dict[str, str]] = {}
-    plain = {_stripped(method): name for name, method in methods.items() if "cd" in method and _part(method) == ""}
+    plain = {
+        _stripped(method): name for name, method in methods.items() if "cd" in method and _part(method) == ""
+    }
     for name, method in methods.items():
         part = _part(method)
         if part and _stripped(method) in plain:
@@ -219,4 +267,6 @@ def _part(method: Method) -> str:
 
 
 def _stripped(method: Method) -> str:
-    return repr({loss: Term(Weight(term.weight.value), dict(term.options)) for loss, term in sorted(method.items())})
+    return repr(
+        {loss: Term(Weight(term.weight.value), dict(term.options)) for loss, term in sorted(method.items())}
+    )

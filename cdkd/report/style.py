@@ -71,7 +71,9 @@ def style() -> Iterator[None]:
 def both(figure: Figure) -> tuple[bytes, bytes]:
     """SVG and PNG, cut to what is drawn, which may lie outside the figure. Measured once for both."""
     FigureCanvasAgg(figure)
-    if figure.get_layout_engine() is not None:  # it moves things when first drawn, and later than the box is measured
+    if (
+        figure.get_layout_engine() is not None
+    ):  # it moves things when first drawn, and later than the box is measured
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     box = figure.get_tightbbox().padded(0.08)
@@ -97,5 +99,9 @@ def _shorter(drawn: bytes) -> bytes:
     are), and neither comments nor indentation are seen."""
     drawn = re.sub(rb"\n\s*", b"\n", re.sub(rb"<!--.*?-->", b"", drawn))
     return re.sub(
-        rb' d="[^"]*"', lambda path: re.sub(rb"\d+\.\d{3,}", lambda value: b"%.2f" % float(value.group()), re.sub(rb" ?\n", b"", path.group())), drawn
+        rb' d="[^"]*"',
+        lambda path: re.sub(
+            rb"\d+\.\d{3,}", lambda value: b"%.2f" % float(value.group()), re.sub(rb" ?\n", b"", path.group())
+        ),
+        drawn,
     )

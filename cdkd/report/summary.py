@@ -15,7 +15,14 @@ from cdkd.runs.record import Record
 __all__ = ["BASELINES", "MEASURES", "Row", "Summary", "cost", "differences", "rows"]
 
 BASELINES = ("kd", "student")  # the rows that others are compared to, where params have them
-MEASURES = ("calibration_error", "agreement", "kl", "teacher_right_error", "teacher_wrong_error", "same_mistake")
+MEASURES = (
+    "calibration_error",
+    "agreement",
+    "kl",
+    "teacher_right_error",
+    "teacher_wrong_error",
+    "same_mistake",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,9 @@ class Row:
     top1: Summary  # last epoch
     top5: Summary  # last epoch
     best: Summary  # top-1 error of each seed's best epoch
-    minus: Mapping[str, Paired]  # baseline -> paired differences in top-1 error at the last epoch, seed by seed
+    minus: Mapping[
+        str, Paired
+    ]  # baseline -> paired differences in top-1 error at the last epoch, seed by seed
     parameters: int | None
     multiply_adds: int | None
     images_per_second: float | None
@@ -42,26 +51,38 @@ class Row:
 
     @property
     def title(self) -> str:
-        return f"{TEACHER} ({self.network})" if self.name == TEACHER else self.name + " (tuned)" * bool(self.tuned)
+        return (
+            f"{TEACHER} ({self.network})"
+            if self.name == TEACHER
+            else self.name + " (tuned)" * bool(self.tuned)
+        )
 
     @property
     def errors(self) -> dict[int, float]:
         """Seed -> top-1 error at the last epoch."""
-        return {run.seed: error for run in self.runs if run.ok and (error := number(run.ok, "last", "test_top1_error")) is not None}
+        return {
+            run.seed: error
+            for run in self.runs
+            if run.ok and (error := number(run.ok, "last", "test_top1_error")) is not None
+        }
 
     @property
     def records(self) -> list[Record]:
         return [run.ok for run in self.runs if run.ok]
 
 
-def rows(params: Params, found: Mapping[str, tuple[Found, ...]], tuned: Mapping[str, str] | None = None) -> dict[str, Row]:
+def rows(
+    params: Params, found: Mapping[str, tuple[Found, ...]], tuned: Mapping[str, str] | None = None
+) -> dict[str, Row]:
     """A row for the teacher and every method, in the order of params."""
     alone = {name: _row(params, name, runs, (tuned or {}).get(name)) for name, runs in found.items()}
     students = {name: row for name, row in alone.items() if name != TEACHER}
     minus: dict[str, dict[str, Paired]] = {name: {} for name in alone}
     for base in BASELINES:
         if base in students:  # one family of tests: every other method against this one
-            family = compare({name: differences(row, students[base]) for name, row in students.items() if name != base})
+            family = compare(
+                {name: differences(row, students[base]) for name, row in students.items() if name != base}
+            )
             for name, paired in family.items():
                 minus[name][base] = paired
     return {name: replace(row, minus=minus[name]) for name, row in alone.items()}
@@ -101,7 +122,9 @@ def _row(params: Params, name: str, runs: tuple[Found, ...], tuned: str | None) 
         minus={},
         parameters=whole("parameters"),
         multiply_adds=whole("multiply_adds"),
-        images_per_second=_over(finite(record.circumstances.get("images_per_second")) for record in records).mean,
+        images_per_second=_over(
+            finite(record.circumstances.get("images_per_second")) for record in records
+        ).mean,
         seconds=_over(cost(record) for record in records),
         latency=_over(finite(record.circumstances.get("latency_ms")) for record in records),
         beyond={key: _over(getattr(more, key) for more in found.values()) for key in MEASURES},

@@ -14,7 +14,9 @@ from cdkd.runs.record import Record
 
 __all__ = ["CAPTION", "NONE", "NO_RECORDS", "bases", "console", "method_table", "shown", "si"]
 
-NO_RECORDS = "No records yet: `dvc repro` trains the runs that params.yaml names, and `cdkd report` shows them."
+NO_RECORDS = (
+    "No records yet: `dvc repro` trains the runs that params.yaml names, and `cdkd report` shows them."
+)
 CAPTION = (
     "Errors in percent on the test split, mean ± sample standard deviation over n seeds; the last epoch is the headline, the best epoch is beside it. "
     "95 % interval: of the mean at the last epoch (Student's t). "
@@ -41,7 +43,11 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = lamb
         *(Column(f"Δ {base}") for base in baselines),
     ]
     if published:
-        columns += [Column("Published top-1 error (%)"), Column("Ours − published"), Column("Verdict", words=True)]
+        columns += [
+            Column("Published top-1 error (%)"),
+            Column("Ours − published"),
+            Column("Verdict", words=True),
+        ]
         columns += [Column("Published protocol and source", words=True)]
     empty = all(run.state == "missing" for row in rows for run in row.runs)
     cells = [] if empty else [_cells(row, baselines, published, links) for row in rows]
@@ -57,16 +63,32 @@ def _cells(row: Row, baselines: Sequence[str], published: bool, links: Links) ->
     n = row.top1.n
     top1 = f"{shown(row.top1)} (n = {n})" if n else ""
     to_runs = tuple(
-        Link(fixed(row.errors[record.seed]), address, f"seed {record.seed}: {fixed(row.errors[record.seed])}, in MLflow")
+        Link(
+            fixed(row.errors[record.seed]),
+            address,
+            f"seed {record.seed}: {fixed(row.errors[record.seed])}, in MLflow",
+        )
         for record in row.records
         if (address := links(record))
     )
-    cells: list[Cell | str] = [row.title, Cell("; ".join(filter(None, (top1, faults(row.runs)))), to_runs, strong=True), interval(row.top1)]
+    cells: list[Cell | str] = [
+        row.title,
+        Cell("; ".join(filter(None, (top1, faults(row.runs)))), to_runs, strong=True),
+        interval(row.top1),
+    ]
     cells += [shown(Summary(row.best.mean, None, row.best.n), n), shown(row.top5, n)]
-    cells += [shown(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE for base in baselines]
+    cells += [
+        shown(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE
+        for base in baselines
+    ]
     if published and row.published:
         there, ours = row.published, against(row.published, row.top1, row.best)
-        cells += [shown(Summary(there.top1_error, there.top1_std, 1)), fixed(ours.difference, sign=True), ours.verdict, f"{there.protocol}; {there.source}"]
+        cells += [
+            shown(Summary(there.top1_error, there.top1_std, 1)),
+            fixed(ours.difference, sign=True),
+            ours.verdict,
+            f"{there.protocol}; {there.source}",
+        ]
     elif published:
         cells += [NONE] * 4
     return cells
@@ -80,7 +102,13 @@ def console(rows: Sequence[Row]) -> list[str]:
     lines = [["method", "top-1 error, %", *(f"Δ {base}" for base in baselines), ""]]
     for row in rows:
         top1 = f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else NONE
-        minus = [shown(row.minus[base], row.top1.n, sign=True, spread=False) if base in row.minus else NONE for base in baselines]
+        minus = [
+            shown(row.minus[base], row.top1.n, sign=True, spread=False) if base in row.minus else NONE
+            for base in baselines
+        ]
         lines.append([row.title, top1, *minus, faults(row.runs)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]

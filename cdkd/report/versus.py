@@ -32,19 +32,34 @@ def versus_tables(rows: Sequence[Row]) -> tuple[Grid, ...]:
 
 
 def _versus(base: str, rows: Sequence[Row]) -> Grid:
-    columns = [Column("Method", words=True), *map(Column, ("Δ (points)", "95 % interval", "n", "Effect size", "p", "p, Holm")), Column("Verdict", words=True)]
+    columns = [
+        Column("Method", words=True),
+        *map(Column, ("Δ (points)", "95 % interval", "n", "Effect size", "p", "p, Holm")),
+        Column("Verdict", words=True),
+    ]
     cells: list[list[str | Cell]] = []
     for row in rows:
         paired = row.minus[base]
-        numbers = [fixed(paired.mean, sign=True), interval(paired, sign=True), str(paired.n), fixed(paired.effect, sign=True)]
-        cells.append([row.title, *numbers, probability(paired.p), probability(paired.holm), verdict(paired, base)])
-    return Grid.of(f"versus-{base}", f"Differences to {base}", RULE + FURTHER, columns, cells, "No other method.")
+        numbers = [
+            fixed(paired.mean, sign=True),
+            interval(paired, sign=True),
+            str(paired.n),
+            fixed(paired.effect, sign=True),
+        ]
+        cells.append(
+            [row.title, *numbers, probability(paired.p), probability(paired.holm), verdict(paired, base)]
+        )
+    return Grid.of(
+        f"versus-{base}", f"Differences to {base}", RULE + FURTHER, columns, cells, "No other method."
+    )
 
 
 def all_pairs(rows: Sequence[Row]) -> Pairs:
     """Every method minus every later one; one family of tests."""
     students = [row for row in rows if row.name != TEACHER]
-    return compare({(one.name, other.name): differences(one, other) for one, other in combinations(students, 2)})
+    return compare(
+        {(one.name, other.name): differences(one, other) for one, other in combinations(students, 2)}
+    )
 
 
 def pairs_table(rows: Sequence[Row], pairs: Pairs) -> Grid | None:
@@ -64,9 +79,7 @@ def pairs_table(rows: Sequence[Row], pairs: Pairs) -> Grid | None:
 
     columns = [Column("Row minus column", words=True), *(Column(row.name) for row in students)]
     settled = sum(paired.holm is not None and paired.holm < ALPHA for paired in pairs.values())
-    caption = (
-        f"Mean difference in top-1 error at the last epoch, seed by seed, in points. *: settled at 5 % after Holm's correction over all {len(pairs)} pairs; "
-    )
+    caption = f"Mean difference in top-1 error at the last epoch, seed by seed, in points. *: settled at 5 % after Holm's correction over all {len(pairs)} pairs; "
     return Grid.of(
         "pairs",
         "Mean differences",
@@ -78,7 +91,12 @@ def pairs_table(rows: Sequence[Row], pairs: Pairs) -> Grid | None:
 
 def pair_quantities(rows: Sequence[Row], pairs: Pairs) -> list[dict[str, Any]]:
     """For the file: the comparisons with the baselines, then all pairs, each family by its name."""
-    lines = [(f"against {base}", row.name, base, row.minus[base]) for base in bases(rows) for row in rows if base in row.minus]
+    lines = [
+        (f"against {base}", row.name, base, row.minus[base])
+        for base in bases(rows)
+        for row in rows
+        if base in row.minus
+    ]
     lines += [("all pairs", one, other, paired) for (one, other), paired in pairs.items()]
     return [
         {

@@ -48,7 +48,9 @@ class Watcher(Protocol):
     def finish(self, record: Record, /) -> None: ...
 
 
-Watch = Callable[[Sequence[RunPlan], Mapping[str, Any]], contextlib.AbstractContextManager[Watcher]]  # of plans and their circumstances
+Watch = Callable[
+    [Sequence[RunPlan], Mapping[str, Any]], contextlib.AbstractContextManager[Watcher]
+]  # of plans and their circumstances
 
 
 @contextlib.contextmanager
@@ -87,7 +89,11 @@ def train_cohort(
     batches = Batches(training_split(data_folder, meta, device, judged_on), recipe.augmentation, recipe.batch)
     judged = split(data_folder, meta, device, judged_on)
     sample = next(evaluation(judged, recipe.augmentation, batch=2))
-    teacher = None if first.config["teacher"] is None or teacher_weights is None else teacher_of(first, teacher_weights, recipe, device)
+    teacher = (
+        None
+        if first.config["teacher"] is None or teacher_weights is None
+        else teacher_of(first, teacher_weights, recipe, device)
+    )
     exam = examination(root, first, recipe, judged, teacher, cache)
     if teacher is not None:
         teacher = Teacher(teacher.model, recipe, first.config["teacher"]["batchnorm"])
@@ -110,11 +116,19 @@ def train_cohort(
         images = sum(meta.counts[name] for name in ("train", "validation"))
         teacher.cache = training_cache(root, first, teacher, batches, images, judged, cache)
     by_key = {plan.fingerprint: plan for plan in plans}
-    circumstances = {"environment": environment(device), "git": git_state(root), "cohort": [plan.method for plan in plans]}
+    circumstances = {
+        "environment": environment(device),
+        "git": git_state(root),
+        "cohort": [plan.method for plan in plans],
+    }
     started, clock = datetime.now(UTC), time.monotonic()
     trained = 0  # epochs trained by this process, over all runs
     todo = sum(recipe.epochs - run.epoch for run in runs)
-    what = f"{first.experiment}: " + (TEACHER if first.method == TEACHER else f"seed {seed}, {len(runs)} student{'s' if len(runs) > 1 else ''}")
+    what = f"{first.experiment}: " + (
+        TEACHER
+        if first.method == TEACHER
+        else f"seed {seed}, {len(runs)} student{'s' if len(runs) > 1 else ''}"
+    )
 
     def rate() -> float:
         """Images a second that students were trained on, all students together."""
@@ -125,11 +139,19 @@ def train_cohort(
         progress = stack.enter_context(Progress(what))
 
         def keep(run: Run) -> None:
-            times = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 3), "images_per_second": round(rate(), 1)}
+            times = {
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                "images_per_second": round(rate(), 1),
+            }
             weights = None if run.diverged else run.weights()
             speed = {"latency_ms": round(latency(run.model, meta.image), 4)}
-            exact = {"exact": len(run.environments) == 1} | ({} if len(run.environments) == 1 else {"environments": run.environments})
-            record = finished_record(by_key[run.key], run, weights, meta, exam, circumstances | times | speed | exact)
+            exact = {"exact": len(run.environments) == 1} | (
+                {} if len(run.environments) == 1 else {"environments": run.environments}
+            )
+            record = finished_record(
+                by_key[run.key], run, weights, meta, exam, circumstances | times | speed | exact
+            )
             store.put(record, weights if judged_on == "test" else None)
             checkpoint.clear(run.folder)
             watcher.finish(record)
@@ -154,8 +176,19 @@ def train_cohort(
         for run in runs:
             if run.history:  # killed between its epoch and what was to follow
                 settle(run)
-        train(runs, teacher, batches, exam, seed, checkpoint_seconds=CHECKPOINT_SECONDS, closed=closed, stop=stop)
-    if failed := [f"{by_key[run.key].method} seed {seed}: {_first_line(run.failed)}" for run in runs if run.failed]:
+        train(
+            runs,
+            teacher,
+            batches,
+            exam,
+            seed,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
+            closed=closed,
+            stop=stop,
+        )
+    if failed := [
+        f"{by_key[run.key].method} seed {seed}: {_first_line(run.failed)}" for run in runs if run.failed
+    ]:
         raise CdkdError(f"{'; '.join(failed)}; the same command tries again from the last checkpoint")
 
 
@@ -172,7 +205,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back
 
 
-def adopt_teacher(root: Path, store: Store, plan: RunPlan, data_folder: Path, file: str, recipe: Recipe) -> None:
+def adopt_teacher(
+    root: Path, store: Store, plan: RunPlan, data_folder: Path, file: str, recipe: Recipe
+) -> None:
     """A teacher from a file: loaded strictly, measured on the test split, and kept as a run without a history."""
     device = choose_device()
     meta = read_meta(data_folder)
@@ -182,23 +217,63 @@ def adopt_teacher(root: Path, store: Store, plan: RunPlan, data_folder: Path, fi
     row = {"epoch": None} | exam.row(model)
     weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     result = _result(weights, model, meta, row, row, exam)
-    circumstances = {"environment": environment(device), "git": git_state(root), "cohort": [plan.method], "file": file}
-    store.put(Record(plan.fingerprint, plan.experiment, plan.method, plan.seed, "finished", dict(plan.config), [], result, circumstances), weights)
+    circumstances = {
+        "environment": environment(device),
+        "git": git_state(root),
+        "cohort": [plan.method],
+        "file": file,
+    }
+    store.put(
+        Record(
+            plan.fingerprint,
+            plan.experiment,
+            plan.method,
+            plan.seed,
+            "finished",
+            dict(plan.config),
+            [],
+            result,
+            circumstances,
+        ),
+        weights,
+    )
 
 
-def finished_record(plan: RunPlan, run: Run, weights: bytes | None, meta: Meta, exam: Examination, circumstances: dict[str, Any]) -> Record:
+def finished_record(
+    plan: RunPlan,
+    run: Run,
+    weights: bytes | None,
+    meta: Meta,
+    exam: Examination,
+    circumstances: dict[str, Any],
+) -> Record:
     """What a run leaves behind; one without weights diverged."""
     common = (plan.fingerprint, plan.experiment, plan.method, plan.seed)
     if weights is None:
-        return Record(*common, "diverged", dict(plan.config), run.history, {}, circumstances, reason=str(run.diverged))
+        return Record(
+            *common, "diverged", dict(plan.config), run.history, {}, circumstances, reason=str(run.diverged)
+        )
     best = min(run.history, key=lambda row: row[f"{exam.name}_top1_error"])
     result = _result(weights, run.model, meta, run.history[-1], best, exam)
     return Record(*common, "finished", dict(plan.config), run.history, result, circumstances)
 
 
-def _result(weights: bytes, model: torch.nn.Module, meta: Meta, last: dict[str, Any], best: dict[str, Any], exam: Examination) -> dict[str, Any]:
+def _result(
+    weights: bytes,
+    model: torch.nn.Module,
+    meta: Meta,
+    last: dict[str, Any],
+    best: dict[str, Any],
+    exam: Examination,
+) -> dict[str, Any]:
     measured = {"parameters": parameters(model), "multiply_adds": multiply_adds(model, meta.image)}
-    return {"weights_sha256": hashlib.sha256(weights).hexdigest(), **measured, "last": last, "best": best, "examined": exam.whole(model)}
+    return {
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        **measured,
+        "last": last,
+        "best": best,
+        "examined": exam.whole(model),
+    }
 
 
 def choose_device() -> torch.device:
@@ -216,7 +291,11 @@ def choose_device() -> torch.device:
 def environment(device: torch.device) -> dict[str, Any]:
     """What may change the last bits of a result without being part of it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+    }
     exact = {} if device.type == "cpu" else {"deterministic": torch.are_deterministic_algorithms_enabled()}
     return {"device": name, "threads": torch.get_num_threads(), **exact, **versions, **host()}
 

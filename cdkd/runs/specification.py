@@ -63,7 +63,10 @@ class RunPlan:
     @property
     def terms(self) -> Method:
         return {
-            loss: Term(Weight(**{**term["weight"], "milestones": tuple(term["weight"]["milestones"])}), term["options"])
+            loss: Term(
+                Weight(**{**term["weight"], "milestones": tuple(term["weight"]["milestones"])}),
+                term["options"],
+            )
             for loss, term in self.config["method"].items()
         }
 
@@ -81,11 +84,24 @@ def student_plan(params: Params, data: Meta, teacher: Record, method: str, seed:
     return variant_plan(params, data, teacher, method, params.method(method), params.recipe(method), seed)
 
 
-def variant_plan(params: Params, data: Meta, teacher: Record, name: str, method: Method, training: Training, seed: int, judged_on: str = "test") -> RunPlan:
+def variant_plan(
+    params: Params,
+    data: Meta,
+    teacher: Record,
+    name: str,
+    method: Method,
+    training: Training,
+    seed: int,
+    judged_on: str = "test",
+) -> RunPlan:
     """A student of a method or recipe that params.yaml does not name: a search's."""
     config = _config(data, params.student.network, seed, training, method)
     config["data"]["judged_on"] = judged_on
-    of = {"network": params.teacher.network, "weights_sha256": teacher.result["weights_sha256"], "batchnorm": params.teacher.batchnorm}
+    of = {
+        "network": params.teacher.network,
+        "weights_sha256": teacher.result["weights_sha256"],
+        "batchnorm": params.teacher.batchnorm,
+    }
     return RunPlan(params.experiment, name, seed, config | {"teacher": of})
 
 
@@ -97,11 +113,19 @@ def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Ite
 
 def _config(data: Meta, network: str, seed: int, training: Training, method: Method) -> dict[str, Any]:
     return {
-        "data": {"digest": data.digest, "classes": len(data.classes), "image": list(data.image), "judged_on": "test"},
+        "data": {
+            "digest": data.digest,
+            "classes": len(data.classes),
+            "image": list(data.image),
+            "judged_on": "test",
+        },
         "network": network,
         "seed": seed,
         "training": training.model_dump(mode="json", exclude={"recipe"}),
-        "method": {loss: {"weight": asdict(method[loss].weight), "options": dict(method[loss].options)} for loss in sorted(method)},
+        "method": {
+            loss: {"weight": asdict(method[loss].weight), "options": dict(method[loss].options)}
+            for loss in sorted(method)
+        },
         "code": code_digest(network, tuple(sorted(method))),
     }
 
@@ -121,7 +145,9 @@ def meaning(source: str) -> str:
         if isinstance(node, ast.AST):
             # empty fields are left out: newer Pythons add fields, which older code leaves empty
             fields = {name: plain(value) for name, value in ast.iter_fields(node) if name != "type_comment"}
-            return {"": type(node).__name__} | {name: value for name, value in fields.items() if value not in (None, [])}
+            return {"": type(node).__name__} | {
+                name: value for name, value in fields.items() if value not in (None, [])
+            }
         if isinstance(node, list):
             return [plain(item) for item in node if not _is_docstring(item)]
         return repr(node) if isinstance(node, bytes | complex | float) or node is Ellipsis else node
@@ -130,4 +156,8 @@ def meaning(source: str) -> str:
 
 
 def _is_docstring(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

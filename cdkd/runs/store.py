@@ -64,7 +64,11 @@ class Store:
             if not place.exists():
                 os.replace(staging, place)
                 sync_names(self.folder)
-            elif weights is not None and (place / ABSENT).is_file() and _fits(read(place / RECORD), staging / WEIGHTS):
+            elif (
+                weights is not None
+                and (place / ABSENT).is_file()
+                and _fits(read(place / RECORD), staging / WEIGHTS)
+            ):
                 os.replace(staging / WEIGHTS, place / WEIGHTS)
                 (place / ABSENT).unlink()
 

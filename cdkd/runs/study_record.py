@@ -55,18 +55,29 @@ class Result:
     @property
     def finished(self) -> list[Trial]:
         """Best first; of equal ones the earlier."""
-        return sorted((trial for trial in self.trials if trial.value is not None), key=lambda trial: (trial.value or 0.0, trial.number))
+        return sorted(
+            (trial for trial in self.trials if trial.value is not None),
+            key=lambda trial: (trial.value or 0.0, trial.number),
+        )
 
     def lines(self) -> list[str]:
         """For a terminal."""
         own = next((trial for trial in self.trials if trial.number == 0), None)
         gone = {state: sum(trial.state == state for trial in self.trials) for state in ("pruned", "failed")}
-        lines = [f"{self.name}: {len(self.trials)} of {self.planned} trials over, {gone['pruned']} given up early, {gone['failed']} failed"]
-        lines += [f"  trial {trial.number}: {trial.value:.2f} % on validation: {setting_text(trial.setting)}" for trial in self.finished[:3]]
+        lines = [
+            f"{self.name}: {len(self.trials)} of {self.planned} trials over, {gone['pruned']} given up early, {gone['failed']} failed"
+        ]
+        lines += [
+            f"  trial {trial.number}: {trial.value:.2f} % on validation: {setting_text(trial.setting)}"
+            for trial in self.finished[:3]
+        ]
         if own is not None and own.value is not None:
             lines.append(f"  {self.base} itself (trial 0): {own.value:.2f} %")
         if self.importance:
-            lines.append("  share in the spread: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.importance.items()))
+            lines.append(
+                "  share in the spread: "
+                + ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.importance.items())
+            )
         return lines
 
     def write(self, path: Path) -> None:
@@ -74,7 +85,10 @@ class Result:
 
 
 def setting_text(setting: Mapping[str, float | int | str]) -> str:
-    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.items())
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in setting.items()
+    )
 
 
 def read(path: Path) -> Result:
@@ -82,6 +96,9 @@ def read(path: Path) -> Result:
     body = sealed_json.read(path, "a study", FORMAT)
     try:
         trials = tuple(Trial(**{**trial, "curve": tuple(trial["curve"])}) for trial in body["trials"])
-        return Result(**{key: value for key, value in body.items() if key != "format"} | {"trials": trials, "seeds": tuple(body["seeds"])})
+        return Result(
+            **{key: value for key, value in body.items() if key != "format"}
+            | {"trials": trials, "seeds": tuple(body["seeds"])}
+        )
     except (KeyError, TypeError) as error:
         raise BadRecord(f"{path}: not a study ({type(error).__name__}: {error})") from None

@@ -23,9 +23,17 @@ def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str
     study = space.study
     losses = {
         *space.terms,
-        *(loss for parameter in study.space.values() if isinstance(parameter.choices, dict) for change in parameter.choices.values() for loss in change),
+        *(
+            loss
+            for parameter in study.space.values()
+            if isinstance(parameter.choices, dict)
+            for change in parameter.choices.values()
+            for loss in change
+        ),
     }
-    chosen = {key: getattr(study, key) for key in ("sampler", "pruner", "warmup", "generation", "seeds", "seed")}
+    chosen = {
+        key: getattr(study, key) for key in ("sampler", "pruner", "warmup", "generation", "seeds", "seed")
+    }
     return {
         "base": space.terms,
         "space": {key: parameter.model_dump() for key, parameter in study.space.items()},
@@ -46,7 +54,9 @@ def results(params: Params, data: Meta, teacher: Record) -> dict[str, Result]:
     found: dict[str, Result] = {}
     for name in params.search:
         path = runs_folder(params) / "search" / f"{name}.json"
-        if path.exists() and (result := study_record.read(path)).key == digest(decisive(params, name, data, teacher)):
+        if path.exists() and (result := study_record.read(path)).key == digest(
+            decisive(params, name, data, teacher)
+        ):
             found[name] = result
     return found
 
@@ -60,6 +70,8 @@ def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
             continue
         made = space.made(best.setting, short=False)
         if made is None:
-            raise BadRecord(f"{runs_folder(params) / 'search' / name}.json: its best setting is none of the space's")
+            raise BadRecord(
+                f"{runs_folder(params) / 'search' / name}.json: its best setting is none of the space's"
+            )
         methods[space.study.method], tuned[space.study.method] = made
     return params.model_copy(update={"methods": methods, "tuned": tuned})

@@ -16,7 +16,9 @@ def serve(params: Params, name: str | None, port: int) -> None:
     """Serve until Ctrl-C. name: the study whose database; None for the first."""
     if not params.search or (name is not None and name not in params.search):
         known = ", ".join(params.search) or "none"
-        raise BadParams(f"no study {name or 'at all'!r} in params.yaml; expected one of {known}{suggest(name or '', params.search)}")
+        raise BadParams(
+            f"no study {name or 'at all'!r} in params.yaml; expected one of {known}{suggest(name or '', params.search)}"
+        )
     study = params.search[name or next(iter(params.search))].study
     url = database.address(params.root, os.environ.get(ADDRESS) or study.storage)
     storage, _ = database.opened(url, params.root)

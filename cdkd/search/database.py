@@ -54,7 +54,9 @@ class PostgresLocks:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
-            got = connection.execute(sqlalchemy.text(f"select {function}(:number)"), {"number": number}).scalar()
+            got = connection.execute(
+                sqlalchemy.text(f"select {function}(:number)"), {"number": number}
+            ).scalar()
             if not wait and not got:
                 yield False
                 return
@@ -62,7 +64,9 @@ class PostgresLocks:
                 yield True
             finally:
                 with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # a lost connection has let it go
-                    connection.execute(sqlalchemy.text("select pg_advisory_unlock(:number)"), {"number": number})
+                    connection.execute(
+                        sqlalchemy.text("select pg_advisory_unlock(:number)"), {"number": number}
+                    )
 
 
 def address(root: Path, given: str | None) -> URL:
@@ -72,9 +76,13 @@ def address(root: Path, given: str | None) -> URL:
     try:
         url = make_url(given)
     except sqlalchemy.exc.ArgumentError:
-        raise BadStudy("storage: not a database's address; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE") from None
+        raise BadStudy(
+            "storage: not a database's address; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+        ) from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
-        raise BadStudy(f"storage: {url.drivername}; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE")
+        raise BadStudy(
+            f"storage: {url.drivername}; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+        )
     if url.drivername == "sqlite":
         return url.set(database=str(root / str(url.database)))
     return url.set(drivername="postgresql+psycopg")
@@ -89,7 +97,10 @@ def opened(url: URL, root: Path) -> tuple[RDBStorage, Locks]:
             locks: Locks = FileLocks(Path(f"{url.database}.locks"))
             arguments: dict[str, Any] = {"connect_args": {"timeout": PATIENCE}}
         else:
-            locks, arguments = PostgresLocks(sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool)), {"pool_pre_ping": True}
+            locks, arguments = (
+                PostgresLocks(sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool)),
+                {"pool_pre_ping": True},
+            )
         with locks.held("schema", wait=True):  # two processes that make the tables at once break each other
             storage = RDBStorage(text, engine_kwargs=arguments)
     return storage, locks
@@ -102,8 +113,15 @@ def readable(url: URL) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise BadStudy(f"{where}: needs the package {error.name}; `pip install 'psycopg[binary]'` brings it") from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, optuna.exceptions.OptunaError, RuntimeError) as error:
+        raise BadStudy(
+            f"{where}: needs the package {error.name}; `pip install 'psycopg[binary]'` brings it"
+        ) from None
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        optuna.exceptions.OptunaError,
+        RuntimeError,
+    ) as error:
         cause = error
         while cause.__cause__ is not None or getattr(cause, "orig", None) is not None:
             cause = getattr(cause, "orig", None) or cause.__cause__  # type: ignore[assignment]

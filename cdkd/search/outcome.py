@@ -52,7 +52,19 @@ def outcome(params: Params, name: str, data: Meta, teacher: Record) -> Result:
     )
     study = space.study
     planned = propose.total(space)
-    return Result(params.experiment, name, digest(body), body, study.base, study.method, space.short, study.seeds, planned, told, importance)
+    return Result(
+        params.experiment,
+        name,
+        digest(body),
+        body,
+        study.base,
+        study.method,
+        space.short,
+        study.seeds,
+        planned,
+        told,
+        importance,
+    )
 
 
 def _worker(params: Params, name: str, data: Meta, teacher: Record) -> tuple[Worker, URL]:
@@ -79,4 +91,6 @@ def _check(params: Params, name: str, data: Meta, teacher: Record, trial: Frozen
         last.append(record.result["last"][ERROR])
     borne_out = sum(last) / len(last)
     if trial.value != borne_out:
-        raise BadStudy(f"{name}: trial {trial.number} is {trial.value} in the database, and {borne_out} by its runs: the database was edited or damaged")
+        raise BadStudy(
+            f"{name}: trial {trial.number} is {trial.value} in the database, and {borne_out} by its runs: the database was edited or damaged"
+        )

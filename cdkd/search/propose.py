@@ -24,7 +24,9 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
         if span is None:
             found[name] = CategoricalDistribution(space.labels(name))
         elif span.whole:
-            found[name] = IntDistribution(int(span.low), int(span.high), log=span.log, step=int(span.step or 1))
+            found[name] = IntDistribution(
+                int(span.low), int(span.high), log=span.log, step=int(span.step or 1)
+            )
         else:
             found[name] = FloatDistribution(span.low, span.high, log=span.log, step=span.step)
     return found
@@ -62,7 +64,11 @@ def hopeless(space: Space, earlier: Sequence[FrozenTrial], curve: Mapping[int, f
     if space.study.pruner == "none" or step % space.short < warmup or step % space.short == space.short - 1:
         return False  # a last epoch is paid for already
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values={step: curve[step]})
-    return bool(optuna.pruners.MedianPruner(n_startup_trials=STARTED, n_warmup_steps=0).prune(_scratch(space, earlier), trial))
+    return bool(
+        optuna.pruners.MedianPruner(n_startup_trials=STARTED, n_warmup_steps=0).prune(
+            _scratch(space, earlier), trial
+        )
+    )
 
 
 def importance(space: Space, trials: Sequence[FrozenTrial]) -> dict[str, float]:
@@ -73,7 +79,9 @@ def importance(space: Space, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: dict[str, float] = optuna.importance.get_param_importances(_scratch(space, finished), evaluator=evaluator)
+        found: dict[str, float] = optuna.importance.get_param_importances(
+            _scratch(space, finished), evaluator=evaluator
+        )
     return {name: round(float(share), 6) for name, share in found.items()}
 
 
@@ -87,5 +95,9 @@ def _sampler(space: Space, number: int) -> BaseSampler:
     seed = (space.study.seed * 1_000_003 + number) % 2**32
     if space.study.sampler == "random":
         return RandomSampler(seed=seed)
-    options: dict[str, Any] = {"multivariate": True, "constant_liar": True, "n_startup_trials": space.study.generation}
+    options: dict[str, Any] = {
+        "multivariate": True,
+        "constant_liar": True,
+        "n_startup_trials": space.study.generation,
+    }
     return TPESampler(seed=seed, **options)

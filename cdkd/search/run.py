@@ -27,7 +27,9 @@ def studied(params: Params, name: str, data: Meta, teacher: Record) -> Result:
 
     result = outcome(params, name, data, teacher)
     if len(result.trials) < _planned(params, name):
-        with helpers(params.root, workers(params, name), "search", "--study", name):  # their threads are theirs: this process has still to train
+        with helpers(
+            params.root, workers(params, name), "search", "--study", name
+        ):  # their threads are theirs: this process has still to train
             pass
         result = outcome(params, name, data, teacher)
         if len(result.trials) < _planned(params, name) and params.search[name].study.minutes is None:
@@ -40,7 +42,9 @@ def studied(params: Params, name: str, data: Meta, teacher: Record) -> Result:
 
 def workers(params: Params, name: str) -> int:
     """Processes that a study is shared by on this machine: one a core, as far as a generation goes round."""
-    return 1 if Path("/proc/driver/nvidia/gpus").exists() else min(cores(), params.search[name].study.generation)
+    return (
+        1 if Path("/proc/driver/nvidia/gpus").exists() else min(cores(), params.search[name].study.generation)
+    )
 
 
 def _planned(params: Params, name: str) -> int:
@@ -55,7 +59,13 @@ def kept(params: Params, name: str, data: Meta, teacher: Record) -> Result | Non
         return None
     try:
         study = params.search[name].study  # names decide no trial, and may be others by now
-        return replace(study_record.read(path), experiment=params.experiment, name=name, base=study.base, method=study.method)
+        return replace(
+            study_record.read(path),
+            experiment=params.experiment,
+            name=name,
+            base=study.base,
+            method=study.method,
+        )
     except BadRecord as fault:
         print(f"{fault}; read from the study's database again", flush=True)
         return None

@@ -39,7 +39,9 @@ class Going:
     """A trial in training."""
 
     trial: FrozenTrial
-    curve: dict[int, float] = field(default_factory=dict)  # step -> error; steps count epochs over the seeds, one after the other
+    curve: dict[int, float] = field(
+        default_factory=dict
+    )  # step -> error; steps count epochs over the seeds, one after the other
     given_up: bool = False
     failed: str = ""
 
@@ -51,7 +53,17 @@ class Going:
 class Worker:
     """params, data, teacher: what the trials are of; at_once: how many trials this worker takes at a time"""
 
-    def __init__(self, params: Params, name: str, data: Meta, teacher: Record, storage: RDBStorage, locks: Locks, study: str, at_once: int) -> None:
+    def __init__(
+        self,
+        params: Params,
+        name: str,
+        data: Meta,
+        teacher: Record,
+        storage: RDBStorage,
+        locks: Locks,
+        study: str,
+        at_once: int,
+    ) -> None:
         self.params, self.name, self.space = params, name, params.search[name]
         self.data, self.teacher, self.store = data, teacher, Store(params.root)
         self.storage, self.locks, self.at_once = storage, locks, at_once
@@ -62,7 +74,9 @@ class Worker:
                 storage.create_new_study([StudyDirection.MINIMIZE], study)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
-                    load_study(study_name=study, storage=storage).set_metric_names(["top-1 error on validation (%)"])  # what the dashboard calls it
+                    load_study(study_name=study, storage=storage).set_metric_names(
+                        ["top-1 error on validation (%)"]
+                    )  # what the dashboard calls it
             self.study, self.key = study, storage.get_study_id_from_name(study)
             self.joined = self._claims()
 
@@ -92,7 +106,12 @@ class Worker:
             trials = self.trials()
             if all(trial.state.is_finished() for trial in trials) and not self._late():
                 trials = self._choose(trials)
-            free = [trial for trial in trials if trial.state == TrialState.WAITING or (trial.state == TrialState.RUNNING and self._abandoned(trial))]
+            free = [
+                trial
+                for trial in trials
+                if trial.state == TrialState.WAITING
+                or (trial.state == TrialState.RUNNING and self._abandoned(trial))
+            ]
             mine = free[: self.at_once]
             for trial in mine:
                 claims = self._claims() + 1
@@ -105,7 +124,9 @@ class Worker:
     def _choose(self, finished: list[FrozenTrial]) -> list[FrozenTrial]:
         """The next generation; what a killed worker left of choosing one is completed to the same."""
         size = self.space.study.generation
-        begun = len(finished) // size * size  # where a generation was half chosen, and all of that half is finished
+        begun = (
+            len(finished) // size * size
+        )  # where a generation was half chosen, and all of that half is finished
         count = min(size, propose.total(self.space) - begun)
         if count <= 0 or begun + count <= len(finished):
             return finished
@@ -149,7 +170,12 @@ class Worker:
                     plans[plan.fingerprint] = plan
                     holders.setdefault(plan.fingerprint, []).append(one)
 
-            def follow(plan: RunPlan, history: Sequence[Row], place: int = place, holders: Mapping[str, list[Going]] = holders) -> bool:
+            def follow(
+                plan: RunPlan,
+                history: Sequence[Row],
+                place: int = place,
+                holders: Mapping[str, list[Going]] = holders,
+            ) -> bool:
                 for one in holders[plan.fingerprint]:
                     self._follow(one, history, place, earlier)
                 return all(one.over for one in holders[plan.fingerprint])
@@ -169,7 +195,15 @@ class Worker:
         if made is None:
             one.failed = "trains nothing in some epoch"
             return None
-        return variant_plan(self.params, self.data, self.teacher, f"{self.name} trial {one.trial.number}", *made, seed, "validation")
+        return variant_plan(
+            self.params,
+            self.data,
+            self.teacher,
+            f"{self.name} trial {one.trial.number}",
+            *made,
+            seed,
+            "validation",
+        )
 
     def _follow(self, one: Going, history: Sequence[Row], place: int, earlier: Sequence[FrozenTrial]) -> None:
         """Report what is new in a run's history, and judge it."""
@@ -188,10 +222,22 @@ class Worker:
         weights = self.store.weights(self.teacher.fingerprint)
         for wait in (False, True):
             with contextlib.ExitStack() as stack:
-                free = [plan for plan in plans if stack.enter_context(self.store.lock(f"run-{plan.fingerprint[:16]}", wait=wait))]
+                free = [
+                    plan
+                    for plan in plans
+                    if stack.enter_context(self.store.lock(f"run-{plan.fingerprint[:16]}", wait=wait))
+                ]
                 pending = [plan for plan in free if self.store.get(plan.fingerprint) is None]
                 if pending:
-                    train_cohort(self.params.root, self.store, pending, data_folder(self.params), weights, cache=self.params.teacher.cache, prune=follow)
+                    train_cohort(
+                        self.params.root,
+                        self.store,
+                        pending,
+                        data_folder(self.params),
+                        weights,
+                        cache=self.params.teacher.cache,
+                        prune=follow,
+                    )
             plans = [plan for plan in plans if plan not in free]
             if not plans:
                 return
@@ -203,7 +249,9 @@ class Worker:
         elif one.given_up:
             self.storage.set_trial_state_values(key, TrialState.PRUNED)
         else:
-            last = [one.curve[(place + 1) * self.space.short - 1] for place in range(len(self.space.study.seeds))]
+            last = [
+                one.curve[(place + 1) * self.space.short - 1] for place in range(len(self.space.study.seeds))
+            ]
             self.storage.set_trial_state_values(key, TrialState.COMPLETE, [sum(last) / len(last)])
 
     def _fail(self, trial: FrozenTrial, reason: str) -> None:
@@ -216,4 +264,7 @@ class Worker:
         best = min(finished, key=lambda trial: (trial.values[0], trial.number), default=None)
         so_far = f"; best {best.values[0]:.2f} % (trial {best.number})" if best else ""
         done = sum(trial.state.is_finished() for trial in trials)
-        print(f"{self.name}: {done} of {propose.total(self.space)} trials, {len(finished)} to their end{so_far}", flush=True)
+        print(
+            f"{self.name}: {done} of {propose.total(self.space)} trials, {len(finished)} to their end{so_far}",
+            flush=True,
+        )

@@ -19,7 +19,9 @@ class Progress:
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.terminal = sys.stderr.isatty() and HELPER not in os.environ  # one process rewrites a line, not several
+        self.terminal = (
+            sys.stderr.isatty() and HELPER not in os.environ
+        )  # one process rewrites a line, not several
         self.started = self.spoken = time.monotonic()
         self.open = False
 
@@ -31,14 +33,23 @@ class Progress:
             return  # too quick to be worth a line
         self.spoken, self.open = now, True
         share = done / total if total else 1.0
-        left = f", about {clock((now - self.started) * (1 - share) / share)} left" if 0.02 <= share < 1 else ""
+        left = (
+            f", about {clock((now - self.started) * (1 - share) / share)} left" if 0.02 <= share < 1 else ""
+        )
         text = f"{self.what}: {share:4.0%}{note}, {clock(now - self.started)} gone{left}"
-        print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{text}" if self.terminal else text,
+            end="" if self.terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.open and self.terminal:
             print(file=sys.stderr)
 

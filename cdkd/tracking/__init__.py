@@ -10,4 +10,14 @@ from cdkd.tracking.records import describe, experiment_id, rebuild
 from cdkd.tracking.studies import tell_study
 from cdkd.tracking.view import number, uri
 
-__all__ = ["Apart", "Tracker", "describe", "experiment_id", "number", "rebuild", "settle", "tell_study", "uri"]
+__all__ = [
+    "Apart",
+    "Tracker",
+    "describe",
+    "experiment_id",
+    "number",
+    "rebuild",
+    "settle",
+    "tell_study",
+    "uri",
+]

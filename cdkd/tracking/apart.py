@@ -32,12 +32,20 @@ def settle() -> None:
 class Apart:
     """Tells another process of the runs that train side by side with one seed. Nothing here waits but `close`, and nothing fails."""
 
-    def __init__(self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunPlan, Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunPlan, Mapping[str, Any]]]
+    ) -> None:
         """runs: each with its circumstances"""
         self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._closed = False
         words = [sys.executable, "-m", "cdkd.pipeline.mlflow_writer"]
-        self._child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self._child = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         self._thread = threading.Thread(target=self._carry, name="cdkd-tracking", daemon=True)
         self._thread.start()
         named = [[asdict(plan), dict(circumstances)] for plan, circumstances in runs]
@@ -73,7 +81,9 @@ class Apart:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close(status_for(kind))
 
     def _carry(self) -> None:
@@ -87,7 +97,11 @@ class Apart:
             pipe.close()
         except OSError:  # it has ended; `cdkd track` completes the view
             if not self._closed:
-                print("MLflow's process has ended; the training goes on, `cdkd track` completes the view later", file=sys.stderr, flush=True)
+                print(
+                    "MLflow's process has ended; the training goes on, `cdkd track` completes the view later",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 _settling: list[Apart] = []

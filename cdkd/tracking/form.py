@@ -61,7 +61,11 @@ def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.source.git.commit": git.get("commit"),
     }
     found |= {f"env.{key}": value for key, value in environment.items() if key != "device"}
-    return {key: (str(value).lower() if isinstance(value, bool) else str(value)) for key, value in found.items() if value is not None}
+    return {
+        key: (str(value).lower() if isinstance(value, bool) else str(value))
+        for key, value in found.items()
+        if value is not None
+    }
 
 
 def stage() -> dict[str, str]:
@@ -71,9 +75,19 @@ def stage() -> dict[str, str]:
 
 def params(run: Named) -> tuple[dict[str, str], dict[str, str]]:
     """The configuration as dotted params, and as files what is too long for one."""
-    flat = {clean(key): value if isinstance(value, str) else json.dumps(value) for key, value in _leaves(run.config)}
-    files = {f"params/{key.replace('/', '_')}.json": value for key, value in flat.items() if len(value) > LONGEST_PARAM}
-    return {key: value if len(value) <= LONGEST_PARAM else f"in the artifact params/{key.replace('/', '_')}.json" for key, value in flat.items()}, files
+    flat = {
+        clean(key): value if isinstance(value, str) else json.dumps(value)
+        for key, value in _leaves(run.config)
+    }
+    files = {
+        f"params/{key.replace('/', '_')}.json": value
+        for key, value in flat.items()
+        if len(value) > LONGEST_PARAM
+    }
+    return {
+        key: value if len(value) <= LONGEST_PARAM else f"in the artifact params/{key.replace('/', '_')}.json"
+        for key, value in flat.items()
+    }, files
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -87,8 +101,16 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def metrics(row: Row) -> dict[str, float]:
     """A row of the history as metrics. What is not finite is left out: MLflow would store inf as 1.8e308."""
     flat = {key: value for key, value in row.items() if key not in ("epoch", "weights", "losses")}
-    flat |= {f"{prefix}.{loss}": value for prefix, part in (("loss", "losses"), ("weight", "weights")) for loss, value in row.get(part, {}).items()}
-    return {clean(key): float(value) for key, value in flat.items() if isinstance(value, int | float) and math.isfinite(value)}
+    flat |= {
+        f"{prefix}.{loss}": value
+        for prefix, part in (("loss", "losses"), ("weight", "weights"))
+        for loss, value in row.get(part, {}).items()
+    }
+    return {
+        clean(key): float(value)
+        for key, value in flat.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def clean(key: str) -> str:
@@ -99,10 +121,16 @@ def clean(key: str) -> str:
 def final_metrics(record: Record) -> dict[str, float]:
     """Numbers of the whole run. The last epoch's errors need no name of their own: they are the curves' last points."""
     result, circumstances = record.result, record.circumstances
-    best = {f"best.{key}": result["best"][key] for key in ("epoch", "test_top1_error", "test_top5_error", "test_loss") if key in result.get("best", {})}
+    best = {
+        f"best.{key}": result["best"][key]
+        for key in ("epoch", "test_top1_error", "test_top5_error", "test_loss")
+        if key in result.get("best", {})
+    }
     whole = {key: result[key] for key in ("parameters", "multiply_adds") if key in result}
     pace = {key: circumstances[key] for key in ("seconds", "images_per_second") if key in circumstances}
-    alone = {} if record.history else result.get("last", {})  # weights from a file: measured once, never trained
+    alone = (
+        {} if record.history else result.get("last", {})
+    )  # weights from a file: measured once, never trained
     return metrics(alone | best | whole | pace)
 
 
@@ -113,7 +141,9 @@ def files(record: Record, extras: Mapping[str, bytes]) -> dict[str, bytes]:
 def _table(record: Record) -> str:
     rows = [{"epoch": row["epoch"]} | metrics(row) for row in record.history]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -139,4 +169,7 @@ def timed(record: Record, now: int) -> Rows:
     start, end = times(record)
     if start is None or end is None:
         return [(row, now) for row in record.history]
-    return [(row, start + (end - start) * (count + 1) // len(record.history)) for count, row in enumerate(record.history)]
+    return [
+        (row, start + (end - start) * (count + 1) // len(record.history))
+        for count, row in enumerate(record.history)
+    ]

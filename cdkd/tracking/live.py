@@ -18,7 +18,9 @@ from cdkd.tracking import form
 from cdkd.tracking.view import View
 
 PATIENCE = 30.0
-LOCKED_PATIENCE = 0.5  # seconds for a database that another program holds; then it is tried again at the next flush
+LOCKED_PATIENCE = (
+    0.5  # seconds for a database that another program holds; then it is tried again at the next flush
+)
 
 
 def status_for(kind: type[BaseException] | None) -> str:
@@ -52,7 +54,13 @@ class Tracker:
         """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take;
         extras: further files of a finished run, by name."""
         self.extras = extras
-        self.root, self.experiment, self.seed, self.every, self.patience = root, experiment, seed, every, patience
+        self.root, self.experiment, self.seed, self.every, self.patience = (
+            root,
+            experiment,
+            seed,
+            every,
+            patience,
+        )
         self.runs = {run.fingerprint: (run, {**circumstances, **form.stage()}) for run, circumstances in runs}
         self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._rows: dict[str, form.Rows] = {}
@@ -88,7 +96,9 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close(status_for(kind))
 
     def _put(self, event: tuple[str, Any]) -> None:
@@ -147,7 +157,9 @@ class Tracker:
 
     def _end(self, view: View) -> None:
         for fingerprint in self.runs.keys() - self._finished:
-            view.client.set_terminated(self._keys[fingerprint], "FAILED" if self._closing == "FAILED" else "KILLED")
+            view.client.set_terminated(
+                self._keys[fingerprint], "FAILED" if self._closing == "FAILED" else "KILLED"
+            )
         for method in sorted({run.method for run, _ in self.runs.values()} - {TEACHER}):
             for parent in view.search(cdkd__group=method):
                 view.settle(parent, view.search(mlflow__parentRunId=parent.info.run_id))
@@ -156,4 +168,8 @@ class Tracker:
         if not self._warned:
             self._warned = True
             clear = "\r\033[K" if sys.stderr.isatty() else ""  # a progress line may stand there
-            print(f"{clear}MLflow cannot be written ({text}); the training goes on, `cdkd track` completes the view later", file=sys.stderr, flush=True)
+            print(
+                f"{clear}MLflow cannot be written ({text}); the training goes on, `cdkd track` completes the view later",
+                file=sys.stderr,
+                flush=True,
+            )

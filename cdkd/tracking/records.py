@@ -17,7 +17,9 @@ from cdkd.tracking.view import View, complete, uri
 PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, not a training
 
 
-def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None) -> tuple[int, int]:
+def rebuild(
+    root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None
+) -> tuple[int, int]:
     """Create the runs that MLflow lacks and complete the partial ones; returns how many of each. A second call finds (0, 0).
 
     Runs without a record are left as they are: one that shows as RUNNING may be in training, or may have been killed
@@ -33,7 +35,10 @@ def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Ma
         for record in records:
             if record.experiment not in views:
                 view = View(root, record.experiment, PATIENCE)
-                views[record.experiment] = view, {run.data.tags.get(form.FINGERPRINT, "") for run in view.search() if complete(run)}
+                views[record.experiment] = (
+                    view,
+                    {run.data.tags.get(form.FINGERPRINT, "") for run in view.search() if complete(run)},
+                )
             view, done = views[record.experiment]
             current.setdefault((record.experiment, record.method, str(record.seed)), record.fingerprint)
             if record.fingerprint in done:
@@ -48,7 +53,14 @@ def rebuild(root: Path, records: Iterable[Record], extras: Callable[[Record], Ma
             created, completed = created + (found is None), completed + (found is not None)
             done.add(record.fingerprint)
         for experiment, (view, _) in views.items():
-            _tidy(view, {(method, seed): fingerprint for (of, method, seed), fingerprint in current.items() if of == experiment})
+            _tidy(
+                view,
+                {
+                    (method, seed): fingerprint
+                    for (of, method, seed), fingerprint in current.items()
+                    if of == experiment
+                },
+            )
     return created, completed
 
 
@@ -58,7 +70,9 @@ def describe(root: Path, experiment: str, report: str, metrics: Mapping[str, Any
     with readable(root):
         view = View(root, experiment, PATIENCE)
         with view.locked():
-            view.client.set_experiment_tag(view.experiment, story.NOTE, story.note(experiment, report, metrics or {}))
+            view.client.set_experiment_tag(
+                view.experiment, story.NOTE, story.note(experiment, report, metrics or {})
+            )
 
 
 def experiment_id(root: Path, experiment: str) -> str:
@@ -82,7 +96,9 @@ def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
                     groups[method] = view.group(method, run.info.start_time).info.run_id
                 view.mark(run, form.PARENT, groups[method])
             if fingerprint is not None and complete(run):
-                view.mark(run, form.CURRENT, "yes" if run.data.tags.get(form.FINGERPRINT) == fingerprint else "no")
+                view.mark(
+                    run, form.CURRENT, "yes" if run.data.tags.get(form.FINGERPRINT) == fingerprint else "no"
+                )
         runs = view.search()
         for parent in (run for run in runs if form.GROUP in run.data.tags):
             children = [run for run in runs if run.data.tags.get(form.PARENT) == parent.info.run_id]

@@ -20,7 +20,11 @@ from cdkd.core.errors import CdkdError
 HOST, PORT = "127.0.0.1", 5000
 STARTING = 180.0  # seconds that the server may take: four where nothing else runs, forty on a busy machine
 # Without job execution: 2 processes and 0.5 GB instead of 15 and 3 GB.
-LEAN = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+LEAN = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 def serve(root: Path, experiment: str, port: int = PORT, say: Callable[[str], None] = print) -> None:
@@ -39,7 +43,13 @@ def serve(root: Path, experiment: str, port: int = PORT, say: Callable[[str], No
     with log.open("wb") as output:
         # a session of its own: it is stopped as a group, and Ctrl-C reaches us alone
         server = subprocess.Popen(
-            [*words, *stores], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent
+            [*words, *stores],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         try:
             _wait(server, found, log)

@@ -14,7 +14,9 @@ KEY = "story"  # of the link: ...?viewStateShareKey=story
 VIEW = f"mlflow.sharedViewState.{KEY}"  # the experiment's tag in which MLflow keeps a shared view
 NOTE = "mlflow.note.content"
 LONGEST_NOTE = 20_000  # characters of an experiment's tag
-PICTURE = re.compile(r"^!\[.*\]\([^)\s]*\)[ \t]*\n*(?:^(?![#|!`\-]).+\n*)?", re.MULTILINE)  # and the paragraph below it
+PICTURE = re.compile(
+    r"^!\[.*\]\([^)\s]*\)[ \t]*\n*(?:^(?![#|!`\-]).+\n*)?", re.MULTILINE
+)  # and the paragraph below it
 ERRORS = ("test_top1_error", "train_top1_error", "test_top5_error", "test_loss")
 FOLDED = 50  # groups that a view folds: MLflow bounds the tag that holds it, and every loss has charts in it
 
@@ -32,13 +34,30 @@ def view(methods: Iterable[str]) -> str:
             "searchFilter": f"tags.{CURRENT} = 'yes'",
             "orderByKey": "metrics.`test_top1_error`",
             "orderByAsc": True,
-            "selectedColumns": ["metrics.`test_top1_error`", "metrics.`best.test_top1_error`", "metrics.`test_top5_error`"],
-            "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]},
+            "selectedColumns": [
+                "metrics.`test_top1_error`",
+                "metrics.`best.test_top1_error`",
+                "metrics.`test_top5_error`",
+            ],
+            "groupBy": {
+                "aggregateFunction": "average",
+                "groupByKeys": [{"mode": "tag", "groupByData": "method"}],
+            },
             "groupsExpanded": {f"tag.method.{method}": False for method in sorted(methods)[:FOLDED]},
             "runsHiddenMode": "SHOW_ALL",  # MLflow alone draws the first ten
-            "compareRunCharts": [_chart(metric, section) for section, metrics in sections.items() for metric in metrics],
+            "compareRunCharts": [
+                _chart(metric, section) for section, metrics in sections.items() for metric in metrics
+            ],
             "compareRunSections": [
-                {"uuid": section, "name": section, "display": section == "Errors", "columns": 2, "isReordered": False, "deleted": False, "isGenerated": False}
+                {
+                    "uuid": section,
+                    "name": section,
+                    "display": section == "Errors",
+                    "columns": 2,
+                    "isReordered": False,
+                    "deleted": False,
+                    "isGenerated": False,
+                }
                 for section in sections
             ],
         }
@@ -60,19 +79,37 @@ def note(experiment: str, report: str, metrics: Mapping[str, Any]) -> str:
     metrics: the report's metrics.json
     """
     text = PICTURE.sub("", report)
-    text = "\n\n".join(filter(None, (headline(metrics), text, f"Pictures, and all of it on one page: `reports/{experiment}/report.html`.")))
+    text = "\n\n".join(
+        filter(
+            None,
+            (
+                headline(metrics),
+                text,
+                f"Pictures, and all of it on one page: `reports/{experiment}/report.html`.",
+            ),
+        )
+    )
     if len(text) > LONGEST_NOTE:
-        text = text[: LONGEST_NOTE - 100].rpartition("\n\n")[0] + f"\n\nCut here; whole in `reports/{experiment}`."
+        text = (
+            text[: LONGEST_NOTE - 100].rpartition("\n\n")[0]
+            + f"\n\nCut here; whole in `reports/{experiment}`."
+        )
     return text
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
     """ "Top-1 error (%): lowest cd 2.01 ± 0.33 (n = 3), kd 2.43 ± 0.40 (n = 3), ...": the lowest mean, then the baselines."""
-    rows = {name: row for name, row in metrics.items() if isinstance(row, Mapping) and isinstance(row.get("top1_error"), int | float) and name != "teacher"}
+    rows = {
+        name: row
+        for name, row in metrics.items()
+        if isinstance(row, Mapping) and isinstance(row.get("top1_error"), int | float) and name != "teacher"
+    }
     if not rows:
         return ""
     lowest = min(rows, key=lambda name: float(rows[name]["top1_error"]))
-    shown = ", ".join(_result(name, rows[name]) for name in dict.fromkeys((lowest, "kd", "student")) if name in rows)
+    shown = ", ".join(
+        _result(name, rows[name]) for name in dict.fromkeys((lowest, "kd", "student")) if name in rows
+    )
     return f"**Top-1 error (%): lowest {shown}**. The tables: ⌄"
 
 
@@ -92,7 +129,9 @@ def _chart(metric: str, section: str) -> dict[str, Any]:
         "isGenerated": False,
         "runsCountToCompare": 50,
         "lineSmoothness": 0,
-        "scaleType": "log" if metric.endswith("top1_error") else "linear",  # the first epochs must not flatten the last
+        "scaleType": "log"
+        if metric.endswith("top1_error")
+        else "linear",  # the first epochs must not flatten the last
         "xAxisScaleType": "linear",
         "xAxisKey": "step",
         "selectedXAxisMetricKey": "",

@@ -27,19 +27,42 @@ def tell_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
         with view.locked():
             there = view.search(cdkd__study=study.key)
             known = {run.data.tags.get(TRIAL) for run in there}
-            parent = next((run for run in there if TRIAL not in run.data.tags), None) or _create(view, study, study.name, {})
+            parent = next((run for run in there if TRIAL not in run.data.tags), None) or _create(
+                view, study, study.name, {}
+            )
             missing = [trial for trial in study.trials if str(trial.number) not in known]
             for trial in missing:
                 tags = {TRIAL: str(trial.number), form.PARENT: parent.info.run_id, form.STATUS: trial.state}
-                run = _create(view, study, f"{study.name} · trial {trial.number}", tags | ({"cdkd.reason": trial.reason[:4000]} if trial.reason else {}))
-                _log(view, run.info.run_id, trial.setting, {"validation_top1_error": trial.curve}, {} if trial.value is None else {"value": trial.value})
-                view.client.set_terminated(run.info.run_id, "FAILED" if trial.state == "failed" else "FINISHED")
+                run = _create(
+                    view,
+                    study,
+                    f"{study.name} · trial {trial.number}",
+                    tags | ({"cdkd.reason": trial.reason[:4000]} if trial.reason else {}),
+                )
+                _log(
+                    view,
+                    run.info.run_id,
+                    trial.setting,
+                    {"validation_top1_error": trial.curve},
+                    {} if trial.value is None else {"value": trial.value},
+                )
+                view.client.set_terminated(
+                    run.info.run_id, "FAILED" if trial.state == "failed" else "FINISHED"
+                )
             if missing or parent.info.status == "RUNNING":
                 best = study.best
                 numbers = {f"importance.{name}": share for name, share in study.importance.items()}
-                _log(view, parent.info.run_id, {}, {}, numbers | ({"best": best.value} if best is not None and best.value is not None else {}))
+                _log(
+                    view,
+                    parent.info.run_id,
+                    {},
+                    {},
+                    numbers | ({"best": best.value} if best is not None and best.value is not None else {}),
+                )
                 if best is not None:
-                    view.client.set_tag(parent.info.run_id, "best", f"trial {best.number}: {setting_text(best.setting)}")
+                    view.client.set_tag(
+                        parent.info.run_id, "best", f"trial {best.number}: {setting_text(best.setting)}"
+                    )
                 with tempfile.TemporaryDirectory() as place:
                     study.write(Path(place, f"{study.name}.json"))
                     for name, content in pictures.items():
@@ -50,13 +73,28 @@ def tell_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
 
 
 def _create(view: View, study: Result, name: str, tags: Mapping[str, str]) -> Any:
-    common = {STUDY: study.key, "mlflow.source.name": "cdkd", "mlflow.source.type": "LOCAL", "base": study.base}
+    common = {
+        STUDY: study.key,
+        "mlflow.source.name": "cdkd",
+        "mlflow.source.type": "LOCAL",
+        "base": study.base,
+    }
     return view.client.create_run(view.experiment, run_name=name, tags=common | dict(tags))
 
 
-def _log(view: View, key: str, params: Mapping[str, Any], curves: Mapping[str, tuple[float, ...]], numbers: Mapping[str, float]) -> None:
+def _log(
+    view: View,
+    key: str,
+    params: Mapping[str, Any],
+    curves: Mapping[str, tuple[float, ...]],
+    numbers: Mapping[str, float],
+) -> None:
     now = round(1000 * time.time())
-    points = [view._metric(name, value, now, step) for name, curve in curves.items() for step, value in enumerate(curve)]
+    points = [
+        view._metric(name, value, now, step)
+        for name, curve in curves.items()
+        for step, value in enumerate(curve)
+    ]
     points += [view._metric(name, value, now, 0) for name, value in numbers.items()]
     for place in range(0, len(points), form.MOST_METRICS):
         view.client.log_batch(key, metrics=points[place : place + form.MOST_METRICS])

@@ -79,7 +79,11 @@ class View:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param, RunTag
 
-        for logger, level in (("mlflow", logging.CRITICAL + 1), ("alembic", logging.ERROR), ("urllib3.connectionpool", logging.ERROR)):
+        for logger, level in (
+            ("mlflow", logging.CRITICAL + 1),
+            ("alembic", logging.ERROR),
+            ("urllib3.connectionpool", logging.ERROR),
+        ):
             logging.getLogger(logger).setLevel(level)
         self._metric, self._param, self._tag = Metric, Param, RunTag
         self.root, self.patience, self.uri = root, patience, uri(root)
@@ -101,7 +105,9 @@ class View:
         with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if self.database is not None and self.database.exists():
-                with contextlib.closing(sqlite3.connect(self.database, timeout=self.patience, isolation_level=None)) as connection:
+                with contextlib.closing(
+                    sqlite3.connect(self.database, timeout=self.patience, isolation_level=None)
+                ) as connection:
                     connection.execute("BEGIN IMMEDIATE")
                     connection.execute("ROLLBACK")
             yield
@@ -109,7 +115,9 @@ class View:
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            place = (folder(self.root) / "artifacts").as_uri() if self.database else None  # else the server's own
+            place = (
+                (folder(self.root) / "artifacts").as_uri() if self.database else None
+            )  # else the server's own
             key: str = self.client.create_experiment(name, artifact_location=place)
             self.client.set_experiment_tag(key, story.NOTE, NOTE.format(experiment=name))
             return key
@@ -123,7 +131,13 @@ class View:
         runs: list[Any] = []
         token = None
         while True:
-            page = self.client.search_runs([self.experiment], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token)
+            page = self.client.search_runs(
+                [self.experiment],
+                query,
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
             runs += page
             if not (token := page.token):
                 return runs
@@ -150,7 +164,9 @@ class View:
         states = {run.info.status for run in children}
         status = "FINISHED" if all(map(complete, children)) else "KILLED"
         if states and "RUNNING" not in states and parent.info.status != status:
-            self.client.set_terminated(parent.info.run_id, status, max(run.info.end_time or 0 for run in children) or None)
+            self.client.set_terminated(
+                parent.info.run_id, status, max(run.info.end_time or 0 for run in children) or None
+            )
 
     def _running(self, run: Any) -> str:
         if run.info.status != "RUNNING":
@@ -162,17 +178,25 @@ class View:
         stands alone, any other below its method's."""
         tags = form.tags(run, circumstances) | {form.CURRENT: "yes"}
         if run.method != TEACHER:
-            tags |= {form.PARENT: self._running(self.group(run.method, form.apart(run.method, circumstances, start)))}
+            tags |= {
+                form.PARENT: self._running(
+                    self.group(run.method, form.apart(run.method, circumstances, start))
+                )
+            }
         found = self.find(run.fingerprint)
         if found is None:
-            found = self.client.create_run(self.experiment, start_time=start, run_name=form.name(run), tags=tags)
+            found = self.client.create_run(
+                self.experiment, start_time=start, run_name=form.name(run), tags=tags
+            )
         key = self._running(found)
         for other in self.search(method=run.method, seed=str(run.seed)):
             self.mark(other, form.CURRENT, "yes" if other.info.run_id == key else "no")
         params, files = form.params(run)
         items = [self._param(name, value) for name, value in params.items()]
         for place in range(0, len(items), 90):
-            self.client.log_batch(key, params=items[place : place + 90], tags=[self._tag(*tag) for tag in tags.items()])
+            self.client.log_batch(
+                key, params=items[place : place + 90], tags=[self._tag(*tag) for tag in tags.items()]
+            )
         for path, text in files.items():
             self.client.log_text(key, text, path)
         return key
@@ -203,7 +227,10 @@ class View:
         now = round(1000 * time.time())
         self.log(key, form.timed(record, now))
         run = self.client.get_run(key)
-        have, end = run.data.metrics, max(form.times(record)[1] or now, run.info.start_time)  # a short run may end before its view was begun
+        have, end = (
+            run.data.metrics,
+            max(form.times(record)[1] or now, run.info.start_time),
+        )  # a short run may end before its view was begun
         step = record.history[-1]["epoch"] if record.history else 0
         final = {name: value for name, value in form.final_metrics(record).items() if name not in have}
         tags = {form.STATUS: record.status} | ({"cdkd.reason": record.reason[:4000]} if record.reason else {})
@@ -213,7 +240,11 @@ class View:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.client.log_artifacts(key, place)
-        self.client.log_batch(key, [self._metric(name, value, end, step) for name, value in final.items()], tags=[self._tag(*tag) for tag in tags.items()])
+        self.client.log_batch(
+            key,
+            [self._metric(name, value, end, step) for name, value in final.items()],
+            tags=[self._tag(*tag) for tag in tags.items()],
+        )
         self.client.set_terminated(key, "FINISHED" if record.status == "finished" else "FAILED", end)
 
 
@@ -223,8 +254,12 @@ def number(root: Path, experiment: str) -> str | None:
     if path is None or not path.exists():
         return None
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
-            found = connection.execute("select experiment_id from experiments where name = ?", (experiment,)).fetchone()
+        with contextlib.closing(
+            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
+        ) as connection:
+            found = connection.execute(
+                "select experiment_id from experiments where name = ?", (experiment,)
+            ).fetchone()
     except sqlite3.Error:
         return None
     return str(found[0]) if found else None
@@ -238,7 +273,10 @@ def _create(address: str, path: Path) -> None:
     new = path.with_name(f"{path.name}.new")
     for left in path.parent.glob(f"{new.name}*"):
         left.unlink()
-    store = SqlAlchemyStore(make_url(address).set(database=str(new)).render_as_string(hide_password=False), (path.parent / "artifacts").as_uri())
+    store = SqlAlchemyStore(
+        make_url(address).set(database=str(new)).render_as_string(hide_password=False),
+        (path.parent / "artifacts").as_uri(),
+    )
     store.engine.dispose()
     with contextlib.closing(sqlite3.connect(new)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")  # persists in the file; writers no longer block readers

@@ -38,9 +38,14 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     content = buffer.getvalue()
     name = f"state-{epoch:05d}.pt"
-    before = [noted for noted in (_noted(folder) if (folder / "LAST").exists() else []) if noted["file"] != name]
+    before = [
+        noted for noted in (_noted(folder) if (folder / "LAST").exists() else []) if noted["file"] != name
+    ]
     write_atomically(folder / name, content)
-    _point(folder, [{"file": name, "epoch": epoch, "sha256": hashlib.sha256(content).hexdigest()}, *before][:KEPT])
+    _point(
+        folder,
+        [{"file": name, "epoch": epoch, "sha256": hashlib.sha256(content).hexdigest()}, *before][:KEPT],
+    )
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -54,10 +59,18 @@ def load(folder: Path) -> dict[str, Any] | None:
     for place, noted in enumerate(states):
         content = _sound(folder / noted["file"], noted["sha256"])
         if content is None:
-            print(f"{folder / noted['file']}: missing or damaged: its digest is not the one noted when it was written", file=sys.stderr, flush=True)
+            print(
+                f"{folder / noted['file']}: missing or damaged: its digest is not the one noted when it was written",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         if place > 0:
-            print(f"{folder}: goes on from the state before, after epoch {noted['epoch'] - 1}", file=sys.stderr, flush=True)
+            print(
+                f"{folder}: goes on from the state before, after epoch {noted['epoch'] - 1}",
+                file=sys.stderr,
+                flush=True,
+            )
             _point(folder, states[place:])
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
@@ -66,7 +79,9 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 def clear(folder: Path) -> None:
     """Remove the run's states; files that are not ours stay."""
-    with contextlib.suppress(OSError):  # it is not there, another process clears it too, or it holds other files
+    with contextlib.suppress(
+        OSError
+    ):  # it is not there, another process clears it too, or it holds other files
         _clear(folder, set())
         folder.rmdir()
 
@@ -76,12 +91,23 @@ def _noted(folder: Path) -> Noted:
     try:
         pointer = json.loads(path.read_text(encoding="utf-8"))
         version, states = pointer["format"], pointer["states"]
-        found = [{"file": str(noted["file"]), "epoch": int(noted["epoch"]), "sha256": str(noted["sha256"])} for noted in states] if version == FORMAT else []
+        found = (
+            [
+                {"file": str(noted["file"]), "epoch": int(noted["epoch"]), "sha256": str(noted["sha256"])}
+                for noted in states
+            ]
+            if version == FORMAT
+            else []
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadCheckpoint(f"{path}: torn or not a checkpoint's pointer ({type(error).__name__}); {CURE}") from None
+        raise BadCheckpoint(
+            f"{path}: torn or not a checkpoint's pointer ({type(error).__name__}); {CURE}"
+        ) from None
     odd = [noted["file"] for noted in found if not STATE.fullmatch(str(noted["file"]))]
     if version != FORMAT or odd or not found:
-        raise BadCheckpoint(f"{path}: format {version!r}, states {odd or len(found)}; expected format {FORMAT} and names like state-00007.pt; {CURE}")
+        raise BadCheckpoint(
+            f"{path}: format {version!r}, states {odd or len(found)}; expected format {FORMAT} and names like state-00007.pt; {CURE}"
+        )
     return found
 
 

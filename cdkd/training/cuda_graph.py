@@ -24,7 +24,11 @@ class Recorded:
 
     def __init__(self, step: Callable[[Batch], None], device: torch.device) -> None:
         self.step = step
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" and os.environ.get("CDKD_CUDA_GRAPHS", "1") != "0" else None  # type: ignore[no-untyped-call]
+        self.stream = (
+            torch.cuda.Stream(device)
+            if device.type == "cuda" and os.environ.get("CDKD_CUDA_GRAPHS", "1") != "0"
+            else None
+        )  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.batch: Batch | None = None  # what the recorded step reads
         self.warm = 0
@@ -33,7 +37,9 @@ class Recorded:
         if self.stream is None or (self.batch is not None and batch.images.shape != self.batch.images.shape):
             self.step(batch)
         elif self.warm < WARM_UP:  # real steps, on the stream that will record
-            self.batch = self.batch or Batch(batch.images.clone(), batch.labels.clone(), batch.indices.clone())
+            self.batch = self.batch or Batch(
+                batch.images.clone(), batch.labels.clone(), batch.indices.clone()
+            )
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 self.step(batch)
@@ -63,7 +69,9 @@ class Beside:
 
     def __init__(self, device: torch.device) -> None:
         count = streams_wanted()
-        self.streams = [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" and count > 1 else []  # type: ignore[no-untyped-call]
+        self.streams = (
+            [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" and count > 1 else []
+        )  # type: ignore[no-untyped-call]
 
     def __call__(self, pieces: Sequence[Callable[[], None]]) -> None:
         if not self.streams:

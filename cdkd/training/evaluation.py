@@ -28,7 +28,10 @@ class Reference:
 
     def __init__(self, answers: list[Features]) -> None:
         self.logits = torch.cat([one.logits.float() for one in answers])
-        means = [torch.cat([one.maps[stage].flatten(1) for one in answers]).double() for stage in range(len(answers[0].maps))]
+        means = [
+            torch.cat([one.maps[stage].flatten(1) for one in answers]).double()
+            for stage in range(len(answers[0].maps))
+        ]
         self.attention = [one - one.mean(0) for one in means]  # [N, C] a stage, centred
         self.norms = [(one.T @ one).norm() for one in self.attention]
 
@@ -36,13 +39,17 @@ class Reference:
 class Examination:
     """A split that networks are judged on: `name` is what it is called in a history's rows (test, validation)."""
 
-    def __init__(self, split: Split, recipe: Recipe, name: str = "test", reference: Reference | None = None) -> None:
+    def __init__(
+        self, split: Split, recipe: Recipe, name: str = "test", reference: Reference | None = None
+    ) -> None:
         self.split, self.recipe, self.name, self.reference = split, recipe, name, reference
 
     def row(self, model: nn.Module) -> Row:
         """Errors in percent and mean cross-entropy, in eval mode; and with a reference `alignment`, for every stage the linear CKA
         (0 to 1; Kornblith et al. 2019) between the network's and the teacher's channel means: the attention of CD, of any widths."""
-        loss, right1, right5 = (torch.zeros((), dtype=torch.float64, device=self.split.device) for _ in range(3))
+        loss, right1, right5 = (
+            torch.zeros((), dtype=torch.float64, device=self.split.device) for _ in range(3)
+        )
         means: list[tuple[Tensor, ...]] = []
 
         def see(features: Features, labels: Tensor) -> None:
@@ -61,7 +68,9 @@ class Examination:
             f"{self.name}_top5_error": 100 * (count - right5.item()) / count,
             f"{self.name}_loss": loss.item() / count,
         }
-        return found if self.reference is None else found | {"alignment": self._alignment(self.reference, means)}
+        return (
+            found if self.reference is None else found | {"alignment": self._alignment(self.reference, means)}
+        )
 
     def whole(self, model: nn.Module) -> dict[str, Any]:
         """What the errors are: a confusion matrix (a text a true class: counts of the predicted ones), how far confidence can be
@@ -75,13 +84,21 @@ class Examination:
         matrix = torch.bincount(labels * classes + chosen, minlength=classes * classes).view(classes, classes)
         bins = (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
         sums = {"count": torch.ones_like(confidence), "confidence": confidence, "right": right}
-        reliability = {name: torch.bincount(bins, weights=value.double(), minlength=BINS).tolist() for name, value in sums.items()}
+        reliability = {
+            name: torch.bincount(bins, weights=value.double(), minlength=BINS).tolist()
+            for name, value in sums.items()
+        }
         found: dict[str, Any] = {
             "images": len(labels),
             "confusion": [" ".join(map(str, row)) for row in matrix.tolist()],
-            "reliability": reliability | {name: [int(value) for value in reliability[name]] for name in ("count", "right")},
+            "reliability": reliability
+            | {name: [int(value) for value in reliability[name]] for name in ("count", "right")},
         }
-        return found if self.reference is None else found | _beside(answers, chosen, right, self.reference.logits, labels)
+        return (
+            found
+            if self.reference is None
+            else found | _beside(answers, chosen, right, self.reference.logits, labels)
+        )
 
     def _show(self, model: nn.Module, see: Callable[[Features, Tensor], None]) -> None:
         model.eval()
@@ -106,7 +123,9 @@ def latency(model: nn.Module, image: tuple[int, int, int], seconds: float = 0.3)
     image: (H, W, C)"""
     like = next(model.parameters())
     height, width, channels = image
-    sample = torch.zeros(1, channels, height, width, device=like.device).contiguous(memory_format=torch.channels_last)
+    sample = torch.zeros(1, channels, height, width, device=like.device).contiguous(
+        memory_format=torch.channels_last
+    )
     model.eval()
     times: list[float] = []
     with torch.inference_mode():
@@ -124,10 +143,19 @@ def _beside(answers: Tensor, chosen: Tensor, right: Tensor, taught: Tensor, labe
     """Agreement with the teacher, and the errors where the teacher is right and where it is wrong."""
     theirs = taught.argmax(1)
     knows = theirs == labels
-    kl = functional.kl_div(answers.double().log_softmax(1), taught.double().log_softmax(1), reduction="batchmean", log_target=True)
+    kl = functional.kl_div(
+        answers.double().log_softmax(1),
+        taught.double().log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
     return {
         "agreement": 100 * (chosen == theirs).double().mean().item(),
         "kl": kl.item(),
         "teacher_right": {"images": int(knows.sum()), "errors": int((knows & ~right).sum())},
-        "teacher_wrong": {"images": int((~knows).sum()), "errors": int((~knows & ~right).sum()), "same_mistake": int((~knows & (chosen == theirs)).sum())},
+        "teacher_wrong": {
+            "images": int((~knows).sum()),
+            "errors": int((~knows & ~right).sum()),
+            "same_mistake": int((~knows & (chosen == theirs)).sum()),
+        },
     }

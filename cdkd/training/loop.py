@@ -65,7 +65,9 @@ class Run:
         model.eval()  # the sample must not touch BatchNorm's statistics
         with torch.no_grad():
             seen: Features = model(sample.images)
-        self.objective = Objective(method, seen, teacher(sample, Needs.MAPS) if teacher else None, seed).to(sample.images.device)
+        self.objective = Objective(method, seen, teacher(sample, Needs.MAPS) if teacher else None, seed).to(
+            sample.images.device
+        )
         self.forward = Forward(model, recipe)
         self.optimizer = SGD([*model.parameters(), *self.objective.parameters()], recipe)
         self.history: list[Row] = []
@@ -74,7 +76,9 @@ class Run:
         self.failed: Exception | None = None  # what torch raised in a step: no memory, say
         self.pruned = False  # not worth another epoch: somebody's decision, set between epochs
         # sums over an epoch stay on the device: one synchronisation an epoch
-        self._sums = {name: torch.zeros((), device=sample.images.device) for name in (*self.objective.weights, WRONG)}
+        self._sums = {
+            name: torch.zeros((), device=sample.images.device) for name in (*self.objective.weights, WRONG)
+        }
         if (state := checkpoint.load(folder)) is not None:
             model.load_state_dict(state["model"])
             self.objective.load_state_dict(state["objective"])
@@ -90,7 +94,12 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.pruned or self.diverged is not None or self.failed is not None or self.epoch >= self.recipe.epochs
+        return (
+            self.pruned
+            or self.diverged is not None
+            or self.failed is not None
+            or self.epoch >= self.recipe.epochs
+        )
 
     def open_epoch(self) -> None:
         self.model.train()
@@ -116,26 +125,46 @@ class Run:
         means = {name: self._sums[name].item() / images for name in (*self.objective.active, WRONG)}
         learning_rate = self.recipe.learning_rate_at(self.epoch)
         bad = [f"loss {name} is {value}" for name, value in means.items() if not math.isfinite(value)]
-        if not bad and not all(bool(torch.isfinite(p).all()) for p in (*self.model.parameters(), *self.objective.parameters())):
+        if not bad and not all(
+            bool(torch.isfinite(p).all()) for p in (*self.model.parameters(), *self.objective.parameters())
+        ):
             bad = ["a weight is not finite"]
         judged = {} if bad else test.row(self.model)  # batch norm may overflow in eval mode alone
-        bad += [f"{name} is {value}" for name, value in judged.items() if not torch.tensor(value).isfinite().all()]
+        bad += [
+            f"{name} is {value}" for name, value in judged.items() if not torch.tensor(value).isfinite().all()
+        ]
         if bad:
-            self.diverged = Diverged(f"{' and '.join(bad)} in epoch {self.epoch} at learning rate {learning_rate:g}")
+            self.diverged = Diverged(
+                f"{' and '.join(bad)} in epoch {self.epoch} at learning rate {learning_rate:g}"
+            )
             return None
         weights = {name: weight.at(self.epoch) for name, weight in self.objective.weights.items()}
         wrong = means.pop(WRONG)
-        row = {"epoch": self.epoch, "learning_rate": learning_rate, "weights": weights, "losses": means, "train_top1_error": 100 * wrong}
+        row = {
+            "epoch": self.epoch,
+            "learning_rate": learning_rate,
+            "weights": weights,
+            "losses": means,
+            "train_top1_error": 100 * wrong,
+        }
         self.history.append(row | judged)
         return self.history[-1]
 
     def save(self) -> None:
-        state = {"model": self.model.state_dict(), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
-        checkpoint.save(self.folder, self.epoch, state | {"history": self.history, "environments": self.environments})
+        state = {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        checkpoint.save(
+            self.folder, self.epoch, state | {"history": self.history, "environments": self.environments}
+        )
 
     def weights(self) -> bytes:
         """The student alone, without connectors, as safetensors."""
-        return to_safetensors({name: value.contiguous().cpu() for name, value in self.model.state_dict().items()})
+        return to_safetensors(
+            {name: value.contiguous().cpu() for name, value in self.model.state_dict().items()}
+        )
 
 
 def train(
@@ -157,16 +186,23 @@ def train(
     """
     saved = time.monotonic()
     step, what = None, None
-    for epoch in range(min((run.epoch for run in cohort if not run.done), default=0), max((run.recipe.epochs for run in cohort), default=0)):
+    for epoch in range(
+        min((run.epoch for run in cohort if not run.done), default=0),
+        max((run.recipe.epochs for run in cohort), default=0),
+    ):
         active = [run for run in cohort if run.epoch == epoch and not run.done]
         if not active:
             continue
         for run in active:
             run.open_epoch()
-        if step is None or what != [(run.key, run.objective.active) for run in active]:  # a recorded step serves until other losses are in force
+        if step is None or what != [
+            (run.key, run.objective.active) for run in active
+        ]:  # a recorded step serves until other losses are in force
             what = [(run.key, run.objective.active) for run in active]
             needs = max(run.objective.needs(epoch) for run in active)
-            step = Recorded(partial(together, active, teacher, needs, Beside(batches.split.device)), batches.split.device)
+            step = Recorded(
+                partial(together, active, teacher, needs, Beside(batches.split.device)), batches.split.device
+            )
         for batch in batches.epoch(seed, epoch):
             step(batch)
         last = stop()
@@ -184,7 +220,9 @@ def train(
             saved = time.monotonic()
 
 
-def together(active: Sequence[Run], teacher: Teacher | None, needs: Needs, beside: Beside, batch: Batch) -> None:
+def together(
+    active: Sequence[Run], teacher: Teacher | None, needs: Needs, beside: Beside, batch: Batch
+) -> None:
     """One step of every student, on one pass of the teacher."""
     features = teacher(batch, needs) if teacher else None
 

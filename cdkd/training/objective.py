@@ -48,7 +48,9 @@ class Objective(nn.Module):
         needs: list[Needs] = [self.losses[name].needs for name in self.in_force(epoch)]  # type: ignore[misc]
         return max(needs, default=Needs.NOTHING)
 
-    def forward(self, student: Features, teacher: Features | None, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, student: Features, teacher: Features | None, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimise and each loss before its weight. A loss whose weight is 0 is not computed."""
         total = student.logits.new_zeros((), dtype=torch.float32)
         parts: dict[str, Tensor] = {}

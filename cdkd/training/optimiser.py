@@ -23,12 +23,18 @@ class SGD:
 
     def __init__(self, parameters: Iterable[Tensor], recipe: Recipe) -> None:
         self.parameters = list(parameters)
-        self.momenta = [torch.zeros_like(parameter) for parameter in self.parameters]  # of the same layout in memory, as the fused kernel asks
+        self.momenta = [
+            torch.zeros_like(parameter) for parameter in self.parameters
+        ]  # of the same layout in memory, as the fused kernel asks
         self.rate = torch.zeros((), device=self.parameters[0].device)
         self.recipe = recipe
 
     def step(self) -> None:
-        moving = [(parameter, momentum) for parameter, momentum in zip(self.parameters, self.momenta, strict=True) if parameter.grad is not None]
+        moving = [
+            (parameter, momentum)
+            for parameter, momentum in zip(self.parameters, self.momenta, strict=True)
+            if parameter.grad is not None
+        ]
         sgd(
             [parameter for parameter, _ in moving],
             [parameter.grad for parameter, _ in moving],  # type: ignore[misc]

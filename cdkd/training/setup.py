@@ -45,21 +45,37 @@ def teacher_of(plan: RunPlan, weights: Path, recipe: Recipe, device: torch.devic
     return Teacher(model, recipe)
 
 
-def examination(root: Path, plan: RunPlan, recipe: Recipe, judged: Split, teacher: Teacher | None, gigabytes: float) -> Examination:
+def examination(
+    root: Path, plan: RunPlan, recipe: Recipe, judged: Split, teacher: Teacher | None, gigabytes: float
+) -> Examination:
     """The split that the plan is judged on, with the teacher's answers to it (kept on disk where they may be)."""
     name = plan.config["data"]["judged_on"]
     if teacher is None:
         return Examination(judged, recipe, name)
-    table = teacher_cache(root, plan, teacher, len(judged), 1, judged, gigabytes, name) if gigabytes > 0 and judged.device.type == "cpu" else None
+    table = (
+        teacher_cache(root, plan, teacher, len(judged), 1, judged, gigabytes, name)
+        if gigabytes > 0 and judged.device.type == "cpu"
+        else None
+    )
     answers = []
     with torch.inference_mode():
         for batch in evaluation(judged, recipe.augmentation):
             shown = batch._replace(views=torch.zeros_like(batch.indices))
-            answers.append(teacher.without_maps(batch.images) if table is None else table(shown, teacher.without_maps))
+            answers.append(
+                teacher.without_maps(batch.images) if table is None else table(shown, teacher.without_maps)
+            )
     return Examination(judged, recipe, name, Reference(answers))
 
 
-def training_cache(root: Path, plan: RunPlan, teacher: Teacher, batches: Batches, images: int, judged: Split, gigabytes: float) -> TeacherCache | None:
+def training_cache(
+    root: Path,
+    plan: RunPlan,
+    teacher: Teacher,
+    batches: Batches,
+    images: int,
+    judged: Split,
+    gigabytes: float,
+) -> TeacherCache | None:
     """The table of this teacher's answers to the training images; None where there can be none: endless views, or a GPU.
 
     On a GPU the teacher's pass costs less than the table's way there, and its bits may depend on the batch.
@@ -70,7 +86,16 @@ def training_cache(root: Path, plan: RunPlan, teacher: Teacher, batches: Batches
     return teacher_cache(root, plan, teacher, images, batches.views, judged, gigabytes, "training")
 
 
-def teacher_cache(root: Path, plan: RunPlan, teacher: Teacher, images: int, views: int, judged: Split, gigabytes: float, of: str) -> TeacherCache:
+def teacher_cache(
+    root: Path,
+    plan: RunPlan,
+    teacher: Teacher,
+    images: int,
+    views: int,
+    judged: Split,
+    gigabytes: float,
+    of: str,
+) -> TeacherCache:
     key = {
         "images": of,
         "teacher": plan.config["teacher"],
@@ -80,7 +105,9 @@ def teacher_cache(root: Path, plan: RunPlan, teacher: Teacher, images: int, view
         "computed by": [torch.__version__, torch.backends.cpu.get_cpu_capability(), host()["processor"]],
     }
     sample = next(evaluation(judged, plan.recipe.augmentation, plan.recipe.batch)).images
-    return TeacherCache(root / ".cdkd" / "teacher", key, images, views, gigabytes, teacher.without_maps, sample)
+    return TeacherCache(
+        root / ".cdkd" / "teacher", key, images, views, gigabytes, teacher.without_maps, sample
+    )
 
 
 def load_weights(model: torch.nn.Module, path: Path, sha256: str) -> None:
@@ -90,14 +117,20 @@ def load_weights(model: torch.nn.Module, path: Path, sha256: str) -> None:
     except OSError as error:
         raise BadCheckpoint(f"{path}: cannot be read ({error.strerror})") from None
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise BadCheckpoint(f"{path}: sha256 {found[:12]}...; expected {sha256[:12]}...: another file, or a damaged one")
+        raise BadCheckpoint(
+            f"{path}: sha256 {found[:12]}...; expected {sha256[:12]}...: another file, or a damaged one"
+        )
     try:
         state = from_safetensors(content)
     except Exception as error:  # safetensors raises its own kinds for each way a file can be broken
         raise BadCheckpoint(f"{path}: not a safetensors file ({error})") from None
     own = model.state_dict()
-    faults = [f"missing {name}" for name in own if name not in state] + [f"unexpected {name}" for name in state if name not in own]
-    shapes = [(name, tuple(state[name].shape), tuple(value.shape)) for name, value in own.items() if name in state]
+    faults = [f"missing {name}" for name in own if name not in state] + [
+        f"unexpected {name}" for name in state if name not in own
+    ]
+    shapes = [
+        (name, tuple(state[name].shape), tuple(value.shape)) for name, value in own.items() if name in state
+    ]
     faults += [f"{name} is {found}, expected {wanted}" for name, found, wanted in shapes if found != wanted]
     faults += [f"{name} is not finite" for name, value in state.items() if not torch.isfinite(value).all()]
     if faults:

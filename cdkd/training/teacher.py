@@ -18,7 +18,9 @@ FULL = 32  # images; on a CPU the kernels for fewer than 16 round otherwise, as 
 class Teacher:
     """A frozen network. `batchnorm="train"` is the released code of CD: batch statistics, and running ones that drift."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, batchnorm: str = "eval", cache: TeacherCache | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, batchnorm: str = "eval", cache: TeacherCache | None = None
+    ) -> None:
         self.model = model.requires_grad_(False).train(batchnorm == "train")
         self.forward = Forward(self.model, recipe)
         self.cache = cache if batchnorm == "eval" else None
@@ -48,13 +50,17 @@ class Teacher:
             if len(parts) == 1:
                 return parts[0]
             maps, pooled, logits = zip(*parts, strict=True)
-            return Features(tuple(torch.cat(one) for one in zip(*maps, strict=True)), torch.cat(pooled), torch.cat(logits))
+            return Features(
+                tuple(torch.cat(one) for one in zip(*maps, strict=True)), torch.cat(pooled), torch.cat(logits)
+            )
 
     def _filled(self, images: Tensor, least: int) -> Features:
         """The features of images, filled up with images that are there to be at least so many."""
         count = len(images)
         if count >= least:
             return self.forward(images)
-        more = images[torch.arange(least, device=images.device) % count].contiguous(memory_format=torch.channels_last)
+        more = images[torch.arange(least, device=images.device) % count].contiguous(
+            memory_format=torch.channels_last
+        )
         maps, pooled, logits = self.forward(more)
         return Features(tuple(one[:count] for one in maps), pooled[:count], logits[:count])

@@ -29,22 +29,37 @@ class TeacherCache:
     opened; where it does not hold (`exact` is False) nothing is kept.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any], images: int, views: int, gigabytes: float, answer: Answer, sample: Tensor) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        images: int,
+        views: int,
+        gigabytes: float,
+        answer: Answer,
+        sample: Tensor,
+    ) -> None:
         """key: all that decides an answer; sample: at least two images [B, C, H, W], of a batch's size better."""
         self.views, self.hits, self.asked = views, 0, 0
         self.exact = _company_does_not_matter(answer, sample)
         found = answer(sample)
         self.widths = [found.logits.shape[1], found.pooled.shape[1], *(one.shape[1] for one in found.maps)]
         width = sum(self.widths)
-        self.slots = min(images * views, int(gigabytes * 1e9) // (4 * (width + 2)))  # the first images, where not all have room
+        self.slots = min(
+            images * views, int(gigabytes * 1e9) // (4 * (width + 2))
+        )  # the first images, where not all have room
         # odd factors: any one changed bit changes the sum
-        self._factors = numpy.random.default_rng(0).integers(0, 2**63, width, dtype=numpy.uint64) * numpy.uint64(2) + numpy.uint64(1)
+        self._factors = numpy.random.default_rng(0).integers(
+            0, 2**63, width, dtype=numpy.uint64
+        ) * numpy.uint64(2) + numpy.uint64(1)
         self.path = folder / f"{digest(dict(key))[:32]}.rows"
         if self.slots > 0 and self.exact:
             folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.truncate(self.slots * 4 * (width + 2))
-            self._rows: NDArray[numpy.int32] = numpy.memmap(self.path, numpy.int32, "r+", shape=(self.slots, width + 2))
+            self._rows: NDArray[numpy.int32] = numpy.memmap(
+                self.path, numpy.int32, "r+", shape=(self.slots, width + 2)
+            )
 
     def __call__(self, batch: Batch, answer: Answer) -> Features:
         """The features of a batch: what is known from the table, the rest from the teacher."""
@@ -59,17 +74,31 @@ class TeacherCache:
         if len(missing) > 0:
             rest = batch.images[torch.from_numpy(missing)].contiguous(memory_format=torch.channels_last)
             maps, pooled, logits = answer(rest)
-            fresh = torch.cat([logits.float(), pooled.float(), *(one.flatten(1) for one in maps)], 1).numpy().view(numpy.int32)
+            fresh = (
+                torch.cat([logits.float(), pooled.float(), *(one.flatten(1) for one in maps)], 1)
+                .numpy()
+                .view(numpy.int32)
+            )
             rows[missing, :-2] = fresh
             rows[missing, -2:] = self._checksums(fresh, places[missing])[:, None].view(numpy.int32)
             to_keep = missing[kept[missing]]
             self._rows[places[to_keep]] = rows[to_keep]
-        logits, pooled, *means = torch.split(torch.from_numpy(rows[:, :-2].view(numpy.float32)), self.widths, dim=1)
-        return Features(tuple(mean.contiguous()[:, :, None, None] for mean in means), pooled.contiguous(), logits.contiguous())
+        logits, pooled, *means = torch.split(
+            torch.from_numpy(rows[:, :-2].view(numpy.float32)), self.widths, dim=1
+        )
+        return Features(
+            tuple(mean.contiguous()[:, :, None, None] for mean in means),
+            pooled.contiguous(),
+            logits.contiguous(),
+        )
 
     def _checksums(self, rows: NDArray[numpy.int32], places: NDArray[numpy.int64]) -> NDArray[numpy.uint64]:
-        content: NDArray[numpy.uint64] = (rows.view(numpy.uint32).astype(numpy.uint64) * self._factors).sum(1, dtype=numpy.uint64)
-        content += (places.astype(numpy.uint64) * numpy.uint64(2) + numpy.uint64(1)) * numpy.uint64(0x9E3779B97F4A7C15)  # an empty row does not fit
+        content: NDArray[numpy.uint64] = (rows.view(numpy.uint32).astype(numpy.uint64) * self._factors).sum(
+            1, dtype=numpy.uint64
+        )
+        content += (places.astype(numpy.uint64) * numpy.uint64(2) + numpy.uint64(1)) * numpy.uint64(
+            0x9E3779B97F4A7C15
+        )  # an empty row does not fit
         return content
 
 
@@ -81,4 +110,6 @@ def _company_does_not_matter(answer: Answer, sample: Tensor) -> bool:
         return torch.cat([logits.float(), pooled.float(), *(one.flatten(1) for one in maps)], 1)
 
     whole, half = table(sample), len(sample) // 2
-    return torch.equal(table(sample.flip(0)).flip(0), whole) and torch.equal(torch.cat([table(sample[:half]), table(sample[half:])]), whole)
+    return torch.equal(table(sample.flip(0)).flip(0), whole) and torch.equal(
+        torch.cat([table(sample[:half]), table(sample[half:])]), whole
+    )

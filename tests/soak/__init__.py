@@ -10,4 +10,11 @@ the small experiment and what must come of it, `drills.py` and `pipeline.py` are
 import os
 
 # before torch and OpenBLAS are imported: a process that is forked must have no threads. In the environment, so that `dvc repro` computes alike
-os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MLFLOW_DISABLE_TELEMETRY": "true"})
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+)

@@ -21,7 +21,15 @@ from tests.soak.fuzz import Fuzzing, Target
 from tests.soak.project import STAGES
 from tests.soak.tally import Tally
 
-KINDS = {"points": 12, "moments": 1, "signals": 2, "tracked": 1, "helped": 1, "beside": 1, "pipeline": 0.4}  # of drills, and how often
+KINDS = {
+    "points": 12,
+    "moments": 1,
+    "signals": 2,
+    "tracked": 1,
+    "helped": 1,
+    "beside": 1,
+    "pipeline": 0.4,
+}  # of drills, and how often
 
 
 def main() -> int:
@@ -54,9 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--once", action="store_true", help="every point of training once, some signals and some fuzzing, however long it takes")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="every point of training once, some signals and some fuzzing, however long it takes",
+    )
     parser.add_argument("--replay", metavar="COURSE", help="one course of kills, as a mismatch shows it")
-    parser.add_argument("--fuzz", nargs=2, metavar=("TARGET", "NUMBER"), help="one round of inputs, as an escape shows it")
+    parser.add_argument(
+        "--fuzz", nargs=2, metavar=("TARGET", "NUMBER"), help="one round of inputs, as an escape shows it"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts there too")
     return parser
 
@@ -64,8 +78,14 @@ def _parser() -> argparse.ArgumentParser:
 def _targets(ground: Ground) -> dict[str, Callable[[], Target]]:
     """Each is made in the fork that fuzzes it."""
     root = ground.project((0,)).copy("restore")
-    files = {"records": fuzz_files.record, "checkpoints": fuzz_files.checkpoints, "a campaign's results": fuzz_files.results}
-    return {"params": fuzz_params.params, "image archives": fuzz_images.archives} | {name: partial(make, root) for name, make in files.items()}
+    files = {
+        "records": fuzz_files.record,
+        "checkpoints": fuzz_files.checkpoints,
+        "a campaign's results": fuzz_files.results,
+    }
+    return {"params": fuzz_params.params, "image archives": fuzz_images.archives} | {
+        name: partial(make, root) for name, make in files.items()
+    }
 
 
 def _soak(ground: Ground, fuzzing: Fuzzing, arguments: argparse.Namespace) -> None:
@@ -73,7 +93,12 @@ def _soak(ground: Ground, fuzzing: Fuzzing, arguments: argparse.Namespace) -> No
     ground.tally.controls.update(controls(ground))
     random, counts = Random(arguments.seed), ground.project((0,)).counts
     if arguments.once:
-        for drill in (*sweep(random, counts, once=True), SIGNALS, FOLLOWED, *(some(random, kind, counts) for kind in ("moments", "beside"))):
+        for drill in (
+            *sweep(random, counts, once=True),
+            SIGNALS,
+            FOLLOWED,
+            *(some(random, kind, counts) for kind in ("moments", "beside")),
+        ):
             ground.hold(drill)
         for name in fuzzing.targets:
             fuzzing.turn(1.0, name)

@@ -14,7 +14,11 @@ from typing import Any
 
 from tests.soak.points import Instead, Trap, arm, everywhere
 
-FOLLOWER = {"open": "opens", "log": "logs", "finish": "finishes"}  # functions of the view, and what the follower does in them
+FOLLOWER = {
+    "open": "opens",
+    "log": "logs",
+    "finish": "finishes",
+}  # functions of the view, and what the follower does in them
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,14 @@ def _arm_follower(trap: Trap) -> None:
 
     def deadly(real: Callable[..., Any], word: str) -> Callable[..., Any]:
         def wrapped(*words: Any, **named: Any) -> Any:
-            for point, victim in ((f"the follower {word}, training dies", trainer), (f"the follower {word}, and dies", os.getpid())):
-                if trap.due(point) and victim in (os.getpid(), os.getppid()):  # a trainer that is gone left its number to another
+            for point, victim in (
+                (f"the follower {word}, training dies", trainer),
+                (f"the follower {word}, and dies", os.getpid()),
+            ):
+                if trap.due(point) and victim in (
+                    os.getpid(),
+                    os.getppid(),
+                ):  # a trainer that is gone left its number to another
                     trap.spring(victim)
             return real(*words, **named)
 

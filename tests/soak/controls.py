@@ -17,7 +17,10 @@ STEP = ("before a step", 5, "KILL")  # of the teacher's second epoch: the next s
 def controls(ground: Ground) -> Iterator[tuple[str, bool]]:
     """What has to be noticed, and whether it was."""
     histories = [record["history"] for record in ground.project((0,)).records()]
-    yield "two epochs are told apart", all(row["losses"] != after["losses"] for history in histories for row, after in pairwise(history))
+    yield (
+        "two epochs are told apart",
+        all(row["losses"] != after["losses"] for history in histories for row, after in pairwise(history)),
+    )
     yield "two seeds are told apart", _seeds_differ(ground)
     honest = _held(ground, Drill("teacher", (STEP,)))
     yield "a kill and a resumption are no mismatch", bool(honest.kills) and not honest.fails
@@ -35,7 +38,11 @@ def _seeds_differ(ground: Ground) -> bool:
     root = project.copy("teacher")
     write(root, (0,), teacher=1)
     forked(root, Order(("teacher",)), root.parent / "log").wait()
-    ours = {name.replace("seed-1", "seed-0"): bits for name, bits in left_by(root).bits.items() if name.startswith("runs/")}
+    ours = {
+        name.replace("seed-1", "seed-0"): bits
+        for name, bits in left_by(root).bits.items()
+        if name.startswith("runs/")
+    }
     theirs = {name: bits for name, bits in project.after["teacher"].bits.items() if name.startswith("runs/")}
     return ours.keys() == theirs.keys() and all(ours[name] != theirs[name] for name in ours)
 
@@ -44,7 +51,12 @@ def _no_step_again(ground: Ground) -> bool:
     root = ground.project((0,)).copy("teacher")
     killed = forked(root, Order(("teacher",), ("before a record", 1, "KILL")), root.parent / "log").wait()
     again = forked(root, Order(("teacher",)), root.parent / "log").wait()
-    return killed.code == -9 and again.code == 0 and "before a record" in again.counts and "before a step" not in again.counts
+    return (
+        killed.code == -9
+        and again.code == 0
+        and "before a record" in again.counts
+        and "before a step" not in again.counts
+    )
 
 
 def _held(ground: Ground, drill: Drill) -> Tally:

@@ -19,9 +19,13 @@ from tests.soak.start import Child, Ended, forked, left_alone
 from tests.soak.tally import Tally
 from tests.soak.warm import REPORT, TRACKING, warm
 
-Kill = tuple[str, float, str]  # a point, its how-manieth time, and how; of a random moment the share of the time that the stage takes
+Kill = tuple[
+    str, float, str
+]  # a point, its how-manieth time, and how; of a random moment the share of the time that the stage takes
 MOMENT, GROUP = "a random moment", "a random moment, with its children"
-TRACKED = [f"the follower {word}, {end}" for word in FOLLOWER.values() for end in ("training dies", "and dies")]
+TRACKED = [
+    f"the follower {word}, {end}" for word in FOLLOWER.values() for end in ("training dies", "and dies")
+]
 TRACKED += [f"before tracking {what}" for what in ("hears of an epoch", "hears of an end", "is closed")]
 WRITES = ("half-written: a state", "half-written: LAST", "before the rename: a state", "before fsync: LAST")
 
@@ -48,7 +52,13 @@ class Drill:
     @classmethod
     def parse(cls, text: str) -> Drill:
         body = json.loads(text)
-        return cls(**body | {"seeds": tuple(body["seeds"]), "kills": tuple((point, nth, how) for point, nth, how in body["kills"])})
+        return cls(
+            **body
+            | {
+                "seeds": tuple(body["seeds"]),
+                "kills": tuple((point, nth, how) for point, nth, how in body["kills"]),
+            }
+        )
 
 
 class Ground:
@@ -65,7 +75,9 @@ class Ground:
         if seeds not in self._projects:
             self.tally.say(f"the run that is left alone, seeds {list(seeds)}")
             warm(*([REPORT] if self.through == "report" else []))
-            self._projects[seeds] = Project(self.folder / f"seeds-{'-'.join(map(str, seeds))}", seeds, self.through)
+            self._projects[seeds] = Project(
+                self.folder / f"seeds-{'-'.join(map(str, seeds))}", seeds, self.through
+            )
         return self._projects[seeds]
 
     def hold(self, drill: Drill) -> None:
@@ -95,7 +107,9 @@ class Ground:
         self._leftover(drill, extra)
         shutil.rmtree(root.parent)
 
-    def _start(self, drill: Drill, words: tuple[str, ...], root: Path, kill: tuple[str, int, str] | None = None) -> Child:
+    def _start(
+        self, drill: Drill, words: tuple[str, ...], root: Path, kill: tuple[str, int, str] | None = None
+    ) -> Child:
         return forked(root, Order(words, kill, drill.tracked, drill.spoilt), root.parent / "log")
 
     def _strike(self, drill: Drill, kill: Kill, root: Path) -> None:
@@ -149,23 +163,41 @@ class Ground:
         self.tally.fault(self.tally.leftovers, found, drill.replay())
 
 
-FOLLOWED = Drill("teacher", (("before tracking hears of an epoch", 1, "KILL"), ("the follower logs, training dies", 1, "KILL")), tracked=True)
-SIGNALS = Drill("distill", (("half-written: a state", 4, "INT twice"), ("in an evaluation", 4, "TERM"), ("half-written: LAST", 2, "INT")))
+FOLLOWED = Drill(
+    "teacher",
+    (("before tracking hears of an epoch", 1, "KILL"), ("the follower logs, training dies", 1, "KILL")),
+    tracked=True,
+)
+SIGNALS = Drill(
+    "distill",
+    (
+        ("half-written: a state", 4, "INT twice"),
+        ("in an evaluation", 4, "TERM"),
+        ("half-written: LAST", 2, "INT"),
+    ),
+)
 
 
 def sweep(random: Random, counts: Mapping[str, Mapping[str, int]], *, once: bool = False) -> Iterator[Drill]:
     """Every point of every stage, in random company. once: each point in one stage only"""
     seen: set[str] = set()
     for stage in random.sample(list(counts), len(counts)):
-        course = [point for point in counts[stage] if "tracking" not in point and not (once and point in seen)]
+        course = [
+            point for point in counts[stage] if "tracking" not in point and not (once and point in seen)
+        ]
         seen.update(course)
         left = random.sample(course, len(course))
         while left:
             together = random.randint(4, 8) if once else random.randint(1, 8)
             points, left = left[:together], left[together:]
-            if once or random.random() < 0.8:  # mostly in the order in which a run comes by them, so that few are not reached
+            if (
+                once or random.random() < 0.8
+            ):  # mostly in the order in which a run comes by them, so that few are not reached
                 points.sort(key=course.index)
-            kills = tuple((point, _time(random, counts[stage][point], place), "KILL") for place, point in enumerate(points))
+            kills = tuple(
+                (point, _time(random, counts[stage][point], place), "KILL")
+                for place, point in enumerate(points)
+            )
             yield Drill(stage, kills, restart=random.random() < 0.3)
 
 
@@ -179,17 +211,41 @@ def some(random: Random, kind: str, counts: Mapping[str, Mapping[str, int]]) -> 
     stage = random.choice(("teacher", "distill"))
     course = [point for point in counts["distill"] if "tracking" not in point and point != ROW]
     points = sorted(random.sample(course, 3), key=course.index)
-    kills = tuple((point, _time(random, counts["distill"][point], place), "KILL") for place, point in enumerate(points))
+    kills = tuple(
+        (point, _time(random, counts["distill"][point], place), "KILL") for place, point in enumerate(points)
+    )
     if kind == "moments":
-        return Drill(stage, tuple((random.choice((MOMENT, GROUP)), round(0.8 * random.random() / place, 3), "KILL") for place in (1, 2, 3)))
+        return Drill(
+            stage,
+            tuple(
+                (random.choice((MOMENT, GROUP)), round(0.8 * random.random() / place, 3), "KILL")
+                for place in (1, 2, 3)
+            ),
+        )
     if kind == "signals":
-        return Drill("distill", ((random.choice(WRITES), random.randint(1, 4), "INT twice"), *((*kill[:2], random.choice(("TERM", "INT"))) for kill in kills)))
+        return Drill(
+            "distill",
+            (
+                (random.choice(WRITES), random.randint(1, 4), "INT twice"),
+                *((*kill[:2], random.choice(("TERM", "INT"))) for kill in kills),
+            ),
+        )
     if kind == "tracked":
         first, second = random.sample(TRACKED, 2)
-        return Drill(stage, ((first, random.randint(1, 1 + (stage == "distill")), "KILL"), (second, 1, "KILL")), tracked=True, restart=random.random() < 0.5)
+        return Drill(
+            stage,
+            ((first, random.randint(1, 1 + (stage == "distill")), "KILL"), (second, 1, "KILL")),
+            tracked=True,
+            restart=random.random() < 0.5,
+        )
     if kind == "helped":
         return Drill("distill", kills, seeds=(0, 1), restart=random.random() < 0.3)
     if kind == "beside":
-        return Drill("distill", (*kills[:2], (MOMENT, round(random.random(), 3), "KILL")), seeds=random.choice(((0,), (0, 1))), beside=True)
+        return Drill(
+            "distill",
+            (*kills[:2], (MOMENT, round(random.random(), 3), "KILL")),
+            seeds=random.choice(((0,), (0, 1))),
+            beside=True,
+        )
     shares = sorted(round(random.random(), 3) for _ in range(random.randint(1, 3)))
     return Drill(REPRO, tuple((random.choice(VICTIMS), share, "KILL") for share in shares))

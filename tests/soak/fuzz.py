@@ -30,13 +30,30 @@ from tests.soak.tally import Tally
 SLOW = 10.0  # seconds that one input may take
 ROOM = 3 * 2**30  # bytes of memory that one input may ask for
 ROUND = settings(
-    database=None, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink), report_multiple_bugs=False
+    database=None,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+    report_multiple_bugs=False,
 )
 # not all there are: hypothesis takes seconds to learn them
-LETTERS = "".join(map(chr, range(32, 127))) + "\t\n\r\x00\x1b\x7f\x85\u00e8\u00df\u0130\u202e\u2028\ufeff\ud7ff\U0001f600"
+LETTERS = (
+    "".join(map(chr, range(32, 127)))
+    + "\t\n\r\x00\x1b\x7f\x85\u00e8\u00df\u0130\u202e\u2028\ufeff\ud7ff\U0001f600"
+)
 PACKAGE = str(Path(__file__).parents[2] / "cdkd")
 STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
-CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
+CHANGES = (
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.truncate",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,9 @@ class Escape(BaseException):
 class Fuzzing:
     """The targets in turn, each with rounds of inputs that its name and a number decide."""
 
-    def __init__(self, targets: Mapping[str, Callable[[], Target]], folder: Path, number: int, tally: Tally) -> None:
+    def __init__(
+        self, targets: Mapping[str, Callable[[], Target]], folder: Path, number: int, tally: Tally
+    ) -> None:
         """number: of the first round"""
         self.targets, self.folder, self.tally = targets, folder, tally
         self._next = dict.fromkeys(targets, number)
@@ -72,7 +91,9 @@ class Fuzzing:
         self.tally.say(f"fuzzing {name}")
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             folder = Path(place)
-            _, status = os.waitpid(aside(lambda: _searched(self.targets[name](), number, seconds, set(self._known), folder)), 0)
+            _, status = os.waitpid(
+                aside(lambda: _searched(self.targets[name](), number, seconds, set(self._known), folder)), 0
+            )
             try:
                 found = json.loads((folder / "found.json").read_text())
             except OSError:
@@ -164,8 +185,14 @@ class Watch:
 
 def _signature(error: BaseException) -> str:
     """What raised it and where in cdkd; the same fault has many inputs."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(PACKAGE)]
-    where = f"{Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}" if frames else "no file of cdkd"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(PACKAGE)
+    ]
+    where = (
+        f"{Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}"
+        if frames
+        else "no file of cdkd"
+    )
     return f"{type(error).__name__} in {where}"
 
 

@@ -24,7 +24,25 @@ class Payload:
         return os.system, ("touch escaped",)
 
 
-PIECES = [b"", b"\x00", b"\xff", b"\n", b"NaN", b"Infinity", b"-1", b"1e999", b"null", b"{}", b"[", b'"', b",", b"true", b"../", b"\xef\xbb\xbf", b'"\\ud800"']
+PIECES = [
+    b"",
+    b"\x00",
+    b"\xff",
+    b"\n",
+    b"NaN",
+    b"Infinity",
+    b"-1",
+    b"1e999",
+    b"null",
+    b"{}",
+    b"[",
+    b'"',
+    b",",
+    b"true",
+    b"../",
+    b"\xef\xbb\xbf",
+    b'"\\ud800"',
+]
 PIECES += [b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, pickle.dumps(Payload())]
 
 Mutation = tuple[str, float, float, bytes]  # what, and where: shares of the length
@@ -52,7 +70,12 @@ def mutated(content: bytes, mutations: list[Mutation]) -> bytes:
         elif how == "twice":
             content = content[:end] + content[at:]
         else:
-            other = {"flip": bytes(byte ^ (1 << len(piece) % 8) for byte in content[at : at + 1]), "cut": b"", "zeros": bytes(end - at), "replace": piece}[how]
+            other = {
+                "flip": bytes(byte ^ (1 << len(piece) % 8) for byte in content[at : at + 1]),
+                "cut": b"",
+                "zeros": bytes(end - at),
+                "replace": piece,
+            }[how]
             content = content[:at] + other + content[at + 1 if how == "flip" else end :]
     return content
 
@@ -80,7 +103,13 @@ def record(root: Path) -> Target:
 
 
 def checkpoints(root: Path) -> Target:
-    states = [{"model": {"w": torch.arange(40.0) * epoch}, "history": [{"epoch": number} for number in range(epoch)]} for epoch in (1, 2, 3)]
+    states = [
+        {
+            "model": {"w": torch.arange(40.0) * epoch},
+            "history": [{"epoch": number} for number in range(epoch)],
+        }
+        for epoch in (1, 2, 3)
+    ]
     sound = root.parent / f"checkpoint-{os.getpid()}"
     for epoch, state in enumerate(states, 1):
         checkpoint.save(sound, epoch, state)
@@ -118,6 +147,8 @@ def results(root: Path) -> Target:
         found = results_bundle.read(folder)
         assert list(found.records) == every, "other records were taken for them"
         for one in found.records:
-            found.student_weights(one) if one.method != "teacher" else found.teacher_weights(one.result["weights_sha256"])
+            found.student_weights(one) if one.method != "teacher" else found.teacher_weights(
+                one.result["weights_sha256"]
+            )
 
     return Target(st.dictionaries(st.sampled_from(sorted(files)), MUTATIONS, max_size=2), check)

@@ -32,7 +32,18 @@ search:
 report: {ablation: [student, kd], published: {dataset: CIFAR, teacher: a, student: b, methods: {kd: KD}}}
 """
 PIECES = re.split(r"([\w.]+)", SOUND)  # every other one is a word
-META = Meta("digits", tuple("0123456789"), (8, 8, 1), {"train": 90, "validation": 10, "test": 797}, {}, (0.5,), (0.5,), {}, 0, "0" * 64)
+META = Meta(
+    "digits",
+    tuple("0123456789"),
+    (8, 8, 1),
+    {"train": 90, "validation": 10, "test": 797},
+    {},
+    (0.5,),
+    (0.5,),
+    {},
+    0,
+    "0" * 64,
+)
 NUMBERS = ".nan .inf -.inf 1e400 1e-400 -1 0 1 2 0.5 1e308 -0.0 1_000 010 0o17 0b2 0xg 12:30:45 1000000 4294967295 4294967296 1000000000000"
 NAMES = "true false yes null ~ '' '1' '..' '../../x' /etc/passwd ' ' '''' teacher CON ce kd folder 2001-01-01 2001-99-99 \u202e"
 TAGS = "!!set !!omap !!pairs !!int !!float !!bool !!timestamp !!null !!binary !!str !!map !!seq !a !!a !!python/name:os.system"
@@ -43,7 +54,23 @@ SCALARS = [
     "{true: 1}", "{1.5: 1}", "{.nan: 1}", "[]", "{}", "[1, [2, [3]]]", "[a, b]", "{a: b, a: c}", "'a: b'", "[0, 0]", "[2, 1]", "[-1]", "[1.5]",
     *("[" * depth + "1" + "]" * depth for depth in (10, 40, 400)), *("{a: " * depth + "1" + "}" * depth for depth in (10, 40, 3000)),
 ]  # fmt: skip
-BETWEEN = ["\ufeff", "\r\n", "\t", "\x00", "---\n", "...\n", "%YAML 1.1\n", "%TAG ! x\n", "&a ", "*a", "!!python/object:x ", "\x85", "\u2028", "\ud7ff", "\n  "]
+BETWEEN = [
+    "\ufeff",
+    "\r\n",
+    "\t",
+    "\x00",
+    "---\n",
+    "...\n",
+    "%YAML 1.1\n",
+    "%TAG ! x\n",
+    "&a ",
+    "*a",
+    "!!python/object:x ",
+    "\x85",
+    "\u2028",
+    "\ud7ff",
+    "\n  ",
+]
 BETWEEN += "?:#{}[]'\"|>"
 WORDS: SearchStrategy[str] = (
     st.sampled_from(SCALARS)
@@ -60,14 +87,22 @@ def texts(draw: DrawFn) -> bytes:
     pieces = list(PIECES)
     for place, word in draw(st.lists(st.tuples(st.integers(0, len(PIECES) // 2 - 1), WORDS), max_size=4)):
         pieces[2 * place + 1] = word
-    for place, more in draw(st.lists(st.tuples(st.integers(0, len(PIECES) - 1), st.sampled_from(BETWEEN)), max_size=2)):
+    for place, more in draw(
+        st.lists(st.tuples(st.integers(0, len(PIECES) - 1), st.sampled_from(BETWEEN)), max_size=2)
+    ):
         pieces[place] += more
     text = "".join(pieces)
     how = draw(st.sampled_from(["utf-8"] * 8 + ["utf-8-sig", "crlf", "utf-16", "latin-1", "half"]))
     content = text.encode(how if how not in ("crlf", "half") else "utf-8", errors="replace")
     if draw(st.integers(0, 200)) == 200:  # seldom, as it takes ruamel a second
         content += LARGE[: draw(st.sampled_from([2**20 + 2, 2**20 - len(content)]))]
-    return content.replace(b"\n", b"\r\n") if how == "crlf" else content[: len(content) // 2] if how == "half" else content
+    return (
+        content.replace(b"\n", b"\r\n")
+        if how == "crlf"
+        else content[: len(content) // 2]
+        if how == "half"
+        else content
+    )
 
 
 def check(content: bytes, folder: Path) -> None:
@@ -78,7 +113,17 @@ def check(content: bytes, folder: Path) -> None:
     assert code == 0 or content != SOUND.encode(), "the sound file was refused"
     if code == 0:
         params = load(folder / "params.yaml")
-        record = Record(teacher_plan(params, META).fingerprint, "", "teacher", 0, "finished", {}, [], {"weights_sha256": "0" * 64}, {})
+        record = Record(
+            teacher_plan(params, META).fingerprint,
+            "",
+            "teacher",
+            0,
+            "finished",
+            {},
+            [],
+            {"weights_sha256": "0" * 64},
+            {},
+        )
         for seed in params.seeds[:2]:
             assert all(plan.fingerprint for plan in student_plans(params, META, record, seed))
     assert [path.name for path in folder.iterdir()] == ["params.yaml"], "reading params.yaml wrote something"
@@ -86,7 +131,9 @@ def check(content: bytes, folder: Path) -> None:
 
 def changed(content: bytes) -> str:
     """The lines that are not the sound file's."""
-    return " / ".join(repr(line)[1:] for line in content.splitlines() if line not in SOUND.encode().splitlines())
+    return " / ".join(
+        repr(line)[1:] for line in content.splitlines() if line not in SOUND.encode().splitlines()
+    )
 
 
 def params() -> Target:

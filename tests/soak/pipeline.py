@@ -29,10 +29,16 @@ class Pipeline:
         self.clone = Clone(place)
         write(place, (0,))
 
-    def hold(self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, replay: str) -> None:
+    def hold(
+        self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, replay: str
+    ) -> None:
         """kills: each a victim, and when, as a share of the time that the whole takes"""
         self.number += 1
-        root = Path(shutil.copytree(self.clone.folder, self.folder / f"clone-{self.number}" / "a project", symlinks=True))
+        root = Path(
+            shutil.copytree(
+                self.clone.folder, self.folder / f"clone-{self.number}" / "a project", symlinks=True
+            )
+        )
         for victim, share, _ in kills:
             child = self._repro(root)
             child.sleep(share * self.seconds)
@@ -53,7 +59,12 @@ class Pipeline:
         shutil.rmtree(root.parent)
 
     def _repro(self, root: Path) -> Child:
-        return started(root, [str(BIN / "dvc"), "repro"], root.parent / "log", self.clone.environment | {"PYTHONPATH": str(root)})
+        return started(
+            root,
+            [str(BIN / "dvc"), "repro"],
+            root.parent / "log",
+            self.clone.environment | {"PYTHONPATH": str(root)},
+        )
 
 
 def _kill(child: Child, root: Path, victim: str, random: Random) -> bool:

@@ -29,7 +29,12 @@ KINDS = {  # of files, by their names
     r".*\.(csv|md|tex|html|svg|png|txt|json)": "a page of the report",
 }
 ROW = "half a row of the teacher's answers"
-CODES = {"KILL": -9, "TERM": 143, "INT": 130, "INT twice": 130}  # how a process is told to end, and the code it ends with
+CODES = {
+    "KILL": -9,
+    "TERM": 143,
+    "INT": 130,
+    "INT twice": 130,
+}  # how a process is told to end, and the code it ends with
 
 
 def kind(path: Any) -> str:
@@ -131,7 +136,13 @@ def arm(trap: Trap) -> None:
     _evaluation(trap)
     _answers(trap)
     _lock(trap)
-    around(trap, store.Store, "put", before="between checkpoint and record", after="a run is put, its checkpoints are there")
+    around(
+        trap,
+        store.Store,
+        "put",
+        before="between checkpoint and record",
+        after="a run is put, its checkpoints are there",
+    )
     around(trap, store.Store, "copy_out", before="before a run is copied out")
     around(trap, store.tempfile, "mkdtemp", after="an empty staging folder")
     around(trap, checkpoint, "clear", after="the checkpoints are cleared")
@@ -140,7 +151,9 @@ def arm(trap: Trap) -> None:
     around(trap, loop.Run, "step", before="before a step")
     around(trap, optimiser.SGD, "step", before="between gradient and step")
     around(trap, loop.Run, "close_epoch", after="an epoch is closed")
-    around(trap, loop.Run, "save", before="before a checkpoint", after="after a checkpoint")  # of a cohort: members stand at different epochs
+    around(
+        trap, loop.Run, "save", before="before a checkpoint", after="after a checkpoint"
+    )  # of a cohort: members stand at different epochs
     around(trap, cohort, "finished_record", before="before a record")
     around(trap, apart.Apart, "epoch", before="before tracking hears of an epoch")
     around(trap, apart.Apart, "finish", before="before tracking hears of an end")

@@ -44,7 +44,17 @@ STAGES = {  # in the order of the pipeline, each with its commands; the first `d
     "report": [("report",)],
 }
 
-MEASURED = {"started", "seconds", "seconds_of_a_run", "share_of_seconds", "images_per_second", "latency_ms", "commit", "dirty", "mlflow"}
+MEASURED = {
+    "started",
+    "seconds",
+    "seconds_of_a_run",
+    "share_of_seconds",
+    "images_per_second",
+    "latency_ms",
+    "commit",
+    "dirty",
+    "mlflow",
+}
 
 
 def write(root: Path, seeds: Sequence[int], teacher: int = 0) -> None:
@@ -53,7 +63,12 @@ def write(root: Path, seeds: Sequence[int], teacher: int = 0) -> None:
     (root / "params.yaml").write_text(PARAMS.format(seeds=list(seeds), teacher=teacher))
     random = numpy.random.default_rng(0)
     with zipfile.ZipFile(root / "images.zip", "w") as archive:
-        for split, label, number in [(split, label, n) for split, count in (("train", 24), ("test", 10)) for label in (0, 1) for n in range(count)]:
+        for split, label, number in [
+            (split, label, n)
+            for split, count in (("train", 24), ("test", 10))
+            for label in (0, 1)
+            for n in range(count)
+        ]:
             pixels = random.integers(0, 160, (8, 8), dtype=numpy.uint8)
             pixels[:, 4 * label : 4 * label + 4] += numpy.uint8(90)
             out = io.BytesIO()
@@ -70,8 +85,14 @@ class Left:
 
 
 def left_by(root: Path) -> Left:
-    files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file() and not _another_s(path.relative_to(root))}
-    return Left(frozenset(files), {name: found for name, path in files.items() if (found := _bits(path)) is not None})
+    files = {
+        str(path.relative_to(root)): path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not _another_s(path.relative_to(root))
+    }
+    return Left(
+        frozenset(files), {name: found for name, path in files.items() if (found := _bits(path)) is not None}
+    )
 
 
 def _another_s(path: Path) -> bool:
@@ -83,7 +104,10 @@ def _bits(path: Path) -> str | None:
     content = path.read_bytes()
     if path.suffix == ".json" and b'"circumstances"' in content:
         record = json.loads(content)
-        kept = {key: record[key] for key in ("fingerprint", "status", "seed", "method", "config", "history", "result")}
+        kept = {
+            key: record[key]
+            for key in ("fingerprint", "status", "seed", "method", "config", "history", "result")
+        }
         return json.dumps(kept | {"exact": record["circumstances"]["exact"]})
     if path.suffix == ".csv":  # but for what is not a function of the fingerprint
         rows = csv.DictReader(content.decode().splitlines())
@@ -94,7 +118,11 @@ def _bits(path: Path) -> str | None:
 def compare(found: Left, expected: Left) -> tuple[list[str], list[str]]:
     """What differs, and what lies there that should not."""
     differs = [f"{name}: missing" for name in sorted(expected.names - found.names)]
-    differs += [f"{name}: other bits" for name in sorted(expected.bits.keys() & found.bits.keys()) if found.bits[name] != expected.bits[name]]
+    differs += [
+        f"{name}: other bits"
+        for name in sorted(expected.bits.keys() & found.bits.keys())
+        if found.bits[name] != expected.bits[name]
+    ]
     return differs, sorted(found.names - expected.names)
 
 
@@ -104,7 +132,9 @@ class Project:
     def __init__(self, folder: Path, seeds: Sequence[int], through: str = "report") -> None:
         """through: the last stage that is needed"""
         self.folder, self._copies = folder, 0
-        self.counts: dict[str, dict[str, int]] = {}  # stage -> point -> how often a run comes by, in its order
+        self.counts: dict[
+            str, dict[str, int]
+        ] = {}  # stage -> point -> how often a run comes by, in its order
         self.after: dict[str, Left] = {}
         root = self._root("reference")
         write(root, seeds)
@@ -139,7 +169,10 @@ class Project:
         return root / ".cdkd" / "mlflow"
 
     def records(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted(self._root("reference").glob("runs/soak/*/seed-*.json"))]
+        return [
+            json.loads(path.read_text())
+            for path in sorted(self._root("reference").glob("runs/soak/*/seed-*.json"))
+        ]
 
 
 def _made(root: Path) -> int:
@@ -153,7 +186,12 @@ def faults_in_view(root: Path) -> list[str]:
     """What MLflow's view, completed from the records, holds twice or as unfinished."""
     with contextlib.closing(sqlite3.connect(root / ".cdkd" / "mlflow" / "mlflow.db")) as database:
         points = "select name, key, step from metrics join runs using (run_uuid) group by run_uuid, key, step having count(*) > 1"
-        found = [f"MLflow: {name}: {key} twice at step {step}" for name, key, step in database.execute(points)]
+        found = [
+            f"MLflow: {name}: {key} twice at step {step}" for name, key, step in database.execute(points)
+        ]
         runs = "select name, count(*) from runs where lifecycle_stage = 'active' group by name having count(*) > 1"
         found += [f"MLflow: {count} runs {name}" for name, count in database.execute(runs)]
-        return found + [f"MLflow: {name} is {status}" for name, status in database.execute("select name, status from runs where status != 'FINISHED'")]
+        return found + [
+            f"MLflow: {name} is {status}"
+            for name, status in database.execute("select name, status from runs where status != 'FINISHED'")
+        ]

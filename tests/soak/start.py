@@ -31,7 +31,9 @@ class Ended:
 
 
 class Child:
-    def __init__(self, pid: int, log: Path, report: int | None = None, process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, pid: int, log: Path, report: int | None = None, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.pid, self.log, self.report, self.process = pid, log, report, process
         self.begin = log.stat().st_size if log.exists() else 0
         self.code: int | None = None
@@ -62,10 +64,17 @@ class Child:
         hangs = self.kill(group=True)
         while self.poll() is None:
             time.sleep(0.01)
-        text = self.log.read_bytes()[self.begin :].decode(errors="replace") + ("\nit hung, and was killed" if hangs else "")
+        text = self.log.read_bytes()[self.begin :].decode(errors="replace") + (
+            "\nit hung, and was killed" if hangs else ""
+        )
         notes = self._notes()
         died_at = next((note["point"] for note in notes if "point" in note), None)
-        return Ended(-999 if hangs else self.code or 0, text, died_at, next((note["counts"] for note in notes if "counts" in note), {}))
+        return Ended(
+            -999 if hangs else self.code or 0,
+            text,
+            died_at,
+            next((note["counts"] for note in notes if "counts" in note), {}),
+        )
 
     def _notes(self) -> list[dict[str, Any]]:
         if self.report is None:
@@ -79,7 +88,11 @@ class Child:
 
 def forked(root: Path, order: Order, log: Path) -> Child:
     """A copy of this process, which has imported all and computed nothing, carries the order out in the project `root`."""
-    if odd := [name for name in map(_thread_name, os.listdir("/proc/self/task")) if not name.startswith(("python", "jemalloc"))]:
+    if odd := [
+        name
+        for name in map(_thread_name, os.listdir("/proc/self/task"))
+        if not name.startswith(("python", "jemalloc"))
+    ]:
         raise RuntimeError(f"a process with threads ({', '.join(odd)}) cannot be forked safely")
     read, write = os.pipe()
     child = aside(lambda: _carried_out(root, order, log, write))
@@ -121,7 +134,15 @@ def _thread_name(task: str) -> str:
 def started(root: Path, words: Sequence[str], log: Path, environment: Mapping[str, str]) -> Child:
     """A program as it is; it can only be killed from outside."""
     with log.open("ab") as out:
-        process = subprocess.Popen(words, cwd=root, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            words,
+            cwd=root,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     return Child(process.pid, log, process=process)
 
 
@@ -131,7 +152,9 @@ def inhabitants(root: Path) -> dict[int, str]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if Path(os.readlink(path / "cwd")).is_relative_to(root):
-                found[int(path.name)] = (path / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+                found[int(path.name)] = (
+                    (path / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+                )
         except OSError:  # it has ended, or is another's
             continue
     return found

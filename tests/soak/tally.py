@@ -38,7 +38,11 @@ class Tally:
         return found + ["nothing died, so nothing was shown"] * (not self.kills + self.signals)
 
     def _bad(self) -> dict[str, list[str]]:
-        return {"mismatches": self.mismatches, "files or processes left over": self.leftovers, "escapes from fuzzed readers": self.escapes}
+        return {
+            "mismatches": self.mismatches,
+            "files or processes left over": self.leftovers,
+            "escapes from fuzzed readers": self.escapes,
+        }
 
     def fault(self, kind: list[str], found: Iterable[str], replay: str) -> None:
         """kind: one of the lists above; replay: the words after `python -m tests.soak` that show it again"""
@@ -61,15 +65,27 @@ class Tally:
         rows = sorted((self.kills + self.signals + self.missed).keys())
         width = max(map(len, [*rows, "point"]))
         lines = [f"{'point':{width}}  killed  not reached"]
-        lines += [f"{row:{width}}  {self.kills[row] + self.signals[row]:6}  {self.missed[row] or '':>11}" for row in rows]
-        lines += ["", f"{'fuzz target':{width}}  inputs", *(f"{name:{width}}  {count:6}" for name, count in sorted(self.inputs.items())), ""]
+        lines += [
+            f"{row:{width}}  {self.kills[row] + self.signals[row]:6}  {self.missed[row] or '':>11}"
+            for row in rows
+        ]
+        lines += [
+            "",
+            f"{'fuzz target':{width}}  inputs",
+            *(f"{name:{width}}  {count:6}" for name, count in sorted(self.inputs.items())),
+            "",
+        ]
         lines += [
             f"{time.monotonic() - self.started:.0f} s: {self.kills.total()} kills delivered, {self.signals.total()} other signals, {self.resumes} resumes"
         ]
-        lines += [f"{self.drills} courses, {self.compared} ends compared with a run left alone; {self.inputs.total():,} fuzz inputs tried"]
+        lines += [
+            f"{self.drills} courses, {self.compared} ends compared with a run left alone; {self.inputs.total():,} fuzz inputs tried"
+        ]
         lines += [f"controls: {sum(self.controls.values())} of {len(self.controls)} noticed"]
         for what, found in self._bad().items():
-            lines += [f"{what}: {len(found)}", *(f"  {text}" for text in found[:12])] + [f"  and {len(found) - 12} more"] * (len(found) > 12)
+            lines += [f"{what}: {len(found)}", *(f"  {text}" for text in found[:12])] + [
+                f"  and {len(found) - 12} more"
+            ] * (len(found) > 12)
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:

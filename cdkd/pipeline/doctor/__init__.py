@@ -12,7 +12,16 @@ from pathlib import Path
 from cdkd.core.errors import CdkdError
 from cdkd.pipeline.doctor.machine import determinism, disk, gpu, packages, telemetry
 from cdkd.pipeline.doctor.neighbours import dvc_cache, locks, mlflow, teacher_cache
-from cdkd.pipeline.doctor.results import checkpoints, data, leftovers, params, runs, stale_runs, store, teacher
+from cdkd.pipeline.doctor.results import (
+    checkpoints,
+    data,
+    leftovers,
+    params,
+    runs,
+    stale_runs,
+    store,
+    teacher,
+)
 from cdkd.pipeline.doctor.site import Check, Fault, Finding, Site, Verdict
 
 
@@ -34,7 +43,16 @@ def _asked(site: Site, check: Check) -> Verdict:
         return check(site)
     except Exception as error:  # a file may be broken in a way that nobody thought of: a line like the others, and the rest is examined
         known = "" if isinstance(error, CdkdError | OSError) else f"{type(error).__name__}: "
-        return Verdict("", [Fault("BAD", f"cannot be examined: {known}{site.short(error)}", "mend or remove what is named, then `cdkd doctor` again")])
+        return Verdict(
+            "",
+            [
+                Fault(
+                    "BAD",
+                    f"cannot be examined: {known}{site.short(error)}",
+                    "mend or remove what is named, then `cdkd doctor` again",
+                )
+            ],
+        )
 
 
 CHECKS: tuple[Check, ...] = (

@@ -10,7 +10,17 @@ from importlib import metadata
 from pathlib import Path
 
 from cdkd.pipeline import scheduler
-from cdkd.pipeline.doctor.site import Fault, Mark, Site, Verdict, amount, dvc_settings, environment_of, how_many, some
+from cdkd.pipeline.doctor.site import (
+    Fault,
+    Mark,
+    Site,
+    Verdict,
+    amount,
+    dvc_settings,
+    environment_of,
+    how_many,
+    some,
+)
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
 
@@ -24,23 +34,49 @@ COPIES = 3  # a run lies in the store, in the workspace and in DVC's cache
 
 
 # What else may change the last bits: what is unset is the machine's own choice.
-UNSET = ("MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+UNSET = (
+    "MKL_NUM_THREADS",
+    "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
 
 
-SILENT = {"MLFLOW_DISABLE_TELEMETRY": ("true",), "DO_NOT_TRACK": ("1", "true"), "DVC_NO_ANALYTICS": ("1", "true")}
+SILENT = {
+    "MLFLOW_DISABLE_TELEMETRY": ("true",),
+    "DO_NOT_TRACK": ("1", "true"),
+    "DVC_NO_ANALYTICS": ("1", "true"),
+}
 
 
 def packages(site: Site) -> Verdict:
     """What is installed, against requirements.lock."""
     path = site.root / "requirements.lock"
     if not path.is_file():
-        return Verdict("", [Fault("warn", "requirements.lock is missing", "`git checkout requirements.lock`")])
+        return Verdict(
+            "", [Fault("warn", "requirements.lock is missing", "`git checkout requirements.lock`")]
+        )
     locked = list(_locked(path))
-    wrong = {name: f"{name} {found or 'missing'} (locked: {wanted})" for name, wanted, found, fits in locked if not fits}
-    marked: dict[Mark, set[str]] = {"BAD": wrong.keys() & {*DECISIVE_PACKAGES}, "warn": wrong.keys() - {*DECISIVE_PACKAGES}}
+    wrong = {
+        name: f"{name} {found or 'missing'} (locked: {wanted})"
+        for name, wanted, found, fits in locked
+        if not fits
+    }
+    marked: dict[Mark, set[str]] = {
+        "BAD": wrong.keys() & {*DECISIVE_PACKAGES},
+        "warn": wrong.keys() - {*DECISIVE_PACKAGES},
+    }
     cure = "`rm -f .venv/installed && make env`"
-    faults = [Fault(mark, some(wrong[name] for name in sorted(names)), cure) for mark, names in marked.items() if names]
-    return Verdict(f"Python {platform.python_version()}; {len(locked)} packages, as in requirements.lock", faults)
+    faults = [
+        Fault(mark, some(wrong[name] for name in sorted(names)), cure)
+        for mark, names in marked.items()
+        if names
+    ]
+    return Verdict(
+        f"Python {platform.python_version()}; {len(locked)} packages, as in requirements.lock", faults
+    )
 
 
 def determinism(site: Site) -> Verdict:
@@ -48,15 +84,35 @@ def determinism(site: Site) -> Verdict:
     given, cores = os.environ.get("OMP_NUM_THREADS"), scheduler.cores()
     jobs = scheduler.jobs(site.params) if site.params else 1
     usual = max(1, cores // jobs)
-    faults = [Fault("warn", f"{name}={os.environ[name]} is set, which may change the last bits", f"`unset {name}`") for name in UNSET if name in os.environ]
+    faults = [
+        Fault("warn", f"{name}={os.environ[name]} is set, which may change the last bits", f"`unset {name}`")
+        for name in UNSET
+        if name in os.environ
+    ]
     if given not in (None, str(usual)):
         faults.append(
-            Fault("warn", f"OMP_NUM_THREADS={given} is set; without it students have {usual}: threads decide the last bits", "`unset OMP_NUM_THREADS`")
+            Fault(
+                "warn",
+                f"OMP_NUM_THREADS={given} is set; without it students have {usual}: threads decide the last bits",
+                "`unset OMP_NUM_THREADS`",
+            )
         )
     if (policy := os.environ.get("OMP_WAIT_POLICY", "PASSIVE")).upper() != "PASSIVE":
-        faults.append(Fault("warn", f"OMP_WAIT_POLICY={policy}: a busy neighbour stops all threads", "`unset OMP_WAIT_POLICY`"))
+        faults.append(
+            Fault(
+                "warn",
+                f"OMP_WAIT_POLICY={policy}: a busy neighbour stops all threads",
+                "`unset OMP_WAIT_POLICY`",
+            )
+        )
     if os.environ.get("CDKD_DETERMINISTIC", "1") == "0":
-        faults.append(Fault("warn", "CDKD_DETERMINISTIC=0: results on a GPU do not come out again to the bit", "`unset CDKD_DETERMINISTIC`"))
+        faults.append(
+            Fault(
+                "warn",
+                "CDKD_DETERMINISTIC=0: results on a GPU do not come out again to the bit",
+                "`unset CDKD_DETERMINISTIC`",
+            )
+        )
     students = int(given) if given and given.isdigit() else usual
     before = {environment_of(record).get("threads") for record in _students(site)}
     if any(plan.method != TEACHER for plan in site.pending) and before - {students} and len(before) == 1:
@@ -64,13 +120,17 @@ def determinism(site: Site) -> Verdict:
         text = f"students in the store were trained with {threads} threads, those still pending would be with {students}"
         faults.append(Fault("warn", text, f"`OMP_NUM_THREADS={threads} dvc repro` trains them alike"))
     how = f"{students} thread{'s' * (students > 1)} in each of {jobs} process{'es' * (jobs > 1)}"
-    return Verdict(f"{cores} cores; students are trained with {how}; nothing is set that changes the last bits", faults)
+    return Verdict(
+        f"{cores} cores; students are trained with {how}; nothing is set that changes the last bits", faults
+    )
 
 
 def gpu(site: Site) -> Verdict:
     there = Path("/proc/driver/nvidia/gpus").exists()
     if site.quick:
-        return Verdict("there is one; torch was not asked" if there else "no driver of one; training is on the CPU", [])
+        return Verdict(
+            "there is one; torch was not asked" if there else "no driver of one; training is on the CPU", []
+        )
     import torch
 
     if torch.cuda.is_available():
@@ -78,15 +138,25 @@ def gpu(site: Site) -> Verdict:
     if not there:
         return Verdict("none; training is on the CPU", [])
     cure = f"`nvidia-smi` says whether its driver is at work; torch {torch.__version__} needs one for CUDA {torch.version.cuda}"
-    return Verdict("", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", cure)])
+    return Verdict(
+        "", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", cure)]
+    )
 
 
 def telemetry(site: Site) -> Verdict:
     """Nothing leaves the machine: of what `cdkd` starts by the environment, of `dvc` by its own settings."""
-    faults = [Fault("BAD", f"{name} is not set", f"`export {name}={values[-1]}`") for name, values in SILENT.items() if os.environ.get(name) not in values]
+    faults = [
+        Fault("BAD", f"{name} is not set", f"`export {name}={values[-1]}`")
+        for name, values in SILENT.items()
+        if os.environ.get(name) not in values
+    ]
     analytics = dvc_settings(site.root).get("core", "analytics", fallback="true")
     if analytics.lower() not in ("false", "no", "off", "0"):
-        faults.append(Fault("BAD", "DVC may send usage statistics (core.analytics)", "`dvc config core.analytics false`"))
+        faults.append(
+            Fault(
+                "BAD", "DVC may send usage statistics (core.analytics)", "`dvc config core.analytics false`"
+            )
+        )
     return Verdict("off in MLflow and DVC", faults)
 
 
@@ -95,7 +165,11 @@ def disk(site: Site) -> Verdict:
     largest = max((sum(file.stat().st_size for file in path.glob("*")) for path in site.places), default=0)
     need = COPIES * largest * len(site.pending)
     if free < max(LEAST_FREE, need):
-        want = f"the {how_many(len(site.pending))} still pending need about {amount(need)}" if need > LEAST_FREE else f"expected at least {amount(LEAST_FREE)}"
+        want = (
+            f"the {how_many(len(site.pending))} still pending need about {amount(need)}"
+            if need > LEAST_FREE
+            else f"expected at least {amount(LEAST_FREE)}"
+        )
         cure = "`dvc gc --workspace` lets go of old outputs in DVC's cache, `rm -r .cdkd/teacher` of the teacher's answers"
         return Verdict("", [Fault("warn", f"{amount(free)} free; {want}", cure)])
     return Verdict(f"{amount(free)} free", [])
@@ -115,7 +189,12 @@ def _locked(path: Path) -> Iterator[tuple[str, str, str | None, bool]]:
     for wanted in map(Requirement, lines):
         if wanted.marker is None or wanted.marker.evaluate():
             found = _installed(wanted.name)
-            yield wanted.name, str(wanted.specifier).removeprefix("=="), found, found is not None and wanted.specifier.contains(found, prereleases=True)
+            yield (
+                wanted.name,
+                str(wanted.specifier).removeprefix("=="),
+                found,
+                found is not None and wanted.specifier.contains(found, prereleases=True),
+            )
 
 
 def _installed(name: str) -> str | None:

@@ -25,7 +25,11 @@ def locks(site: Site) -> Verdict:
     faults = []
     for name, pid in site.held.items():
         who = f"process {pid} ({_words(pid)})" if pid else "a process that is not named"
-        cure = f"wait for it, or `kill {pid}`: its command goes on from the last checkpoint" if pid else f"wait for it; `fuser .cdkd/locks/{name}` finds it"
+        cure = (
+            f"wait for it, or `kill {pid}`: its command goes on from the last checkpoint"
+            if pid
+            else f"wait for it; `fuser .cdkd/locks/{name}` finds it"
+        )
         faults.append(Fault("warn", f"{name} is held by {who}", cure))
     return Verdict("none is held", faults)
 
@@ -33,14 +37,20 @@ def locks(site: Site) -> Verdict:
 def dvc_cache(site: Site) -> Verdict:
     """Every object of DVC's cache by its name, which is its md5: DVC itself reads an object once and never again."""
     folder = _dvc_cache(site.root)
-    objects = [path for path in sorted(folder.glob("??/*")) if re.fullmatch(r"[0-9a-f]{30}(\.dir)?", path.name) and path.is_file()]
+    objects = [
+        path
+        for path in sorted(folder.glob("??/*"))
+        if re.fullmatch(r"[0-9a-f]{30}(\.dir)?", path.name) and path.is_file()
+    ]
     faults = []
     for path in objects:
         if _md5(path) != path.parent.name + path.name.removesuffix(".dir"):
             shown = path.relative_to(site.root) if path.is_relative_to(site.root) else path
             cure = f"`rm -f {shown} && dvc commit --force`, once data and runs are sound"
             faults.append(Fault("BAD", f"{shown}: damaged: its md5 is not its name", cure))
-    return Verdict(f"{len(objects)} objects, {size_of(objects)}: each fits its md5" if objects else "empty", faults)
+    return Verdict(
+        f"{len(objects)} objects, {size_of(objects)}: each fits its md5" if objects else "empty", faults
+    )
 
 
 def mlflow(site: Site) -> Verdict:
@@ -49,18 +59,31 @@ def mlflow(site: Site) -> Verdict:
     if address := os.environ.get("MLFLOW_TRACKING_URI"):
         return Verdict(f"kept at {address} (MLFLOW_TRACKING_URI), which is not examined", [])
     if not path.exists():
-        return Verdict("no view yet", [Fault("warn", "the view is missing", "`cdkd track`")] if site.stored else [])
+        return Verdict(
+            "no view yet", [Fault("warn", "the view is missing", "`cdkd track`")] if site.stored else []
+        )
     try:
         with contextlib.closing(_read_only(path)) as database:
             report = [row[0] for row in database.execute("PRAGMA integrity_check(1)")]
             if report != ["ok"]:
                 raise sqlite3.DatabaseError(report[0].splitlines()[-1])
             faults = [*_version(database), *_abandoned(site, database)]
-            count = database.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone()[0]
+            count = database.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'").fetchone()[
+                0
+            ]
     except sqlite3.OperationalError as error:
         if "locked" not in str(error) and "busy" not in str(error):
             return Verdict("", [Fault("BAD", f"mlflow.db is damaged ({error})", REBUILD)])
-        return Verdict("", [Fault("warn", f"mlflow.db cannot be read now ({error})", "`cdkd doctor` again once nothing writes to it")])
+        return Verdict(
+            "",
+            [
+                Fault(
+                    "warn",
+                    f"mlflow.db cannot be read now ({error})",
+                    "`cdkd doctor` again once nothing writes to it",
+                )
+            ],
+        )
     except sqlite3.DatabaseError as error:
         return Verdict("", [Fault("BAD", f"mlflow.db is damaged ({error})", REBUILD)])
     return Verdict(f"the view is whole, {count} entries, {size_of([path])}", faults)
@@ -69,7 +92,12 @@ def mlflow(site: Site) -> Verdict:
 def teacher_cache(site: Site) -> Verdict:
     tables = sorted((site.root / ".cdkd" / "teacher").glob("*.rows"))
     taken = sum(path.stat().st_blocks * 512 for path in tables)  # the tables are sparse
-    return Verdict(f"{amount(taken)} in {len(tables)} tables; `rm -r .cdkd/teacher` frees it and changes no result" if tables else "empty", [])
+    return Verdict(
+        f"{amount(taken)} in {len(tables)} tables; `rm -r .cdkd/teacher` frees it and changes no result"
+        if tables
+        else "empty",
+        [],
+    )
 
 
 def _dvc_cache(root: Path) -> Path:
@@ -95,7 +123,9 @@ def _read_only(path: Path) -> sqlite3.Connection:
     """Without a log (-wal) nobody is at work in the database, and SQLite need not even make the files by which it locks."""
     log = path.with_name(f"{path.name}-wal")
     busy = log.exists() and log.stat().st_size > 0
-    return sqlite3.connect(f"file:{quote(str(path))}?{'mode=ro' if busy else 'immutable=1'}", uri=True, timeout=5.0)
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?{'mode=ro' if busy else 'immutable=1'}", uri=True, timeout=5.0
+    )
 
 
 def _version(database: sqlite3.Connection) -> Iterator[Fault]:
@@ -103,12 +133,29 @@ def _version(database: sqlite3.Connection) -> Iterator[Fault]:
     found = database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     spec = importlib.util.find_spec("mlflow")
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    sources = [path.read_text(encoding="utf-8") for folder in folders for path in Path(folder, "store", "db_migrations", "versions").glob("*.py")]
-    known = {name for source in sources for name in re.findall(r"^revision\b[^=\n]*=\s*[\"'](\w+)", source, re.MULTILINE)}
-    passed = {name for source in sources for line in re.findall(r"^down_revision\b[^=\n]*=(.*)", source, re.MULTILINE) for name in re.findall(r"\w+", line)}
+    sources = [
+        path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in Path(folder, "store", "db_migrations", "versions").glob("*.py")
+    ]
+    known = {
+        name
+        for source in sources
+        for name in re.findall(r"^revision\b[^=\n]*=\s*[\"'](\w+)", source, re.MULTILINE)
+    }
+    passed = {
+        name
+        for source in sources
+        for line in re.findall(r"^down_revision\b[^=\n]*=(.*)", source, re.MULTILINE)
+        for name in re.findall(r"\w+", line)
+    }
     if (newest := known - passed) and found not in newest:
         age = "an older" if found in known else "another"
-        yield Fault("BAD", f"mlflow.db has the form of {age} MLflow ({found}; the installed one's is {some(sorted(newest))})", REBUILD)
+        yield Fault(
+            "BAD",
+            f"mlflow.db has the form of {age} MLflow ({found}; the installed one's is {some(sorted(newest))})",
+            REBUILD,
+        )
 
 
 def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
@@ -116,8 +163,19 @@ def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
     tag = "(SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = '{}')".format
     tags = ", ".join(map(tag, ("cdkd.fingerprint", "method", "seed")))
     query = f"SELECT runs.name, experiments.name, {tags} FROM runs JOIN experiments USING (experiment_id)"
-    for name, experiment, key, method, seed in database.execute(f"{query} WHERE runs.status = 'RUNNING' AND runs.lifecycle_stage = 'active'"):
-        if key is None or f"{experiment}-{TEACHER if method == TEACHER else 'students'}-seed-{seed}" in site.held:
+    for name, experiment, key, method, seed in database.execute(
+        f"{query} WHERE runs.status = 'RUNNING' AND runs.lifecycle_stage = 'active'"
+    ):
+        if (
+            key is None
+            or f"{experiment}-{TEACHER if method == TEACHER else 'students'}-seed-{seed}" in site.held
+        ):
             continue
-        cure = "`cdkd track` completes it" if isinstance(site.stored.get(key), Record) else "`dvc repro` goes on with it" if key in site.plans else REBUILD
+        cure = (
+            "`cdkd track` completes it"
+            if isinstance(site.stored.get(key), Record)
+            else "`dvc repro` goes on with it"
+            if key in site.plans
+            else REBUILD
+        )
         yield Fault("warn", f"{experiment}: {name} shows as RUNNING, and nobody trains it", cure)

@@ -20,8 +20,19 @@ def params(site: Site) -> Verdict:
     try:
         found = load(site.root / "params.yaml")
     except CdkdError as error:
-        return Verdict("", [Fault("BAD", f"{site.short(error)}; so data and runs cannot be examined", "`cdkd check` lists every fault and what was expected")])
-    return Verdict(f"{found.experiment}: {len(found.methods)} methods x {len(found.seeds)} seeds; no fault", [])
+        return Verdict(
+            "",
+            [
+                Fault(
+                    "BAD",
+                    f"{site.short(error)}; so data and runs cannot be examined",
+                    "`cdkd check` lists every fault and what was expected",
+                )
+            ],
+        )
+    return Verdict(
+        f"{found.experiment}: {len(found.methods)} methods x {len(found.seeds)} seeds; no fault", []
+    )
 
 
 def data(site: Site) -> Verdict:
@@ -29,12 +40,18 @@ def data(site: Site) -> Verdict:
     faults, folders = [], [path.parent for path in sorted((site.root / "data").glob(f"*/{FILE}"))]
     active = data_folder(site.params) if site.params else None
     if active is not None and active not in folders:
-        faults.append(Fault("warn", f"{active.relative_to(site.root)}: nothing prepared yet", "`cdkd prepare`"))
+        faults.append(
+            Fault("warn", f"{active.relative_to(site.root)}: nothing prepared yet", "`cdkd prepare`")
+        )
     for folder in folders:
         try:
             _check_data(folder)
         except (CdkdError, OSError) as error:
-            cure = "`cdkd prepare`" if folder == active else f"`rm -r {folder.relative_to(site.root)}`; `cdkd use` and `cdkd prepare` bring it back"
+            cure = (
+                "`cdkd prepare`"
+                if folder == active
+                else f"`rm -r {folder.relative_to(site.root)}`; `cdkd use` and `cdkd prepare` bring it back"
+            )
             faults.append(Fault("BAD", site.short(error), cure))
     return Verdict(f"{some(folder.name for folder in folders)}: as prepared" if folders else "", faults)
 
@@ -45,13 +62,24 @@ def store(site: Site) -> Verdict:
     for key, entry in site.stored.items():
         if isinstance(entry, CdkdError):
             plan = site.plans.get(key)
-            then = f"then `{_command(plan)}` trains it again to the same bits" if plan else "params.yaml does not ask for it"
+            then = (
+                f"then `{_command(plan)}` trains it again to the same bits"
+                if plan
+                else "params.yaml does not ask for it"
+            )
             faults.append(Fault("BAD", site.short(entry), f"`rm -r .cdkd/store/{key[:12]}*`; {then}"))
     records = [record for record in site.stored.values() if isinstance(record, Record)]
-    kept = [record for record in records if record.status == "finished" and record.config["data"].get("judged_on") != "validation"]  # a trial keeps no weights
+    kept = [
+        record
+        for record in records
+        if record.status == "finished" and record.config["data"].get("judged_on") != "validation"
+    ]  # a trial keeps no weights
     absent = sum(not site.store.weights(record.fingerprint).is_file() for record in kept)
     note = f" ({absent} have theirs on another machine)" if absent else ""
-    return Verdict(f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {len(site.pending)} of params.yaml pending", faults)
+    return Verdict(
+        f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {len(site.pending)} of params.yaml pending",
+        faults,
+    )
 
 
 def leftovers(site: Site) -> Verdict:
@@ -59,11 +87,30 @@ def leftovers(site: Site) -> Verdict:
     faults = []
     aside = sorted(site.store.folder.glob("damaged-*"))
     if aside:
-        faults.append(Fault("warn", f"{how_many(len(aside))} set aside as damaged, {size_of(aside)}", "`rm -r .cdkd/store/damaged-*`"))
-    if killed := [path for path in (*site.store.folder.glob(".staging-*"), *(site.root / "data").glob("*/.prepare-*")) if _left(path)]:
+        faults.append(
+            Fault(
+                "warn",
+                f"{how_many(len(aside))} set aside as damaged, {size_of(aside)}",
+                "`rm -r .cdkd/store/damaged-*`",
+            )
+        )
+    if killed := [
+        path
+        for path in (*site.store.folder.glob(".staging-*"), *(site.root / "data").glob("*/.prepare-*"))
+        if _left(path)
+    ]:
         places = " ".join(str(path.relative_to(site.root)) for path in killed)
-        faults.append(Fault("warn", f"{len(killed)} folders of killed processes, {size_of(killed)}", f"`rm -r {places}`"))
-    if halves := [path for folder in (".cdkd", "runs", "data") for path in (site.root / folder).rglob(f".*{DRAFT}") if _left(path)]:
+        faults.append(
+            Fault(
+                "warn", f"{len(killed)} folders of killed processes, {size_of(killed)}", f"`rm -r {places}`"
+            )
+        )
+    if halves := [
+        path
+        for folder in (".cdkd", "runs", "data")
+        for path in (site.root / folder).rglob(f".*{DRAFT}")
+        if _left(path)
+    ]:
         text = f"{len(halves)} half-written files, {size_of(halves)}: {some(str(path.relative_to(site.root)) for path in halves)}"
         faults.append(Fault("warn", text, f"`find .cdkd runs data -name '.*{DRAFT}' -delete`"))
     return Verdict("none", faults)
@@ -81,9 +128,22 @@ def runs(site: Site) -> Verdict:
             continue
         other = site.stored.get(record.fingerprint)
         if isinstance(other, Record) and _essence(other) != _essence(record):
-            cure = f"`cdkd verify {path.parent.name} --seed {record.seed}` says which is right; {again}" if again else _removed(site, [path])
-            faults.append(Fault("BAD", f"{path.relative_to(site.root)}: not what the store has for the same fingerprint", cure))
-    return Verdict(f"{how_many(len(paths))}: records and weights fit, and are the store's" if paths else "none yet", faults)
+            cure = (
+                f"`cdkd verify {path.parent.name} --seed {record.seed}` says which is right; {again}"
+                if again
+                else _removed(site, [path])
+            )
+            faults.append(
+                Fault(
+                    "BAD",
+                    f"{path.relative_to(site.root)}: not what the store has for the same fingerprint",
+                    cure,
+                )
+            )
+    return Verdict(
+        f"{how_many(len(paths))}: records and weights fit, and are the store's" if paths else "none yet",
+        faults,
+    )
 
 
 def stale_runs(site: Site) -> Verdict:
@@ -92,7 +152,16 @@ def stale_runs(site: Site) -> Verdict:
         return NOTHING
     paths = sorted(runs_folder(site.params).glob("*/seed-*.json"))
     if paths and site.teacher is None:
-        return Verdict("", [Fault("warn", "cannot be told: the teacher of today's params and code is not trained", "`dvc repro`")])
+        return Verdict(
+            "",
+            [
+                Fault(
+                    "warn",
+                    "cannot be told: the teacher of today's params and code is not trained",
+                    "`dvc repro`",
+                )
+            ],
+        )
     wanted = {(plan.method, f"seed-{plan.seed}.json"): key for key, plan in site.plans.items()}
     stale, foreign = [], []
     for path in paths:
@@ -115,10 +184,16 @@ def checkpoints(site: Site) -> Verdict:
     """States of runs: those to go on from, and those that nothing will go on from."""
     faults, going = [], 0
     for folder in sorted(site.store.checkpoints.glob("*")):
-        plan, size, cure = site.plans.get(folder.name), size_of([folder]), f"`rm -r .cdkd/checkpoints/{folder.name[:12]}*`"
+        plan, size, cure = (
+            site.plans.get(folder.name),
+            size_of([folder]),
+            f"`rm -r .cdkd/checkpoints/{folder.name[:12]}*`",
+        )
         if isinstance(site.stored.get(folder.name), Record):
             faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", cure))
-        elif plan is not None or site.held or not site.teacher:  # wanted; perhaps in training for another experiment; or not to be told
+        elif (
+            plan is not None or site.held or not site.teacher
+        ):  # wanted; perhaps in training for another experiment; or not to be told
             going += 1
         else:
             text = f"{folder.name[:12]}: of no run of today's params and code, {size}"
@@ -139,10 +214,19 @@ def teacher(site: Site) -> Verdict:
     then = {key: record.result["last"][key] for key in found}
     if found == then:
         return Verdict(f"top-1 error {found['test_top1_error']:.2f} %, as its record says, to the bit", [])
-    text = "measured again it is not its record's: " + ", ".join(f"{key} {then[key]!r} -> {found[key]!r}" for key in found if found[key] != then[key])
+    text = "measured again it is not its record's: " + ", ".join(
+        f"{key} {then[key]!r} -> {found[key]!r}" for key in found if found[key] != then[key]
+    )
     if difference := unlike(environment_of(record), environment):
         return Verdict(
-            "", [Fault("warn", f"{text}; the environments differ: {difference}", "`rm -f .venv/installed && make env`, on the machine of the record")]
+            "",
+            [
+                Fault(
+                    "warn",
+                    f"{text}; the environments differ: {difference}",
+                    "`rm -f .venv/installed && make env`, on the machine of the record",
+                )
+            ],
         )
     return Verdict("", [Fault("BAD", text, "`cdkd verify teacher` trains it again and says where they part")])
 
@@ -200,7 +284,10 @@ def _left(draft: Path) -> bool:
 def _weights(site: Site, record: Record) -> Path | None:
     if site.params is None:
         return None
-    places = (site.store.weights(record.fingerprint), runs_folder(site.params) / TEACHER / f"seed-{record.seed}.safetensors")
+    places = (
+        site.store.weights(record.fingerprint),
+        runs_folder(site.params) / TEACHER / f"seed-{record.seed}.safetensors",
+    )
     return next((path for path in places if path.is_file()), None)
 
 
@@ -222,4 +309,6 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     load_weights(model, weights, record.result["weights_sha256"])
     training = record.config["training"]
     recipe = params.teacher.training.resolved if training is None else Recipe.of(training)
-    return Examination(split(folder, read_meta(folder), device, "test"), recipe).row(model), environment(device)
+    return Examination(split(folder, read_meta(folder), device, "test"), recipe).row(model), environment(
+        device
+    )

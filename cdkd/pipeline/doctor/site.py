@@ -84,7 +84,10 @@ class Site:
         if self.params is None or self.data is None:
             return None
         plan = teacher_plan(self.params, self.data)
-        for path in (self.store.folder / plan.fingerprint / RECORD, runs_folder(self.params) / TEACHER / f"seed-{plan.seed}.json"):
+        for path in (
+            self.store.folder / plan.fingerprint / RECORD,
+            runs_folder(self.params) / TEACHER / f"seed-{plan.seed}.json",
+        ):
             with contextlib.suppress(CdkdError):
                 record = read(path)
                 if (record.fingerprint, record.status) == (plan.fingerprint, "finished"):
@@ -98,13 +101,21 @@ class Site:
             return {}
         plans = [teacher_plan(self.params, self.data)]
         if self.teacher is not None:
-            plans += [plan for seed in self.params.seeds for plan in student_plans(self.params, self.data, self.teacher, seed)]
+            plans += [
+                plan
+                for seed in self.params.seeds
+                for plan in student_plans(self.params, self.data, self.teacher, seed)
+            ]
         return {plan.fingerprint: plan for plan in plans}
 
     @cached_property
     def places(self) -> list[Path]:
         """The store's folders, but for those that `leftovers` tells of."""
-        return [path for path in sorted(self.store.folder.glob("*")) if path.is_dir() and not path.name.startswith((".", "damaged-"))]
+        return [
+            path
+            for path in sorted(self.store.folder.glob("*"))
+            if path.is_dir() and not path.name.startswith((".", "damaged-"))
+        ]
 
     @cached_property
     def stored(self) -> dict[str, Record | CdkdError]:

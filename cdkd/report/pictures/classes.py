@@ -19,7 +19,11 @@ MOST_CLASSES = 12  # of a confusion map; of more, those that change most
 
 def confusion(rows: Mapping[str, Row], class_names: Sequence[str] = ()) -> Figure | None:
     """Share of a class's images that are taken for another, minus the student's; the diagonal is left out."""
-    found = {name: change for name in students(rows) if BASE in rows and name != BASE and (change := _change(rows[name], rows[BASE])) is not None}
+    found = {
+        name: change
+        for name in students(rows)
+        if BASE in rows and name != BASE and (change := _change(rows[name], rows[BASE])) is not None
+    }
     found = dict(list(found.items())[:MOST])
     if not found or len({change.shape for change in found.values()}) > 1:
         return None
@@ -47,7 +51,9 @@ def confusion(rows: Mapping[str, Row], class_names: Sequence[str] = ()) -> Figur
     longest = 0.065 * max(map(len, labels))  # inches, about
     name_axes(figure, "\n" * round(3 * longest * long) + "predicted class", "true class", gap=0.12 + longest)
     width, height = figure.get_size_inches()
-    bar = figure.colorbar(mesh, cax=figure.add_axes((1 + 0.2 / width, 0.5 - 1.2 / height, 0.12 / width, 2.4 / height)))
+    bar = figure.colorbar(
+        mesh, cax=figure.add_axes((1 + 0.2 / width, 0.5 - 1.2 / height, 0.12 / width, 2.4 / height))
+    )
     bar.set_label("minus the student's (points of the class's images)", fontsize=8)
     bar.outline.set_visible(False)
     return figure
@@ -62,28 +68,48 @@ def reliability(rows: Mapping[str, Row]) -> Figure | None:
     figure, axes_of = panels(len(found), 4, 2.4, 2.2, apart=0.3)
     for axes, name in zip(axes_of, found, strict=True):
         row, colour = rows[name], GREY if name == TEACHER else looks[name].colour
-        count, confidence, right = (np.sum([getattr(more, key) for more in row.examined.values()], axis=0) for key in ("count", "confidence", "right"))
+        count, confidence, right = (
+            np.sum([getattr(more, key) for more in row.examined.values()], axis=0)
+            for key in ("count", "confidence", "right")
+        )
         held = count > 0
         x, y = 100 * confidence[held] / count[held], 100 * right[held] / count[held]
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.plot(x, y, color=colour, linewidth=1.2)
-        axes.scatter(x, y, s=5 + 90 * count[held] / count.sum(), color=colour, linewidth=0, alpha=0.85, clip_on=False, zorder=3)
+        axes.scatter(
+            x,
+            y,
+            s=5 + 90 * count[held] / count.sum(),
+            color=colour,
+            linewidth=0,
+            alpha=0.85,
+            clip_on=False,
+            zorder=3,
+        )
         axes.set(title=name, xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 50, 100))
         error = row.beyond["calibration_error"].mean
-        axes.annotate(f"calibration error {error:.2f} %", (0.04, 0.95), xycoords="axes fraction", va="top", fontsize=7.5)
+        axes.annotate(
+            f"calibration error {error:.2f} %", (0.04, 0.95), xycoords="axes fraction", va="top", fontsize=7.5
+        )
     name_axes(figure, "confidence: largest probability (%)", "accuracy (%)")
     return figure
 
 
 def _change(row: Row, base: Row) -> np.ndarray | None:
     """Confusions in percent of the true class's images minus the baseline's, mean over the seeds that both have; diagonal 0."""
-    seeds = [seed for seed in row.examined if seed in base.examined and row.examined[seed].confusion.shape == base.examined[seed].confusion.shape]
+    seeds = [
+        seed
+        for seed in row.examined
+        if seed in base.examined and row.examined[seed].confusion.shape == base.examined[seed].confusion.shape
+    ]
     if not seeds:
         return None
 
     def share(confusion: np.ndarray) -> np.ndarray:
         return np.asarray(100 * confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True)))
 
-    change = np.mean([share(row.examined[seed].confusion) - share(base.examined[seed].confusion) for seed in seeds], axis=0)
+    change = np.mean(
+        [share(row.examined[seed].confusion) - share(base.examined[seed].confusion) for seed in seeds], axis=0
+    )
     np.fill_diagonal(change, 0.0)
     return np.asarray(change)

@@ -56,7 +56,9 @@ def epochs_below(axes: Axes, count: int, first: int = 0) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
 
 
-def panels(count: int, across: int, width: float, height: float, apart: float = 0.12, lines: float = 0.36) -> tuple[Figure, list[Axes]]:
+def panels(
+    count: int, across: int, width: float, height: float, apart: float = 0.12, lines: float = 0.36
+) -> tuple[Figure, list[Axes]]:
     """So many panels with common axes, filled row by row; what is left of the last row stays empty.
 
     width, height: of one, in inches; apart, lines: between two, sideways and downwards. The panels fill the figure:
@@ -66,7 +68,11 @@ def panels(count: int, across: int, width: float, height: float, apart: float = 
     down = math.ceil(count / across)
     figure = Figure(figsize=((width + apart) * across - apart, (height + lines) * down - lines))
     room = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": apart / width, "hspace": lines / height}
-    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True, gridspec_kw=room).ravel().tolist()
+    axes = (
+        figure.subplots(down, across, squeeze=False, sharex=True, sharey=True, gridspec_kw=room)
+        .ravel()
+        .tolist()
+    )
     for spare in axes[count:]:
         spare.set_visible(False)
     for lowest in axes[max(0, count - across) : count]:  # also those with an empty place below
@@ -87,4 +93,12 @@ def explain_lines(figure: Figure, axes: Axes, cut: bool) -> None:
     note = f"\n(the first {LINES} methods)" if cut else ""
     ncols = math.ceil(len(labels) / LEGEND)
     place = {"ncols": ncols, "loc": "center left", "bbox_to_anchor": (1 + 0.15 / figure.get_figwidth(), 0.5)}
-    figure.legend(handles, labels, title="mean, and range over seeds" + note, alignment="left", handlelength=3, borderaxespad=0, **place)
+    figure.legend(
+        handles,
+        labels,
+        title="mean, and range over seeds" + note,
+        alignment="left",
+        handlelength=3,
+        borderaxespad=0,
+        **place,
+    )

@@ -23,23 +23,52 @@ def history(study: Result) -> Figure | None:
         return None
     figure = Figure(figsize=(8.5, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot([trial.number for trial in finished], _values(finished), "o", color=COLOURS[0], markersize=5, label="finished")
+    axes.plot(
+        [trial.number for trial in finished],
+        _values(finished),
+        "o",
+        color=COLOURS[0],
+        markersize=5,
+        label="finished",
+    )
     pruned = [trial for trial in study.trials if trial.state == "pruned" and trial.curve]
     if pruned:
-        axes.plot([trial.number for trial in pruned], [trial.curve[-1] for trial in pruned], "x", color=GREY, label="given up early, at its last error")
+        axes.plot(
+            [trial.number for trial in pruned],
+            [trial.curve[-1] for trial in pruned],
+            "x",
+            color=GREY,
+            label="given up early, at its last error",
+        )
     best = list(accumulate(_values(finished), min))
     axes.step([trial.number for trial in finished], best, where="post", color=COLOURS[1], label="best so far")
     if finished[0].number == 0:
-        axes.axhline(_values(finished)[0], color=GREY, linewidth=1, linestyle=(0, (1, 2)), label=f"{study.base} itself (trial 0)")
+        axes.axhline(
+            _values(finished)[0],
+            color=GREY,
+            linewidth=1,
+            linestyle=(0, (1, 2)),
+            label=f"{study.base} itself (trial 0)",
+        )
     values = _values(finished)
     top = max(sorted(values)[int(0.9 * (len(values) - 1))], values[0])
     low = min(values)
-    axes.set(xlabel="Trial", ylabel=ERROR, ylim=(low - 0.08 * (top - low) - 0.1, top + 0.25 * (top - low) + 0.1))
+    axes.set(
+        xlabel="Trial", ylabel=ERROR, ylim=(low - 0.08 * (top - low) - 0.1, top + 0.25 * (top - low) + 0.1)
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, fontsize=8)
     beyond = sum(value > axes.get_ylim()[1] for value in [*values, *(trial.curve[-1] for trial in pruned)])
     if beyond:
-        axes.annotate(f"{beyond} beyond the picture", (0.995, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=8, color=GREY)
+        axes.annotate(
+            f"{beyond} beyond the picture",
+            (0.995, 0.97),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            fontsize=8,
+            color=GREY,
+        )
     return figure
 
 
@@ -72,9 +101,19 @@ def slices(study: Result) -> Figure | None:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style shows no formulas
                 axes.xaxis.set_minor_formatter(NullFormatter())
-        dots: dict[str, Any] = {"cmap": "Blues", "vmin": -len(finished), "vmax": finished[-1].number, "s": 22, "clip_on": False}
+        dots: dict[str, Any] = {
+            "cmap": "Blues",
+            "vmin": -len(finished),
+            "vmax": finished[-1].number,
+            "s": 22,
+            "clip_on": False,
+        }
         for marker, beyond in (("o", False), ("^", True)):
-            shown = [(x, min(y, edge), trial.number) for x, y, trial in zip(across, _values(finished), finished, strict=True) if (y > edge) == beyond]
+            shown = [
+                (x, min(y, edge), trial.number)
+                for x, y, trial in zip(across, _values(finished), finished, strict=True)
+                if (y > edge) == beyond
+            ]
             if shown:
                 x, y, number = zip(*shown, strict=True)
                 axes.scatter(x, y, c=number, marker=marker, **dots)
@@ -89,13 +128,23 @@ def slices(study: Result) -> Figure | None:
 
 def pareto(studies: Mapping[str, Result]) -> Figure | None:
     """Error against what a trial cost, over studies with several budgets; the steps are what nothing cheaper was better than."""
-    points = {name: [(len(trial.curve), trial.value or 0.0) for trial in study.finished] for name, study in studies.items()}
+    points = {
+        name: [(len(trial.curve), trial.value or 0.0) for trial in study.finished]
+        for name, study in studies.items()
+    }
     if len({cost for those in points.values() for cost, _ in those}) < 2:
         return None
     figure = Figure(figsize=(8.5, 3.2), layout="constrained")
     axes = figure.subplots()
     for place, (name, those) in enumerate(points.items()):
-        axes.plot(*zip(*those, strict=True), MARKERS[place % len(MARKERS)], color=COLOURS[place % len(COLOURS)], markersize=5, alpha=0.7, label=name)
+        axes.plot(
+            *zip(*those, strict=True),
+            MARKERS[place % len(MARKERS)],
+            color=COLOURS[place % len(COLOURS)],
+            markersize=5,
+            alpha=0.7,
+            label=name,
+        )
     front = frontier([point for those in points.values() for point in those])
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, label="best for its cost")
     axes.set(xlabel="epochs that a trial is trained", ylabel=ERROR, xlim=(0, None))
