@@ -53,8 +53,10 @@ def a_run(method: str, seed: int) -> Record:
 
 @pytest.fixture(scope="module")
 def mlflow(
-    chromium: browser.Browser, template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:  # noqa: F811
+    chromium: browser.Browser,
+    template: Path,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
     """The address that `cdkd ui` prints, of an experiment with its runs and description."""
     root = fresh(template, tmp_path_factory.mktemp("served") / "project")
     tracking.rebuild(

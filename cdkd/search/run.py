@@ -9,8 +9,8 @@ from cdkd.config.params import Params
 from cdkd.core.errors import BadRecord, CdkdError
 from cdkd.data.prepared import Meta
 from cdkd.pipeline.scheduler import cores, helpers
-from cdkd.runs.record import Record
 from cdkd.runs import study_record
+from cdkd.runs.record import Record
 from cdkd.runs.study_record import Result
 from cdkd.runs.tuned_methods import decisive
 from cdkd.storage.files import digest
