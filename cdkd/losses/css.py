@@ -1,0 +1,64 @@
+"""CSS: two branched networks that predict class and branch together, and teach each other at a live ratio."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cdkd.losses.base import at_least_float32
+from cdkd.losses.ce import cross_entropy
+from cdkd.losses.divergence import divergence
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+
+def channel_self_supervision(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 3.0,
+    detach: Literal["none", "ratios", "targets", "both"] = "none",
+) -> Tensor:
+    """The whole loss of both networks, cross-entropies included.
+
+        CE_t = mean_i CE(z_t^i, n·y + i),   CE_s likewise
+        KL_{t←s} = mean_i T² · (1/B) Σ_b KL(softmax(z_s^i / T) ‖ softmax(z_t^i / T)),   KL_{s←t} reversed
+        CE_t + (CE_t / CE_s) · KL_{t←s} + CE_s + (CE_s / CE_t) · KL_{s←t}
+
+    teacher_logits, student_logits: [B, n·K, n], branch i in the last dimension; labels: [B] int64, the plain
+    classes; T: temperature. detach: which of the ratios and the targets carry no gradient; the released code
+    detaches neither.
+
+    A live ratio rewards a network for a larger cross-entropy of the other one, and grows without bound as
+    that one falls to 0.
+
+    Source: Fan et al., Channel Self-Supervision for Online Knowledge Distillation, 2203.11660;
+    PumpkinsLemon/CSS, `train.py`.
+    """
+    branches = teacher_logits.shape[2]
+    t, s = at_least_float32(teacher_logits), at_least_float32(student_logits)
+    ce_t, ce_s = (
+        torch.stack(
+            [cross_entropy(z[:, :, i], joint_labels(labels, i, branches)) for i in range(branches)]
+        ).mean()
+        for z in (t, s)
+    )
+    targets, ratios = detach in ("targets", "both"), detach in ("ratios", "both")
+    kl_t, kl_s = (
+        torch.stack(
+            [divergence(z[:, :, i], x[:, :, i], temperature, targets) for i in range(branches)]
+        ).mean()
+        for z, x in ((t, s), (s, t))
+    )
+    ratio_t, ratio_s = ce_t / ce_s, ce_s / ce_t
+    if ratios:
+        ratio_t, ratio_s = ratio_t.detach(), ratio_s.detach()
+    return ce_t + ratio_t * kl_t + ce_s + ratio_s * kl_s
+
+
+def joint_labels(labels: Tensor, branch: int, branches: int) -> Tensor:
+    """Class and branch as one label, n·y + i: [B] int64."""
+    return branches * labels + branch

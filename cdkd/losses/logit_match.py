@@ -1,0 +1,22 @@
+"""Logit matching: a student's logits are drawn to those of a network that trains beside it (CTKD)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cdkd.losses.base import at_least_float32
+
+
+def logit_match(student_logits: Tensor, teacher_logits: Tensor, nominal_batch: int) -> Tensor:
+    """Squared distance of the logits.
+
+        (1 / B₀) Σ_b Σ_k (sg[z_t] − z_s)²
+
+    student_logits, teacher_logits: [B, K]; nominal_batch: B₀, the recipe's batch. The released code divides
+    by it even where a batch is smaller, so that an epoch's last images count less. No gradient enters the
+    teacher.
+
+    Source: Zhou et al., Rocket Launching, 1708.04106; HaoranZhao1988/CTKD, `train.py`.
+    """
+    difference = at_least_float32(teacher_logits.detach()) - at_least_float32(student_logits)
+    return difference.square().sum() / nominal_batch
