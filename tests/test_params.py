@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdkd.config import schema
+from cdkd.config.faults import show
 from cdkd.config.params import load
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Weight
@@ -140,6 +142,63 @@ def test_faults_that_need_the_whole_schedule(write: Any) -> None:
 def test_each_fault_is_named_by_its_place(write: Any, old: str, new: str, place: str) -> None:
     assert old in GOOD
     assert any(f": {place}: " in line for line in faults(write(GOOD.replace(old, new, 1))))
+
+
+NO_NAMES = [
+    "$(touch X)",
+    "`touch X`",
+    "a;b",
+    "a b",
+    "kd_0.5",
+    ".",
+    "..",
+    "",
+    "./",
+    "data/..",
+    "/tmp",
+    "-rf",
+    "_a",
+    "Kd",
+    "kd\n",
+    "\x1b[2J",
+    "é",
+    "x" * 65,
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=repr)
+@pytest.mark.parametrize("kind", ["experiment", "method", "study", "method of a study"])
+def test_a_name_is_safe_in_a_path_and_in_a_shell(write: Any, kind: str, name: str) -> None:
+    study = "search: {s: {base: kd, method: m, space: {kd.weight: {low: 0.5, high: 1}}}}\n"
+    old, place = {
+        "experiment": ("experiment: small", "experiment"),
+        "method": ("  student: {ce", "methods."),
+        "study": ("{s: {base", "search."),
+        "method of a study": ("method: m,", "search.s.method"),
+    }[kind]
+    assert old in GOOD + study
+    load(write(GOOD + study))
+    quoted = json.dumps(name)
+    new = {
+        "experiment": f"experiment: {quoted}",
+        "method": f"  ? {quoted}\n  : {{ce",
+        "study": f"{{? {quoted} : {{base",
+        "method of a study": f"method: {quoted},",
+    }[kind]
+    path = write((GOOD + study).replace(old, new).replace("[student, kd, edt]", "[kd, edt]"))
+    done = faults(path)
+    assert len(done) == 2, done
+    assert f": {place}" in done[1]
+    assert f"{show(name)} is no name; expected lower-case letters" in done[1]
+    assert done[1].isprintable()
+
+
+def test_the_names_of_folders_beside_the_methods_are_taken(write: Any) -> None:
+    for name in ("teacher", "search"):
+        (line,) = faults(write(GOOD.replace("  student: {ce", f"  {name}: {{ce").replace("[student,", "[")))[
+            1:
+        ]
+        assert f"methods.{name}: '{name}' is taken" in line
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ file leaves `weights_sha256` open in the students' configurations, and whoever t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdkd.core.errors import BadRecord
+from cdkd.core.names import EXPECTED, is_name
 from cdkd.data.prepared import Meta
 from cdkd.runs.record import Record
 from cdkd.runs.specification import RunPlan, code_digest, student_plans, teacher_plan
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cdkd.config.params import Params
 
 FORMAT = 1
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")  # an experiment's becomes a folder's
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def read(path: Path) -> Plan:
     body = sealed_json.read(path, "a plan", FORMAT)
     try:
         experiment, weights_sha256 = body["experiment"], body["weights_sha256"]
-        if not NAME.fullmatch(experiment):
-            raise ValueError(f"experiment {experiment!r}")
+        if not is_name(experiment):
+            raise ValueError(f"experiment {experiment!r}; expected {EXPECTED}")
         teacher = _run(experiment, body["teacher"])
         students = tuple(_run(experiment, run) for run in body["students"])
         if any(run.config["teacher"]["weights_sha256"] != weights_sha256 for run in students):
@@ -137,6 +136,8 @@ def read(path: Path) -> Plan:
 
 
 def _run(experiment: str, body: Mapping[str, Any]) -> RunPlan:
+    if not is_name(body["method"]):
+        raise ValueError(f"method {body['method']!r}; expected {EXPECTED}")
     run = RunPlan(experiment, body["method"], body["seed"], body["config"])
     if body["fingerprint"] not in (None, run.fingerprint):
         raise ValueError(f"{run.method} seed {run.seed}: its fingerprint is not its configuration's")

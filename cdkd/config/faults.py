@@ -155,7 +155,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def place_text(place: tuple[Any, ...]) -> str:
     text = ""
     for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        word = str(part) if str(part).isprintable() and len(str(part)) <= 64 else show(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{word}" if text else word
     return text or "the file"
 
 

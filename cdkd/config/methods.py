@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from cdkd.config.faults import Faults, show, suggest
 from cdkd.config.schema import Schedule, term_model
+from cdkd.core.names import EXPECTED, is_name
 from cdkd.core.schedule import Method, Term, Weight
 from cdkd.losses import signature
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 RESERVED = ("teacher", "search")  # their runs lie beside the methods'
 Place = tuple[Any, ...]
 
 
-def named(value: Any, place: Place, faults: Faults) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value) or value in RESERVED:
-        other = " or ".join(map(repr, RESERVED))
-        faults.add(
-            place,
-            f"{show(value)} is no name; expected lower-case letters, digits, '_', '.', '-', at most 64, and not {other}",
-        )
+def check_name(value: Any, place: Place, faults: Faults) -> str:
+    """The value as text, and a fault noted if it cannot be the name of an experiment, a method or a study."""
+    if not is_name(value):
+        faults.add(place, f"{show(value)} is no name; expected {EXPECTED}")
+    elif value in RESERVED:
+        faults.add(place, f"{show(value)} is taken; expected another name than {' or '.join(RESERVED)}")
     return str(value)
 
 
@@ -33,7 +31,7 @@ def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Meth
         )
         return {}
     for name in value:
-        named(name, ("methods", name), faults)
+        check_name(name, ("methods", name), faults)
     return {str(name): method_of(terms, ("methods", name), epochs, faults) for name, terms in value.items()}
 
 

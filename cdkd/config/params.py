@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from cdkd.config.faults import Faults, read, show, suggest
-from cdkd.config.methods import methods_of, milestones_rise, named
+from cdkd.config.methods import check_name, methods_of, milestones_rise
 from cdkd.config.schema import MOST_EPOCHS, Data, Normalisation, Report, Student, Study, Teacher, Training
 from cdkd.config.search_space import Space
 from cdkd.config.search_space_checks import space_of
@@ -70,7 +70,7 @@ def _resolve(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     for key in TOP[:-2]:
         if key not in raw:
             faults.add((key,), "missing")
-    experiment = named(raw.get("experiment", "x"), ("experiment",), faults)
+    experiment = check_name(raw.get("experiment", "x"), ("experiment",), faults)
     training_raw = raw.get("training")
     training = faults.section(Training, training_raw, ("training",)) if "training" in raw else None
     data = faults.section(Data, raw["data"], ("data",)) if "data" in raw else None
@@ -171,7 +171,7 @@ def _search(value: Any, methods: Any, training: Training | None, faults: Faults)
     taken = set(methods) if isinstance(methods, dict) else set()
     for name, section in value.items():
         place = ("search", name)
-        named(name, place, faults)
+        check_name(name, place, faults)
         study: Study | None = faults.section(Study, section, place)
         if study is None:  # what can be checked of the rest is
             study = (
@@ -184,7 +184,7 @@ def _search(value: Any, methods: Any, training: Training | None, faults: Faults)
         if study is None:
             continue
         if study.method is not None:
-            named(study.method, (*place, "method"), faults)
+            check_name(study.method, (*place, "method"), faults)
             if study.method in taken:
                 faults.add((*place, "method"), f"{show(study.method)} is another method's name")
             taken.add(study.method)
