@@ -1,6 +1,6 @@
 """What must hold on a device before its speed means anything: the losses' values, and the bits of the loop.
 
-Each check returns how large the error is and raises nothing; `tests/test_cuda.py` and `benchmarks.gpu` judge by LIMITS.
+Each check returns how large the error is and raises nothing; `tests/unit/test_cuda.py` and `benchmarks.gpu` judge by LIMITS.
 """
 
 from __future__ import annotations

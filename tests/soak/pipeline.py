@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
+from tests.pipeline.test_pipeline import BIN, Clone
 from tests.soak.project import Left, compare, left_by, write
 from tests.soak.start import Child, inhabitants, left_alone, started
 from tests.soak.tally import Tally
-from tests.test_pipeline import BIN, Clone
 
 REPRO = "dvc repro"
 VICTIMS = ("dvc alone", "dvc and all that it started", "one of the processes that dvc started")

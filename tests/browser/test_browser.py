@@ -9,10 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
-from test_report import CE, KD, a_record, keep, today
-from test_tracking import SERVER, child_environment, fresh, plan, record, row, template  # noqa: F401  (a fixture)
 
 from cdkd import tracking
 from cdkd.config.params import load
@@ -20,6 +17,9 @@ from cdkd.config.schema import Report
 from cdkd.report.figures import run_pictures
 from cdkd.report.render import render
 from cdkd.runs.record import Record
+from tests.browser import driver as browser
+from tests.pipeline.test_tracking import SERVER, child_environment, fresh, plan, record, row, template  # noqa: F401  (a fixture)
+from tests.unit.test_report import CE, KD, a_record, keep, today
 
 WHERE = "no Chromium here; `apt-get install chromium`, or CDKD_CHROMIUM=/path/to/it"
 # MLflow asks its own server who is logged in and is told 404; Chromium says when a page is laid out in more than one step
@@ -206,7 +206,7 @@ def faults(chromium: browser.Browser, path: Path, theme: str, width: int) -> lis
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    params = load(Path(__file__).parents[1] / "experiments" / "digits.yaml")
+    params = load(Path(__file__).parents[2] / "experiments" / "digits.yaml")
     params = params.model_copy(
         update={"root": root, "methods": {"student": CE, "kd": KD}, "report": Report()}
     )

@@ -441,7 +441,7 @@ def test_a_dead_server_costs_a_warning_and_nothing_else(
 PROCESS = """
 import sys, pathlib
 sys.path.insert(0, sys.argv[1])
-from test_tracking import EPOCHS, live, plan, record, row
+from tests.pipeline.test_tracking import EPOCHS, live, plan, record, row
 one = plan("kd", int(sys.argv[3]))
 with live(pathlib.Path(sys.argv[2]), [one], patience=100) as tracker:
     for epoch in range(EPOCHS):
@@ -451,7 +451,7 @@ with live(pathlib.Path(sys.argv[2]), [one], patience=100) as tracker:
 
 
 def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", PROCESS, str(Path(__file__).parent), str(tmp_path)]
+    words = [sys.executable, "-c", PROCESS, str(Path(__file__).parents[2]), str(tmp_path)]
     others = [
         subprocess.Popen([*words, str(seed)], stderr=subprocess.PIPE, text=True, env=child_environment())
         for seed in range(4)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import Clone
 
 from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster import worker as away_module
@@ -25,6 +24,7 @@ from cdkd.core.errors import BadCheckpoint
 from cdkd.runs.specification import code_digest
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
+from tests.pipeline.test_pipeline import Clone
 
 ABSENT = [
     "pydantic",

@@ -19,7 +19,7 @@ from cdkd.config.params import load
 from cdkd.core.errors import BadParams
 from cdkd.data.prepare import prepare
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def soak(*words: str) -> subprocess.CompletedProcess[str]:

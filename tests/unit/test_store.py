@@ -103,7 +103,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import test_store
+from tests.unit import test_store
 from cdkd.runs import store
 def killed(*names):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -116,7 +116,7 @@ store.Store(Path({root!r})).put(test_store.a_record(), test_store.WEIGHTS)
 def test_a_put_that_was_killed_left_all_or_nothing_and_the_next_one_clears_up(
     tmp_path: Path, patch: str
 ) -> None:
-    code = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), patch=patch)
+    code = KILLED.format(tests=str(Path(__file__).parents[2]), root=str(tmp_path), patch=patch)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     store = Store(tmp_path)
     left = sorted(path.name[:9] for path in store.folder.iterdir())

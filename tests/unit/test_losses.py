@@ -4,7 +4,6 @@ import importlib
 import inspect
 from itertools import pairwise
 
-import losses_reference as reference
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from cdkd.losses.gkd import guided_kd
 from cdkd.losses.hint import hint
 from cdkd.losses.kd import kd
 from cdkd.losses.rkd import relational_kd
+from tests.unit import losses_reference as reference
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 FORMS = ("released", "paper")

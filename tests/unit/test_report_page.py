@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import CE, HOSTILE, KD, Folder, a_record, keep, today
 
 from cdkd.config.schema import Published, Report
 from cdkd.core.schedule import Term, Weight
@@ -22,6 +21,7 @@ from cdkd.report.examined import examined
 from cdkd.report.page import anchor, inline
 from cdkd.report.render import render
 from cdkd.runs.record import Record
+from tests.unit.test_report import CE, HOSTILE, KD, Folder, a_record, keep, today
 
 CD = {"ce": Term(Weight(1, start=5), {}), "cd": Term(Weight(6, milestones=(10,), decay=0.9), {})}
 VOID = {"meta", "link", "br", "hr", "img", "path", "use", "rect", "image"}

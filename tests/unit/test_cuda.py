@@ -16,7 +16,7 @@ import pytest
 os.environ.setdefault(
     "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 )  # read when cuBLAS begins; without it deterministic products are refused
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 
 import torch  # noqa: E402

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import a_record
 
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
 from cdkd.report.explain import Difference, explain, knowledge, lines
 from cdkd.report.published import TABLE
+from tests.unit.test_report import a_record
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CRD, CDC, CDI = (
     load(EXPERIMENTS / f"{name}.yaml")
     for name in ("cifar100-resnet32x4-resnet8x4", "cifar100-resnet152-resnet50", "imagenet-resnet34-resnet18")

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from test_pipeline import Clone, snapshot
 
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline import doctor
 from cdkd.pipeline.doctor import Site, machine, results
 from cdkd.runs.record import Record, read
 from cdkd.runs.store import Store
+from tests.pipeline.test_pipeline import Clone, snapshot
 
 PARAMS = """\
 experiment: digits
@@ -642,7 +642,7 @@ def test_the_cures_heal(clone: Clone) -> None:
 
 
 def test_the_lock_file_of_this_checkout_is_understood() -> None:
-    lines = list(machine._locked(Path(__file__).parents[1] / "requirements.lock"))
+    lines = list(machine._locked(Path(__file__).parents[2] / "requirements.lock"))
     assert len(lines) > 100
     assert {"torch", "numpy", "safetensors", "mlflow", "dvc"} <= {name for name, *_ in lines}
     assert [name for name, *_ in lines if name == "pywin32"] == (

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = "--teacher resnet14 --student resnet8 --batch 8 --steps 2 --warmup 1 --evaluate 8 --pixels random"
 MEASURED = (
     "images_per_second_per_student",

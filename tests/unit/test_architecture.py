@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "cdkd"
+PACKAGE = Path(__file__).parents[2] / "cdkd"
 
 # From the ground up: a room may import those of earlier floors and its own.
 FLOORS = (

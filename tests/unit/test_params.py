@@ -19,7 +19,7 @@ from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Weight
 from cdkd.losses import signature
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOOD = """\
 experiment: small
 data: {source: digits, train_images: 100}

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load, save
-from test_doctor import (
+
+from cdkd.pipeline.verify import parting, unlike
+from cdkd.runs.record import Record, read
+from tests.pipeline.test_doctor import (
     copied,
     entry,
     finished_checkout,
@@ -22,10 +25,7 @@ from test_doctor import (
     with_environment,
     workspace,
 )
-from test_pipeline import Clone, snapshot
-
-from cdkd.pipeline.verify import parting, unlike
-from cdkd.runs.record import Record, read
+from tests.pipeline.test_pipeline import Clone, snapshot
 
 
 @pytest.fixture(scope="module")

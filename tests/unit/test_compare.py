@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import CE, KD, a_diverged_record, a_record, keep, today
 
 from cdkd.config.params import load
 from cdkd.config.schema import Published, Report
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Term, Weight
 from cdkd.report.compare import Experiment, compare, folder, named
+from tests.unit.test_report import CE, KD, a_diverged_record, a_record, keep, today
 
-DIGITS = load(Path(__file__).parents[1] / "experiments" / "digits.yaml")
+DIGITS = load(Path(__file__).parents[2] / "experiments" / "digits.yaml")
 CRD = Report(
     published=Published(
         dataset="CIFAR-100",
@@ -173,7 +173,7 @@ def test_latex_compiles_with_names_that_need_escaping(two: list[Experiment], tmp
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copytree(Path(__file__).parents[1] / "experiments", tmp_path / "experiments")
+    shutil.copytree(Path(__file__).parents[2] / "experiments", tmp_path / "experiments")
     shutil.copy(tmp_path / "experiments" / "digits.yaml", tmp_path / "params.yaml")
     return tmp_path
 

@@ -1,0 +1,1 @@
+"""The report and the MLflow page in a headless browser."""

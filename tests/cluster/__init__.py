@@ -1,0 +1,1 @@
+"""Runs that are trained elsewhere and come back as a bundle."""

@@ -1,0 +1,1 @@
+"""Real trainings, processes and databases; `dvc repro` in a clone."""
