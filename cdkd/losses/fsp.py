@@ -1,0 +1,54 @@
+"""FSP, flow of the solution procedure: how each map follows from the one before it, like in the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cdkd.losses.pooling import pool_to_match
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+
+def flow_of_solution(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    form: Literal["released", "paper"] = "released",
+) -> Tensor:
+    """Squared difference of the FSP matrices of consecutive maps.
+
+        M^l_{b,i,j} = mean_{h,w} f^l_{b,i,h,w} f^{l+1}_{b,j,h,w}
+        released: Σ_l mean_{b,i,j} (M_s^l − M_t^l)²
+        paper:    Σ_l mean_b Σ_ij (M_s^l − M_t^l)²
+
+    student_maps, teacher_maps: two or more of each, as many of each, [B, C_l, H_l, W_l]; channels must agree,
+    sizes need not. The larger of two consecutive maps is average-pooled to the smaller. The first map is
+    usually the stem's.
+
+    The forms differ by the number of entries of a matrix; the weight 50 belongs to the released one.
+    RepDistiller trains with this loss alone for 30 epochs and then without it: see `stop` of a weight.
+
+    Source: Yim et al., A Gift from Knowledge Distillation, CVPR 2017; RepDistiller, `distiller_zoo/FSP.py`.
+    """
+    pairs = zip(flows(student_maps), flows([one.detach() for one in teacher_maps]), strict=True)
+    return torch.stack([matrix_difference(ours, theirs, form) for ours, theirs in pairs]).sum()
+
+
+def flows(maps: Sequence[Tensor]) -> list[Tensor]:
+    """n maps [B, C_l, H_l, W_l] to n − 1 matrices [B, C_l, C_{l+1}]."""
+    return [_flow(*pool_to_match(before, after)) for before, after in pairwise(maps)]
+
+
+def _flow(before: Tensor, after: Tensor) -> Tensor:
+    height, width = before.shape[2:]
+    return before.flatten(2) @ after.flatten(2).mT / (height * width)
+
+
+def matrix_difference(student: Tensor, teacher: Tensor, form: str) -> Tensor:
+    squares = (student - teacher).square()
+    return squares.sum((1, 2)).mean() if form == "paper" else squares.mean()

@@ -1,0 +1,42 @@
+"""NST, neuron selectivity transfer: the channels of a map are distributed as the teacher's are."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cdkd.losses.base import l2_normalise
+from cdkd.losses.pooling import Size, pool, smaller_size
+
+
+def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Maximum mean discrepancy of the channels, with the kernel k(a, b) = (a·b)².
+
+        a = a channel's map as a vector of H·W, divided by max(‖a‖₂, 1e-12)
+        NST = mean_{b,i,j} k(t_i, t_j) + mean_{b,i,j} k(s_i, s_j) − 2 mean_{b,i,j} k(s_i, t_j)
+
+    student_map: [B, C_s, H_s, W_s]; teacher_map: [B, C_t, H_t, W_t]. The larger map is average-pooled to the
+    smaller. A dead channel has zero gradient.
+
+    RepDistiller's weight is 50, over all stages. The authors' MXNet code also leaves the teacher's BatchNorm
+    in training mode.
+
+    Source: Huang and Wang, Like What You Like, 1707.01219; RepDistiller, `distiller_zoo/NST.py`.
+    """
+    size = smaller_size(student_map, teacher_map)
+    student, teacher = directions(student_map, size), directions(teacher_map.detach(), size)
+    return discrepancy(student, teacher, kernel(teacher, teacher))
+
+
+def directions(features: Tensor, size: Size) -> Tensor:
+    """[B, C, H, W] to [B, C, h·w]: each channel of the map pooled to `size`, at length 1."""
+    return l2_normalise(pool(features, size).flatten(2), 2)
+
+
+def kernel(first: Tensor, second: Tensor) -> Tensor:
+    """[B, C_1, h·w] and [B, C_2, h·w] to the mean of the kernel over images and pairs of channels."""
+    return (first @ second.mT).square().mean()
+
+
+def discrepancy(student: Tensor, teacher: Tensor, teacher_kernel: Tensor) -> Tensor:
+    """From `directions` of both and the teacher's own `kernel`."""
+    return teacher_kernel + kernel(student, student) - 2 * kernel(student, teacher)
