@@ -19,7 +19,7 @@ from benchmarks.gpu_checks import deterministic, launched, recipe
 from benchmarks.stand_in import as_if_trained
 from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.data.batches import Batch, Batches, Split, evaluation
-from cdkd.data.prepared import load
+from cdkd.data.load import load
 from cdkd.models.measure import multiply_adds
 from cdkd.training.cuda_graph import WARM_UP, Beside, Recorded
 from cdkd.training.evaluation import Examination, Reference

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cdkd.config.params import Params, load
-from cdkd.data import prepared
+from cdkd.data.load import load as load_split
 from cdkd.pipeline import scheduler, stages
 from cdkd.runs import cohort, store
 from cdkd.storage import files
@@ -162,9 +162,9 @@ def main(words: Sequence[str] | None = None) -> None:
     holders = [
         module
         for name, module in sys.modules.items()
-        if name.startswith("cdkd.") and getattr(module, "load", None) is prepared.load
+        if name.startswith("cdkd.") and getattr(module, "load", None) is load_split
     ]
-    clock.watch("load", prepared.load, *holders)
+    clock.watch("load", load_split, *holders)
     for name in ("put", "get", "copy_out"):
         clock.watch(name, getattr(store.Store, name), store.Store)
     views = Views(scheduler._apart)

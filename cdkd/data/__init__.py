@@ -1,1 +1,5 @@
-"""Data: sources, prepared splits, batches and augmentation, and the randomness they are a function of."""
+"""Data: from a source (folder, archive, public data set) to prepared splits, and from these to batches.
+
+May import from core and storage. Start with `prepare` (writes the splits), `load` (reads one) and `batches`.
+At the bottom is `prepared`: the file format, and what is known about a data set without reading its images.
+"""

@@ -1,4 +1,4 @@
-"""What every source comes down to: class names, labels at once, and images when they are asked for."""
+"""What every source provides: class names and labels first, the images on request."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]
-Count = Callable[[int, int], None]  # told (done, total) while something takes long
-Parts = Generator[Images, None, None]
+OnProgress = Callable[[int, int], None]  # called with (done, total) during long work
+Chunks = Generator[Images, None, None]
 
-PENDING = 256 * 2**20  # bytes of decoded images that wait to be written: a data set need not fit the memory
+BUFFER = 256 * 2**20  # bytes of decoded images that may wait to be written: a data set may exceed the memory
 
 
-def at_once(image: tuple[int, ...]) -> int:
-    """How many images of this shape may wait."""
-    return max(1, PENDING // math.prod(image))
+def images_per_buffer(image: tuple[int, ...]) -> int:
+    """How many images of this shape fit into the buffer; at least 1."""
+    return max(1, BUFFER // math.prod(image))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labels are known before any image is read, so that a draw of a few images reads few.
+    """A data set whose labels are known before any image is read, so that a draw of a few images reads few.
 
-    `read(kept, progress)` gives the training images at the places `kept` and then all test images, in order, part by part: uint8
-    [n, H, W, C] of one H and W. A part has 1 channel if all its images are grey, else 3.
+    `read(kept, progress)` yields the training images at the indices `kept`, then all test images, in order,
+    in chunks: uint8 [n, H, W, C], all of one H and W. A chunk has 1 channel if all its images are grey,
+    else 3.
     """
 
     classes: tuple[str, ...]
     train: Labels
     test: Labels
-    read: Callable[[Labels, Count | None], Parts]
+    read: Callable[[Labels, OnProgress | None], Chunks]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set that is in memory as a whole."""
+    """A data set that is held in memory."""
 
     classes: tuple[str, ...]
     train_images: Images

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from cdkd.core.errors import BadData
 from cdkd.core.randomness import stream
-from cdkd.data.mapped import Images
+from cdkd.data.disk_images import Images
 
 
 class Batch(NamedTuple):

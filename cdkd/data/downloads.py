@@ -1,4 +1,4 @@
-"""Public data sets: downloaded once, trusted by their pinned sha256 only, and parsed without running anything that is in them."""
+"""Public data sets: downloaded once, verified by a pinned sha256, parsed without running code in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdkd.core.errors import BadData
-from cdkd.data.arrays import Arrays, Count, Images, Labels
+from cdkd.data.arrays import Arrays, Images, Labels, OnProgress
 from cdkd.storage.files import sha256
 
 FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -69,35 +69,39 @@ REMOTES = {
 }
 
 
-def read(source: str, folder: Path, progress: Count | None) -> Arrays:
-    """The data set from its files in `folder`, which are downloaded if they are not there."""
+def read(source: str, folder: Path, progress: OnProgress | None) -> Arrays:
+    """The data set from its files in `folder`; missing files are downloaded."""
     files = [fetched(source, remote, folder, progress) for remote in REMOTES[source]]
     try:
         return READERS[source](files)
     except BadData as error:
         raise BadData(f"{source}: {', '.join(map(str, files))}: {error}") from error
-    except (
-        Exception
-    ) as error:  # what a parser raises on a file that is not what it should be has no common name
-        raise BadData(
-            f"{source}: {', '.join(map(str, files))} cannot be parsed ({type(error).__name__}: {error})"
-        ) from error
+    except Exception as error:  # parsers raise many kinds of exceptions on a faulty file
+        kind, names = type(error).__name__, ", ".join(map(str, files))
+        raise BadData(f"{source}: {names} cannot be parsed ({kind}: {error})") from error
 
 
-def fetched(source: str, remote: Remote, folder: Path, progress: Count | None) -> Path:
-    """A downloaded file with the right digest. A broken download leaves nothing behind; a wrong file that lies there is never overwritten."""
+def fetched(source: str, remote: Remote, folder: Path, progress: OnProgress | None) -> Path:
+    """The path of a downloaded file with the right digest.
+
+    A failed download leaves nothing behind; a wrong file that is already there is never overwritten.
+    """
     path = folder / remote.url.rpartition("/")[2]
     if not path.exists():
         _download(source, remote, path, progress)
     elif (found := sha256(path)) != remote.sha256:
         raise BadData(
-            f"{path}: sha256 {found}; expected {remote.sha256}; remove the file, then `cdkd prepare` downloads it again"
+            f"{path}: sha256 {found}; expected {remote.sha256}; "
+            "remove the file, then `cdkd prepare` downloads it again"
         )
     return path
 
 
-def _download(source: str, remote: Remote, path: Path, progress: Count | None) -> None:
-    by_hand = f"get {path.name} (sha256 {remote.sha256}) elsewhere, put it into {path.parent}, and run `cdkd prepare` again"
+def _download(source: str, remote: Remote, path: Path, progress: OnProgress | None) -> None:
+    by_hand = (
+        f"get {path.name} (sha256 {remote.sha256}) elsewhere, put it into {path.parent}, "
+        "and run `cdkd prepare` again"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
@@ -109,7 +113,7 @@ def _download(source: str, remote: Remote, path: Path, progress: Count | None) -
                     if progress is not None and total:
                         progress(file.tell(), total)
             if (found := sha256(temporary)) != remote.sha256:
-                raise BadData(f"{source}: what {remote.url} sent has sha256 {found}; {by_hand}")
+                raise BadData(f"{source}: the file from {remote.url} has sha256 {found}; {by_hand}")
             os.replace(temporary, path)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -117,7 +121,7 @@ def _download(source: str, remote: Remote, path: Path, progress: Count | None) -
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads the plain values and NumPy arrays of CIFAR's files, which are pickles; any other object in them is refused, not built."""
+    """Reads plain values and NumPy arrays from CIFAR's pickle files; refuses to build any other object."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
@@ -140,7 +144,7 @@ def unpickled(content: bytes) -> Any:
 def cifar(
     archive: Path, folder: str, train: tuple[str, ...], test: str, names: str, label_names: str, labels: str
 ) -> Arrays:
-    """The members are read in memory; nothing is unpacked to the disk, so their names and kinds can do no harm."""
+    """Members are read into memory and never unpacked to disk, so their names and kinds can do no harm."""
     wanted = {f"{folder}/{name}": name for name in (*train, test, names)}
     parts: dict[str, Any] = {}
     with tarfile.open(archive, "r:gz") as tar:
@@ -204,7 +208,7 @@ def _fashion(files: list[Path]) -> Arrays:
 
 
 def idx(content: bytes) -> Images:
-    """MNIST's format: 0, 0, 8 (unsigned bytes), the number of dimensions; their lengths in 4 bytes each; the values."""
+    """MNIST's format: 0, 0, 8 (unsigned bytes), the number of dimensions, their lengths, the values."""
     if content[:3] != b"\0\0\x08":
         raise BadData(f"idx file begins with {content[:4].hex()}; expected 000008")
     shape = np.frombuffer(content, ">u4", content[3], 4)
@@ -212,7 +216,7 @@ def idx(content: bytes) -> Images:
 
 
 def _svhn(files: list[Path]) -> Arrays:
-    """Class 10 of the files is the digit 0."""
+    """Label 10 in the files is the digit 0."""
     from scipy.io import loadmat
 
     parts = [loadmat(file) for file in files]

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cdkd.core.errors import BadData
-from cdkd.data.arrays import Count, Labels, Parts, Source
-from cdkd.data.decode import PIXELS, SUFFIXES, decoded
+from cdkd.data.arrays import Chunks, Labels, OnProgress, Source
+from cdkd.data.decode import MAX_PIXELS, SUFFIXES, decoded
 
 LAYOUT = "expected <split>/<class>/<image>, with the splits train and test (or val, validation)"
 SPLITS = ("train", "test", "val", "validation")
-BYTES = 4 * PIXELS  # of an image file
+BYTES = 4 * MAX_PIXELS  # of an image file
 
 
 class Member(NamedTuple):
@@ -67,7 +67,7 @@ def open_folder(root: Path, paths: Sequence[str], size: int | None) -> Source:
     def labels(chosen: list[Member]) -> Labels:
         return np.array([number[member.category] for member in chosen], np.int64)
 
-    def read(kept: Labels, progress: Count | None) -> Parts:
+    def read(kept: Labels, progress: OnProgress | None) -> Chunks:
         chosen = [train_members[place] for place in kept] + test_members
         with ExitStack() as stack:
             yield from decoded(chosen, _reader(chosen, stack), size, progress)

@@ -1,4 +1,4 @@
-"""The data sets by name: bundled, downloaded, or the user's own image folder."""
+"""The data sets by name: bundled, downloaded, or the user's own images."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from PIL import Image
 
 from cdkd.core.errors import BadData
-from cdkd.data.arrays import Arrays, Count, Images, Labels, Parts, Source, at_once
-from cdkd.data.decode import fitted
+from cdkd.data.arrays import Arrays, Chunks, Images, Labels, OnProgress, Source, images_per_buffer
+from cdkd.data.decode import resize_and_crop
 from cdkd.data.draw import draw
 
-DIGITS_TEST = 797  # of 1,797; the draw of the test split is the same for ever, whatever data.seed is
+DIGITS_TEST = 797  # of 1,797 images; the test split is always the same, whatever data.seed is
 
 
 def open_source(
-    name: str, root: Path, paths: Sequence[str], size: int | None, progress: Count | None
+    name: str, root: Path, paths: Sequence[str], size: int | None, progress: OnProgress | None
 ) -> Source:
-    """A source with its labels known and its images still to be read; downloads what has to be downloaded."""
+    """A source whose labels are known and whose images are still to be read. Downloads what is missing."""
     if name == "folder":
         from cdkd.data import folder
 
@@ -30,9 +30,8 @@ def open_source(
 
     if name in downloads.READERS:
         return _in_memory(downloads.read(name, root / ".cdkd" / "downloads", progress), size)
-    raise BadData(
-        f"data.source: no source {name!r}; expected one of digits, {', '.join(downloads.READERS)}, folder"
-    )
+    names = ", ".join(downloads.READERS)
+    raise BadData(f"data.source: no source {name!r}; expected one of digits, {names}, folder")
 
 
 def _in_memory(arrays: Arrays, size: int | None) -> Source:
@@ -42,18 +41,17 @@ def _in_memory(arrays: Arrays, size: int | None) -> Source:
     ):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
             raise BadData(
-                f"{split} split: {len(labels)} labels for {images.dtype} images of shape {list(images.shape)}; expected uint8 [N, H, W, C]"
+                f"{split} split: {len(labels)} labels for {images.dtype} images of shape "
+                f"{list(images.shape)}; expected uint8 [N, H, W, C]"
             )
 
-    def read(kept: Labels, _: Count | None) -> Parts:
-        for images, places in (
-            (arrays.train_images, kept),
-            (arrays.test_images, np.arange(len(arrays.test))),
-        ):
+    def read(kept: Labels, _: OnProgress | None) -> Chunks:
+        every = np.arange(len(arrays.test))
+        for images, indices in ((arrays.train_images, kept), (arrays.test_images, every)):
             height, width, channels = images.shape[1:]
-            step = at_once((size or height, size or width, channels))
-            for start in range(0, len(places), step):
-                yield _resized(images[places[start : start + step]], size)
+            step = images_per_buffer((size or height, size or width, channels))
+            for start in range(0, len(indices), step):
+                yield _resized(images[indices[start : start + step]], size)
 
     return Source(arrays.classes, arrays.train, arrays.test, read)
 
@@ -61,15 +59,16 @@ def _in_memory(arrays: Arrays, size: int | None) -> Source:
 def _resized(images: Images, size: int | None) -> Images:
     if size is None or images.shape[1:3] == (size, size):
         return np.ascontiguousarray(images)
-    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    resized = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     for index, image in enumerate(images):
-        small = np.asarray(fitted(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), size))
-        out[index] = small[:, :, None] if small.ndim == 2 else small
-    return out
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        pixels = np.asarray(resize_and_crop(picture, size))
+        resized[index] = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return resized
 
 
 def _digits() -> Arrays:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; 0 to 16 becomes 0 to 255."""
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; values 0 to 16 become 0 to 255."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -11,8 +11,9 @@ from safetensors.torch import load as from_safetensors
 from cdkd.core.errors import BadCheckpoint
 from cdkd.core.schedule import Recipe
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.data.mapped import joined
-from cdkd.data.prepared import Meta, load
+from cdkd.data.disk_images import joined
+from cdkd.data.load import load
+from cdkd.data.prepared import Meta
 from cdkd.runs.record import host
 from cdkd.runs.specification import RunPlan, code_digest
 from cdkd.training.evaluation import Examination, Reference

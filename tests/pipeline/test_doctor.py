@@ -561,9 +561,9 @@ def test_a_large_split_is_checked_by_size_and_checksums(
     finished: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its images are read, and checked, when they are trained on."""
-    from cdkd.data import prepare
+    from cdkd.data import prepare, writer
 
-    monkeypatch.setattr(prepare, "LARGE", 0)
+    monkeypatch.setattr(writer, "LARGE", 0)
     folder = tmp_path / "data" / "large"
     prepare.prepare(
         folder,

@@ -13,8 +13,9 @@ import numpy
 from hypothesis import strategies as st
 from PIL import Image
 
+from cdkd.data.load import load
 from cdkd.data.prepare import prepare
-from cdkd.data.prepared import SPLITS, load
+from cdkd.data.prepared import SPLITS
 from tests.soak.fuzz import LETTERS, Target
 from tests.soak.fuzz_files import MUTATIONS, mutated
 

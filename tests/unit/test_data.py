@@ -31,12 +31,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from cdkd.core.errors import BadData
-from cdkd.data import arrays, decode, downloads
-from cdkd.data import prepare as module
+from cdkd.data import arrays, decode, downloads, writer
 from cdkd.data.draw import draw, shares
-from cdkd.data.mapped import MappedImages
+from cdkd.data.disk_images import DiskImages
+from cdkd.data.load import load, memory_limit
 from cdkd.data.prepare import prepare
-from cdkd.data.prepared import SPLITS, Meta, load, memory_limit, read_meta
+from cdkd.data.prepared import SPLITS, Meta, read_meta
 from cdkd.storage import files
 
 SHARED = Path(
@@ -311,7 +311,7 @@ def test_resizing_is_torchvisions_resize_and_centre_crop() -> None:
         image = Image.open(io.BytesIO(encoded(3, size)))
         for side in (9, 16):
             want = v2.Compose([v2.Resize(side), v2.CenterCrop(side)])(image)
-            assert np.array_equal(decode.fitted(image, side), want)
+            assert np.array_equal(decode.resize_and_crop(image, side), want)
 
 
 def test_array_sources_are_resized_too(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 
 def test_images_on_their_way_to_the_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {f"{split}/{i % 2}/{i}.png": encoded(i) for split in ("train", "test") for i in range(100)}
-    monkeypatch.setattr(arrays, "PENDING", 2**21)  # 10 of 200 images of 256 x 256
+    monkeypatch.setattr(arrays, "BUFFER", 2**21)  # 10 of 200 images of 256 x 256
     folder = tree(tmp_path / "x", content)
     tracemalloc.start()
     try:
@@ -552,14 +552,14 @@ def test_parts_make_no_difference(
 
     at_once = prepared("a")
     for pending in (1, 20_000):
-        monkeypatch.setattr(arrays, "PENDING", pending)
+        monkeypatch.setattr(arrays, "BUFFER", pending)
         assert prepared(f"b{pending}") == at_once
 
 
 def test_files_are_what_safetensors_writes_and_digests_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrays, "PENDING", 2_000)
+    monkeypatch.setattr(arrays, "BUFFER", 2_000)
     folder = tree(tmp_path / "x", pictures(train=30))
     for meta in (made(tmp_path / "digits", validation=0.0), from_folder(tmp_path / "folder", folder)):
         target = tmp_path / meta.source
@@ -587,7 +587,7 @@ def test_files_are_what_safetensors_writes_and_digests_what_they_say(
 def test_faults_after_the_first_part_are_counted_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrays, "PENDING", 1)
+    monkeypatch.setattr(arrays, "BUFFER", 1)
     content = pictures(train=30)
     bad = content | {f"train/cat/z{i}.png": b"x" for i in range(7)}
     text = refusal(lambda: from_folder(tmp_path / "new" / "a", tree(tmp_path / "x", bad)))
@@ -610,7 +610,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", usage)
     text = refusal(lambda: made(tmp_path / "new" / "d"))
     assert re.search(
-        r"new/d: the prepared data need 2\d\d,\d{3} bytes, the disk has 100,000 free; make room", text
+        r"new/d: the prepared data need 2\d\d,\d{3} bytes, the disk has 100,000 free; free some space", text
     ), text
     assert asked == [tmp_path]
     assert not (tmp_path / "new").exists()
@@ -735,9 +735,9 @@ def test_wrong_shapes_types_and_names_are_refused(tmp_path: Path) -> None:
     assert "no split 'testing'" in refusal(lambda: load(tmp_path / "d", "testing"))
 
 
-def mapped(folder: Path, split: str) -> tuple[MappedImages, torch.Tensor]:
+def disk_images(folder: Path, split: str) -> tuple[DiskImages, torch.Tensor]:
     images, labels = load(folder, split)
-    assert isinstance(images, MappedImages)
+    assert isinstance(images, DiskImages)
     return images, labels
 
 
@@ -753,10 +753,10 @@ def test_images_beyond_the_memory_stay_on_the_disk(
     tmp_path: Path, small_memory: pytest.MonkeyPatch, large: int
 ) -> None:
     """Whether prepare took the split for a large one, and wrote its checksums, or not."""
-    small_memory.setattr(module, "LARGE", large)
+    small_memory.setattr(writer, "LARGE", large)
     from_folder(tmp_path / "d", tree(tmp_path / "x", pictures()))
     for split in SPLITS:
-        images, labels = mapped(tmp_path / "d", split)
+        images, labels = disk_images(tmp_path / "d", split)
         small_memory.delenv("CDKD_MEMORY_LIMIT")
         whole, expected = load(tmp_path / "d", split)
         small_memory.setenv("CDKD_MEMORY_LIMIT", "0")
@@ -779,9 +779,9 @@ def test_checksums_of_a_large_split_change_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = made(tmp_path / "a")
-    monkeypatch.setattr(module, "LARGE", 60_000)  # bytes; the splits have 57,600, 6,400 and 51,008
+    monkeypatch.setattr(writer, "LARGE", 60_000)  # bytes; the splits have 57,600, 6,400 and 51,008
     assert made(tmp_path / "b") == small
-    monkeypatch.setattr(module, "LARGE", 57_000)
+    monkeypatch.setattr(writer, "LARGE", 57_000)
     large = made(tmp_path / "b")
     extra = {"train.crc32": files.sha256(tmp_path / "b" / "train.crc32.safetensors")}
     assert asdict(large) == asdict(small) | {"files": {**small.files, **extra}}
@@ -800,15 +800,15 @@ def test_checksums_of_a_large_split_change_nothing_else(
 def test_damage_on_the_disk_is_noticed_at_the_image_that_has_it(
     tmp_path: Path, small_memory: pytest.MonkeyPatch
 ) -> None:
-    small_memory.setattr(module, "LARGE", 1)
+    small_memory.setattr(writer, "LARGE", 1)
     made(tmp_path / "d")
     path = tmp_path / "d" / "test.safetensors"
     good = path.read_bytes()
     start = len(good) - 797 * 64
-    before, _ = mapped(tmp_path / "d", "test")
+    before, _ = disk_images(tmp_path / "d", "test")
     for place in (start + 5 * 64, start + 5 * 64 + 63):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        for images in (before, mapped(tmp_path / "d", "test")[0]):
+        for images in (before, disk_images(tmp_path / "d", "test")[0]):
             rest = torch.tensor([index for index in range(797) if index != 5])
             assert len(images.rows(rest)) == 796
             text = refusal(lambda i=images: i.rows(torch.tensor([3, 5, 8])))  # type: ignore[misc]
@@ -824,7 +824,7 @@ def test_damage_on_the_disk_is_noticed_at_the_image_that_has_it(
 def test_damage_of_a_mapped_split_is_refused_with_the_cure(
     tmp_path: Path, small_memory: pytest.MonkeyPatch, large: int
 ) -> None:
-    small_memory.setattr(module, "LARGE", large)
+    small_memory.setattr(writer, "LARGE", large)
     made(tmp_path / "d")
     paths = sorted((tmp_path / "d").glob("test*.safetensors"))
     assert len(paths) == (2 if large == 1 else 1)
@@ -845,12 +845,12 @@ def test_damage_of_a_mapped_split_is_refused_with_the_cure(
         path.unlink()
         assert f"{path}: missing" in refusal(lambda: load(tmp_path / "d", "test"))
         path.write_bytes(good)
-    assert len(mapped(tmp_path / "d", "test")[0]) == 797
+    assert len(disk_images(tmp_path / "d", "test")[0]) == 797
 
 
 def test_threads_read_what_one_reader_reads(tmp_path: Path, small_memory: pytest.MonkeyPatch) -> None:
     made(tmp_path / "d")
-    images, _ = mapped(tmp_path / "d", "train")
+    images, _ = disk_images(tmp_path / "d", "train")
     whole = images.rows(torch.arange(900))
     batches = [
         torch.randperm(900, generator=torch.Generator().manual_seed(seed))[:100] for seed in range(200)
@@ -864,11 +864,11 @@ def test_another_prepare_does_not_change_images_that_are_being_read(
     tmp_path: Path, small_memory: pytest.MonkeyPatch
 ) -> None:
     made(tmp_path / "d")
-    images, _ = mapped(tmp_path / "d", "train")
+    images, _ = disk_images(tmp_path / "d", "train")
     before = images.rows(torch.arange(900))
     made(tmp_path / "d", seed=1)
     assert torch.equal(images.rows(torch.arange(900)), before)
-    assert not torch.equal(mapped(tmp_path / "d", "train")[0].rows(torch.arange(900)), before)
+    assert not torch.equal(disk_images(tmp_path / "d", "train")[0].rows(torch.arange(900)), before)
 
 
 def test_the_limit_is_a_part_of_the_memory_or_what_the_environment_says(

@@ -241,9 +241,9 @@ def _check_data(folder: Path) -> None:
     meta = read_meta(folder)
     for split, expected in meta.files.items():
         if split + CHECKSUMS in meta.files:
-            from cdkd.data.mapped import mapped
+            from cdkd.data.disk_images import on_disk
 
-            mapped(folder, split, meta)
+            on_disk(folder, split, meta)
         elif not split.endswith(CHECKSUMS):
             path = folder / f"{split}.safetensors"
             check_digest(path, sha256(path), expected)
