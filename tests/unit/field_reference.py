@@ -3,7 +3,8 @@
 import math
 
 import numpy as np
-from losses_reference import log_softmax, softmax, unit
+
+from tests.unit.losses_reference import log_softmax, softmax, unit
 
 
 def pool(image, height, width):

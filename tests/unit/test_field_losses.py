@@ -4,7 +4,6 @@ import inspect
 from functools import partial
 from typing import NamedTuple
 
-import field_reference as reference
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional
 from cdkd.losses import ab, cc, crd, cwd, dkd, fsp, ft, ickd, nst, pkt, reviewkd, sp, srrl, vid
 from cdkd.losses.kd import kd
 from cdkd.losses.pooling import pool, pool_to_match
+from tests.unit import field_reference as reference
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 LABELS = np.array([0, 3, 2, 2])
