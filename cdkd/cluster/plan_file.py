@@ -15,7 +15,7 @@ from cdkd.core.errors import BadRecord
 from cdkd.core.names import EXPECTED, is_name
 from cdkd.data.prepared import Meta
 from cdkd.runs.record import Record
-from cdkd.runs.specification import RunPlan, code_digest, student_plans, teacher_plan
+from cdkd.runs.specification import RunPlan, code_of, student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
 
@@ -87,6 +87,7 @@ class Plan:
             "seed": run.seed,
             "fingerprint": fingerprint,
             "stored": fingerprint in self.stored,
+            "code": run.code,
             "config": dict(run.config),
         }
 
@@ -138,14 +139,14 @@ def read(path: Path) -> Plan:
 def _run(experiment: str, body: Mapping[str, Any]) -> RunPlan:
     if not is_name(body["method"]):
         raise ValueError(f"method {body['method']!r}; expected {EXPECTED}")
-    run = RunPlan(experiment, body["method"], body["seed"], body["config"])
+    run = RunPlan(experiment, body["method"], body["seed"], body["config"], body["code"])
     if body["fingerprint"] not in (None, run.fingerprint):
         raise ValueError(f"{run.method} seed {run.seed}: its fingerprint is not its configuration's")
     return run
 
 
 def _check_code(path: Path, plan: Plan) -> None:
-    other = [run for run in (plan.teacher, *plan.students) if run.config["code"] != _code(run)]
+    other = [run for run in (plan.teacher, *plan.students) if run.code != _code(run)]
     if other:
         first = f"{other[0].method} seed {other[0].seed}, {other[0].config['network']}"
         count = len(plan.students) + 1
@@ -156,8 +157,8 @@ def _check_code(path: Path, plan: Plan) -> None:
 
 def _code(run: RunPlan) -> str | None:
     try:
-        return code_digest(run.config["network"], tuple(sorted(run.config["method"])))
-    except OSError:  # a loss or a network that this checkout does not have
+        return code_of(run)
+    except KeyError:  # a loss or a network that this checkout does not have
         return None
 
 

@@ -27,7 +27,8 @@ from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster.plan_file import Plan
 from cdkd.core.errors import BadCheckpoint, BadData, CdkdError, Diverged
 from cdkd.data.prepared import read_meta
-from cdkd.runs.specification import PACKAGE, RunPlan
+from cdkd.runs.code_digest import PACKAGE
+from cdkd.runs.specification import RunPlan
 from cdkd.runs.store import Store
 from cdkd.storage.files import sha256, write_atomically
 from cdkd.storage.progress import Progress

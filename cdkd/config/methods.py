@@ -38,7 +38,11 @@ def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Meth
 def method_of(terms: Any, place: Place, epochs: int | None, faults: Faults) -> Method:
     if not isinstance(terms, dict) or not terms:
         faults.add(place, f"{show(terms)}; expected losses with their weights, such as {{ce: {{weight: 1}}}}")
-        return {}
+        return Method({})
+    inactive = terms.get("inactive", "untouched")
+    terms = {name: term for name, term in terms.items() if name != "inactive"}
+    if inactive not in ("untouched", "decayed"):
+        faults.add((*place, "inactive"), f"{show(inactive)}; expected untouched or decayed")
     method: dict[str, Term] = {}
     losses = signature.names()
     for loss, term in terms.items():
@@ -58,7 +62,7 @@ def method_of(terms: Any, place: Place, epochs: int | None, faults: Faults) -> M
                 place,
                 f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there",
             )
-    return method
+    return Method(method, inactive)
 
 
 def _term(built: Any, place: Place, epochs: int | None, faults: Faults) -> Term:

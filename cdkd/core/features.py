@@ -1,7 +1,8 @@
-"""What a network leaves behind for the losses."""
+"""What networks give to the losses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,11 +12,32 @@ class Features(NamedTuple):
     """One forward pass of a network on a batch.
 
     maps: stage outputs, shallow to deep, each [B, C_i, H_i, W_i]; the stem's output is not among them. Of a teacher
-        only what the losses ask for is kept (`losses.base.Needs`): the maps, or their channels' means as maps of 1x1.
+        only what the losses ask for is kept (`Needs`): the maps, or their channels' means as maps of 1x1.
     pooled: [B, D], the classifier's input
     logits: [B, K]
+    last_map: [B, D, H, W], the map that `pooled` averages
+    stem: [B, C, H, W], the stem's output; only where `Needs.STEM` asks for it
+    preactivations: like maps, before each stage's last activation; only where `Needs.PREACTIVATION` asks for it
+    classifier: weight [K, D] and bias [K] of the last linear layer
     """
 
     maps: tuple[Tensor, ...]
     pooled: Tensor
     logits: Tensor
+    last_map: Tensor | None = None
+    stem: Tensor | None = None
+    preactivations: tuple[Tensor, ...] | None = None
+    classifier: tuple[Tensor, Tensor | None] | None = None
+
+
+class Outputs(NamedTuple):
+    """One forward pass of all networks of a learner.
+
+    each: features by the network's name
+    shared: the map that the branches of a common trunk start from
+    ema: features of the networks' moving averages, where the learner keeps them
+    """
+
+    each: Mapping[str, Features]
+    shared: Tensor | None = None
+    ema: Mapping[str, Features] | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 Curve = Literal["step", "exponential", "linear", "cosine"]
+Rise = Literal["exponential", "linear"]
+Inactive = Literal["untouched", "decayed"]
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Weight:
     With `over` there are no milestones but a curve: after so many epochs from the start the weight is value * decay
     whichever curve it takes there. A step falls then, and again every `over` epochs; an exponential goes on falling;
     linear and cosine stay where they have come to.
+
+    With `rise` the weight grows for so many epochs e from the start: times exp(-5 (1 - min(e, rise) / rise)^2), or
+    with the linear curve times min(1, (e + rise_from) / rise).
     """
 
     value: float
@@ -30,11 +37,26 @@ class Weight:
     decay: float = 1.0
     curve: Curve = "step"
     over: int | None = None
+    rise: int | None = None
+    rise_curve: Rise = "exponential"
+    rise_from: int = 0
 
     def at(self, epoch: int) -> float:
+        return self.without_rise(epoch) * self.rise_at(epoch)
+
+    def without_rise(self, epoch: int) -> float:
         if epoch < self.start or (self.stop is not None and epoch >= self.stop):
             return 0.0
         return self.value * self._factor(epoch)
+
+    def rise_at(self, epoch: int) -> float:
+        """From 0 or more up to 1."""
+        if self.rise is None:
+            return 1.0
+        since = max(0, epoch - self.start)
+        if self.rise_curve == "linear":
+            return min(1.0, (since + self.rise_from) / self.rise)
+        return math.exp(-5.0 * (1.0 - min(since, self.rise) / self.rise) ** 2)
 
     def _factor(self, epoch: int) -> float:
         if self.over is None:
@@ -49,13 +71,48 @@ class Weight:
 
 
 class Term(NamedTuple):
-    """One loss of a method: its weight over time and its options."""
+    """One term of a method.
+
+    loss: its name; the term's own where it is empty
+    of: the networks of the learner that it trains; None: all
+    source: what they learn from: a teacher, another network of the learner, or `ema`
+    """
 
     weight: Weight
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = MappingProxyType({})
+    loss: str = ""
+    of: tuple[str, ...] | None = None
+    source: str = TEACHER
 
 
-Method = Mapping[str, Term]  # loss name -> Term
+@dataclass(frozen=True)
+class Method(Mapping[str, Term]):
+    """Terms by their names.
+
+    inactive: what happens to parameters that no active term gives a gradient. `untouched`: nothing. `decayed`: their
+        gradient is zero, so that weight decay and momentum act on them, as in the released code of CD.
+    """
+
+    terms: Mapping[str, Term]
+    inactive: Inactive = "untouched"
+
+    def __post_init__(self) -> None:
+        named = {name: term._replace(loss=term.loss or name) for name, term in self.terms.items()}
+        object.__setattr__(self, "terms", named)
+
+    def __getitem__(self, name: str) -> Term:
+        return self.terms[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.terms)
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses that it is made of, each once."""
+        return tuple(sorted({term.loss for term in self.terms.values()}))
 
 
 @dataclass(frozen=True)

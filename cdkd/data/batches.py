@@ -8,24 +8,16 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.batch import Batch
 from cdkd.core.errors import BadData
 from cdkd.core.randomness import stream
 from cdkd.data.disk_images import Images
-
-
-class Batch(NamedTuple):
-    images: Tensor  # [B, C, H, W] float32, normalised, channels last in memory
-    labels: Tensor  # [B] int64
-    indices: Tensor  # [B] int64, places in the split
-    views: Tensor | None = (
-        None  # [B] int64, which of its `Batches.views` views each image shows; None: one of endlessly many
-    )
 
 
 class Augmentation(Protocol):
@@ -120,8 +112,8 @@ def order(images: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
 class Batches:
     """The training batches of a split.
 
-    With a crop after padding there are (2 pad + 1)² windows of an image, and each mirrored: its views, counted row by
-    row of corners, the mirrored one after its window. views: how many; None with resized_crop.
+    With a crop after padding there are (2 pad + 1)² windows of an image, and each mirrored: its crops, counted row by
+    row of corners, the mirrored one after its window. crops: how many; None with resized_crop.
     """
 
     def __init__(self, split: Split, augmentation: Augmentation, batch: int) -> None:
@@ -134,7 +126,7 @@ class Batches:
                 f"training.augmentation.pad: {pad}; reflection needs less than the image's side, {min(height, width)}"
             )
         self.split, self.augmentation, self.batch = split, augmentation, batch
-        self.views = (
+        self.crops = (
             None if augmentation.resized_crop is not None else (2 * pad + 1) ** 2 * (1 + augmentation.flip)
         )
         self._windows = (
@@ -146,28 +138,20 @@ class Batches:
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         steps = order(len(self.split), self.batch, seed, epoch)
         generators = [stream("augmentation", seed, epoch, step) for step in range(len(steps))]
-        if self.views is not None and self._windows is not None:
+        if self.crops is not None and self._windows is not None:
             # drawn for the epoch at once, so that a GPU is sent two tensors an epoch
-            views = torch.cat(
-                [self._drawn(len(step), generator) for step, generator in zip(steps, generators, strict=True)]
-            ).to(self.split.device)
-            sizes = [len(step) for step in steps]
-            for chosen, seen in zip(
-                torch.split(torch.cat(steps).to(self.split.device), sizes),
-                torch.split(views, sizes),
-                strict=True,
-            ):
-                yield Batch(
-                    self.split.normalised(self._windows(chosen, seen)),
-                    self.split.labels[chosen],
-                    chosen,
-                    seen,
-                )
+            drawn = [self._drawn(len(one), generator) for one, generator in zip(steps, generators, strict=True)]
+            crops = torch.split(torch.cat(drawn).to(self.split.device), [len(one) for one in steps])
+            places = torch.split(torch.cat(steps).to(self.split.device), [len(one) for one in steps])
+            for step, (chosen, shown) in enumerate(zip(places, crops, strict=True)):
+                images = self.split.normalised(self._windows(chosen, shown))
+                yield Batch((images,), self.split.labels[chosen], chosen, shown, seed, epoch, step)
         else:
-            yield from self._ahead(steps, generators)
+            for step, batch in enumerate(self._ahead(steps, generators)):
+                yield batch._replace(seed=seed, epoch=epoch, step=step)
 
     def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
-        """The views of one step: int64 [B]."""
+        """The crops of one step: int64 [B]."""
         side = 2 * self.augmentation.pad + 1
         corners = torch.randint(side, (2, count), generator=generator)
         windows = corners[0] * side + corners[1]
@@ -196,22 +180,15 @@ class Batches:
     def _made(self, indices: Tensor, generator: torch.Generator) -> Batch:
         chosen = indices.to(self.split.device)
         labels = self.split.labels[chosen]
-        images, side, views = self.split.rows(indices), self.augmentation.resized_crop, None
+        images, side = self.split.rows(indices), self.augmentation.resized_crop
         if side is not None:
-            return Batch(self._resized(images, side, generator), labels, chosen)
-        views = self._drawn(len(chosen), generator).to(self.split.device)
-        windows = _Windows(
-            padded(images, self.augmentation.pad, self.augmentation.padding),
-            images.shape[1],
-            images.shape[2],
-            self.augmentation,
-        )
-        return Batch(
-            self.split.normalised(windows(torch.arange(len(chosen), device=self.split.device), views)),
-            labels,
-            chosen,
-            views,
-        )
+            return Batch((self._resized(images, side, generator),), labels, chosen)
+        crops = self._drawn(len(chosen), generator).to(self.split.device)
+        height, width = images.shape[1:3]
+        border = padded(images, self.augmentation.pad, self.augmentation.padding)
+        windows = _Windows(border, height, width, self.augmentation)
+        shown = windows(torch.arange(len(chosen), device=self.split.device), crops)
+        return Batch((self.split.normalised(shown),), labels, chosen, crops)
 
     def _resized(self, images: Tensor, side: int, generator: torch.Generator) -> Tensor:
         """A random part of each image (8 to 100 % of its area, 3:4 to 4:3), resized to side x side: float32 [B, C, H, W]."""
@@ -230,7 +207,7 @@ class Batches:
 
 
 class _Windows:
-    """Every window of padded images, by (image, view): uint8 [B, H, W, C]."""
+    """Every window of padded images, by (image, crop): uint8 [B, H, W, C]."""
 
     def __init__(self, images: Tensor, height: int, width: int, augmentation: Augmentation) -> None:
         self.side, self.flip = 2 * augmentation.pad + 1, augmentation.flip
@@ -242,15 +219,15 @@ class _Windows:
             (image, down, across, down, 1),
         )
 
-    def __call__(self, chosen: Tensor, views: Tensor) -> Tensor:
-        corner = views // 2 if self.flip else views
+    def __call__(self, chosen: Tensor, crops: Tensor) -> Tensor:
+        corner = crops // 2 if self.flip else crops
         places = (chosen, corner // self.side, corner % self.side)
         if chosen.device.type != "cpu":
             images = self.windows[places].view(
                 -1, *self.shape
             )  # and no question to the device about how many are mirrored
             return (
-                torch.where((views % 2 == 1)[:, None, None, None], images.flip(2), images)
+                torch.where((crops % 2 == 1)[:, None, None, None], images.flip(2), images)
                 if self.flip
                 else images
             )
@@ -258,7 +235,7 @@ class _Windows:
         found = self.windows.numpy()[tuple(place.numpy() for place in places)].reshape(-1, *self.shape)
         if self.flip:
             pixels = found.view(f"V{self.shape[2]}")[..., 0]
-            mirrored = (views % 2).numpy().astype(bool)
+            mirrored = (crops % 2).numpy().astype(bool)
             pixels[mirrored] = pixels[mirrored][:, :, ::-1]
         return torch.from_numpy(found)
 
@@ -295,4 +272,4 @@ def evaluation(split: Split, augmentation: Augmentation, batch: int = 500) -> It
         top, left = (height - tall) // 2, (width - wide) // 2
     for indices in torch.split(torch.arange(len(split), device=split.device), batch):
         images = split.rows(indices)[:, top : top + tall, left : left + wide]
-        yield Batch(split.normalised(images), split.labels[indices], indices)
+        yield Batch((split.normalised(images),), split.labels[indices], indices)

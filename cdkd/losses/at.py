@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cdkd.core.errors import BadParams
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
+from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32, l2_normalise
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ def matched_size(student_map: Tensor, teacher_map: Tensor) -> tuple[int, int]:
 class AttentionTransfer(Loss):
     """All stages."""
 
+    needs = Needs.MAPS
+
     def __init__(
         self, student: Features, teacher: Features, *, form: Literal["released", "paper"] = "released"
     ) -> None:
@@ -85,5 +89,5 @@ class AttentionTransfer(Loss):
             matched_size(ours, theirs)
         self.form = form
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         return attention_transfer(student.maps, teacher.maps, self.form)

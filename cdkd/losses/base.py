@@ -1,61 +1,100 @@
-"""What every loss is, and how one is made from its name."""
+"""The contract of a loss, and how one is made from its name."""
 
 from __future__ import annotations
 
 import importlib
-from enum import IntEnum
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cdkd.core.features import Features
+from cdkd.core.batch import Batch, DataInfo
+from cdkd.core.features import Features, Outputs
+from cdkd.core.needs import Needs
 from cdkd.losses import signature
 
 
-class Needs(IntEnum):
-    """What a loss reads of the teacher. Each level holds the ones before it; what nobody reads is not computed or not kept."""
-
-    NOTHING = 0  # not even a teacher
-    OUTPUTS = 1  # logits and pooled
-    CHANNELS = 2  # and each map's means over height and width, as a map of 1x1
-    MAPS = 3  # and the maps themselves
-
-
 class Loss(nn.Module):
-    """Turns what student and teacher left behind into one number to minimise.
+    """A number to minimise, of one network against one source: a teacher, or another network.
 
     A subclass is built from one batch of each side's `Features` (for their shapes) and its options, keyword-only:
 
         def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None
 
     Option types are Python's and pydantic's (`PositiveFloat`, `NonNegativeInt`, `Literal[...]`), imported under
-    `TYPE_CHECKING` only; defaults are plain values. Learned parts (connectors) are submodules and are trained with
-    the student. The teacher's features never carry a gradient.
+    `TYPE_CHECKING` only; defaults are plain values. An argument `data: DataInfo` is no option: it receives what the loss
+    may know about the training set. Learned parts (connectors) are submodules and are trained with the network; banks are
+    buffers. Both are in the run's checkpoints. The teacher's features never carry a gradient.
 
-    needs: what it reads of the teacher; the less, the more can be shared between runs.
+    needs: what it reads of the source; of the network it trains, `Needs.STEM` and `Needs.PREACTIVATION` are given too.
+        The less a loss needs, the more can be shared between runs.
     """
 
-    needs: ClassVar[Needs] = Needs.MAPS
+    needs: ClassVar[Needs] = Needs.LOGITS | Needs.POOLED | Needs.MAPS
 
     def __init__(self, student: Features, teacher: Features | None) -> None:
         super().__init__()
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
-        """student, teacher: one batch's features; labels: [B] int64. Returns a scalar."""
+    @property
+    def part_key(self) -> Hashable | None:
+        """Equal for losses whose `teacher_part` is equal; None: there is none."""
+        return None
+
+    def teacher_part(self, teacher: Features) -> Any:
+        """What depends on the teacher alone: computed once a batch for all runs of a cohort, without a gradient."""
+        return None
+
+    def before_step(self, batch: Batch) -> None:
+        """Draw what is random into buffers. It is called before each step, outside a recorded CUDA graph."""
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        """student, teacher: one batch's features; part: this batch's `teacher_part`. Returns a scalar."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
 
-def build(name: str, student: Features, teacher: Features | None, options: dict[str, Any]) -> Loss:
-    """The loss `name`, made for networks whose features have these shapes."""
+class GroupLoss(nn.Module):
+    """A number to minimise, of several networks at once.
+
+    Built from one batch's `Outputs`, the teachers' features by name (for their shapes), and options as a `Loss`.
+    """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    def __init__(self, outputs: Outputs, teachers: Mapping[str, Features]) -> None:
+        super().__init__()
+
+    def before_step(self, batch: Batch) -> None:
+        """See `Loss.before_step`."""
+
+    def forward(
+        self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch
+    ) -> Tensor | Mapping[str, Tensor]:
+        """Returns a scalar, or named parts whose sum is minimised; of these a term's `rise` scales the part `kd` alone."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+
+def loss_class(name: str) -> type[Loss] | type[GroupLoss]:
+    """The class that the file of this name holds."""
     if name not in signature.names():
         raise KeyError(f"no loss {name!r}; there are {', '.join(signature.names())}")
-    module = importlib.import_module(f"cdkd.losses.{name}")
-    (kind,) = (
-        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Loss) and c is not Loss
+    found: type[Loss] | type[GroupLoss] = getattr(
+        importlib.import_module(f"cdkd.losses.{name}"), signature.class_name(name)
     )
-    loss: Loss = kind(student, teacher, **options)
-    return loss
+    return found
+
+
+def build(
+    name: str,
+    student: Features | Outputs,
+    teacher: Features | Mapping[str, Features] | None,
+    options: Mapping[str, Any],
+    data: DataInfo | None = None,
+) -> Loss | GroupLoss:
+    """The loss `name`, made for networks whose features have these shapes."""
+    extra = {"data": data} if signature.takes_data(name) else {}
+    made: Loss | GroupLoss = loss_class(name)(student, teacher, **options, **extra)  # type: ignore[arg-type]
+    return made
 
 
 def channel_means(feature_map: Tensor) -> Tensor:

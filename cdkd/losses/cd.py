@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from cdkd.core.errors import BadParams
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
-from cdkd.losses.base import Loss, Needs, at_least_float32, channel_means
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32, channel_means
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -45,7 +47,7 @@ def _connector(channels: int, out: int) -> nn.Sequential:
 class ChannelDistillation(Loss):
     """All stages. As released, every student map has a connector, also where the channels agree already."""
 
-    needs = Needs.CHANNELS
+    needs = Needs.CHANNEL_MEANS
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class ChannelDistillation(Loss):
             nn.Identity() if connector == "none" else _connector(*pair) for pair in channels
         )
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         maps = [
             connect(at_least_float32(own)) for connect, own in zip(self.connectors, student.maps, strict=True)
         ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
-from cdkd.losses.base import Loss, Needs, at_least_float32
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,5 +28,5 @@ class CrossEntropy(Loss):
 
     needs = Needs.NOTHING
 
-    def forward(self, student: Features, teacher: Features | None, labels: Tensor) -> Tensor:
-        return cross_entropy(student.logits, labels)
+    def forward(self, student: Features, teacher: Features | None, batch: Batch, part: Any = None) -> Tensor:
+        return cross_entropy(student.logits, batch.labels)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
-from cdkd.losses.base import Loss, Needs
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss
 from cdkd.losses.kd import require_equal_classes, softened_kl
 
 if TYPE_CHECKING:
@@ -40,12 +42,12 @@ def guided_kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
 
 
 class GuidedKD(Loss):
-    needs = Needs.OUTPUTS
+    needs = Needs.LOGITS
 
     def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 1.0) -> None:
         super().__init__(student, teacher)
         require_equal_classes("gkd", student, teacher)
         self.temperature = temperature
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
-        return guided_kd(student.logits, teacher.logits, labels, self.temperature)
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        return guided_kd(student.logits, teacher.logits, batch.labels, self.temperature)

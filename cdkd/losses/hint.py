@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from cdkd.core.errors import BadParams
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
+from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def regressor(student: Tensor, teacher: Tensor) -> nn.Sequential:
 class Hint(Loss):
     """One stage, counted from 1; the default is RepDistiller's, the output of the second stage after the stem."""
 
+    needs = Needs.MAPS
+
     def __init__(
         self,
         student: Features,
@@ -78,7 +82,7 @@ class Hint(Loss):
         self.index, self.form = stage - 1, form
         self.regressor = regressor(student.maps[self.index], teacher.maps[self.index])
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         return hint(
             self.regressor(at_least_float32(student.maps[self.index])), teacher.maps[self.index], self.form
         )

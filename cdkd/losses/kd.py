@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from cdkd.core.errors import BadParams
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
-from cdkd.losses.base import Loss, Needs, at_least_float32
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
 
 if TYPE_CHECKING:
     from pydantic import PositiveFloat
@@ -49,12 +51,12 @@ def require_equal_classes(loss: str, student: Features, teacher: Features) -> No
 
 
 class KD(Loss):
-    needs = Needs.OUTPUTS
+    needs = Needs.LOGITS
 
     def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None:
         super().__init__(student, teacher)
         require_equal_classes("kd", student, teacher)
         self.temperature = temperature
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         return kd(student.logits, teacher.logits, self.temperature)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
-from cdkd.losses.base import Loss, Needs, at_least_float32, l2_normalise
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32, l2_normalise
 
 if TYPE_CHECKING:
     from pydantic import NonNegativeFloat
@@ -64,7 +66,7 @@ def _relations(pooled: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RelationalKD(Loss):
-    needs = Needs.OUTPUTS
+    needs = Needs.POOLED
 
     def __init__(
         self,
@@ -77,5 +79,5 @@ class RelationalKD(Loss):
         super().__init__(student, teacher)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
-    def forward(self, student: Features, teacher: Features, labels: Tensor) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         return relational_kd(student.pooled, teacher.pooled, self.distance_weight, self.angle_weight)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
+from cdkd.core.needs import ON_REQUEST, Needs
 from cdkd.core.schedule import Recipe
 
 
@@ -22,15 +24,27 @@ class Forward:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        if recipe.engine == "compile" and not any(
-            shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")
-        ):
+        compilers = (os.environ.get("CXX", "g++"), "clang++")
+        if recipe.engine == "compile" and not any(shutil.which(name) for name in compilers):
             raise BadParams(
-                "training.engine: compile; it needs a C++ compiler (g++ or clang++, or the one that CXX names), and there is none"
+                "training.engine: compile; it needs a C++ compiler (g++ or clang++, or the one that CXX names),"
+                " and there is none"
             )
-        self._compiled = torch.compile(model, dynamic=False) if recipe.engine == "compile" else model
+        self._compiled: Callable[..., Features] = model
+        if recipe.engine == "compile":
+            self._compiled = torch.compile(model, dynamic=False)
 
-    def __call__(self, images: Tensor) -> Features:
+    def __call__(self, images: Tensor, needs: Needs = Needs.NOTHING) -> Features:
+        """needs: of these, the network is asked for what it does not give anyway."""
+        model = self._compiled if len(images) == self.recipe.batch else self.model
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            features: Features = (self._compiled if len(images) == self.recipe.batch else self.model)(images)
-        return features
+            return _asked(model, images, needs)
+
+    def eager_float32(self, images: Tensor, needs: Needs = Needs.NOTHING) -> Features:
+        """For the shapes of features."""
+        return _asked(self.model, images, needs)
+
+
+def _asked(model: Callable[..., Features], images: Tensor, needs: Needs) -> Features:
+    wanted = needs & ON_REQUEST
+    return model(images, wanted) if wanted else model(images)

@@ -98,7 +98,7 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
     if not plans:
         return
     share_cores(1 if teacher is None else jobs(params))
-    from cdkd.runs.cohort import adopt_teacher, train_cohort
+    from cdkd.runs.execution import adopt_teacher, train_cohort
 
     if plans[0].config["training"] is None:
         adopt_teacher(

@@ -14,7 +14,7 @@ from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.errors import BadCheckpoint, BadData, BadRecord, CdkdError
 from cdkd.data.prepared import read_meta
 from cdkd.runs.record import Record, read
-from cdkd.runs.specification import TEACHER, RunPlan, code_digest
+from cdkd.runs.specification import TEACHER, RunPlan, code_of
 from cdkd.runs.store import RECORD, WEIGHTS, Store
 from cdkd.storage.files import digest, sha256
 
@@ -100,7 +100,7 @@ def _kept(params: Params, method: str, seed: int) -> list[Kept]:
 
 def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
     """What the record says was trained, if today's code is that of then; raises `BadRecord`."""
-    plan = RunPlan(record.experiment, method, seed, record.config)
+    plan = RunPlan(record.experiment, method, seed, record.config, record.code)
     try:
         if record.config["seed"] != seed:
             raise BadRecord(f"{path}: a run of seed {record.config['seed']}, not of {seed}")
@@ -109,7 +109,7 @@ def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
                 f"{path}: the teacher's weights came from a file and were not trained here; `cdkd doctor` measures them again"
             )
         _ = plan.recipe, plan.terms, record.config["data"]["digest"], record.config["teacher"]
-        then, now = str(record.config["code"]), _code(plan)
+        then, now = record.code, _code(plan)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a run's configuration ({type(error).__name__}: {error})") from None
     if now != then:
@@ -123,8 +123,8 @@ def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
 
 def _code(plan: RunPlan) -> str | None:
     try:
-        return code_digest(plan.config["network"], tuple(sorted(plan.config["method"])))
-    except OSError:  # a loss that this checkout does not have
+        return code_of(plan)
+    except KeyError:  # a loss or network that this checkout does not have
         return None
 
 
@@ -147,7 +147,7 @@ def _again(
     if isinstance(threads, int) and threads > 0:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from cdkd.runs.cohort import train_cohort
+    from cdkd.runs.execution import train_cohort
 
     with tempfile.TemporaryDirectory(prefix="cdkd-verify-") as scratch:
         store = Store(Path(scratch))

@@ -7,8 +7,6 @@ was trained. What may differ (times, host, companions) stands under `circumstanc
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 from cdkd.core.errors import BadRecord
 from cdkd.storage.files import digest
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Record:
     result: dict[str, Any]
     circumstances: dict[str, Any]
     reason: str | None = None  # why it diverged
+    code: str = ""  # digest of the code that affects the result
     format: int = field(default=FORMAT)
 
     def text(self) -> str:
@@ -95,23 +94,3 @@ def git_state(root: Path) -> dict[str, Any]:
     commit = git("rev-parse", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def host() -> dict[str, Any]:
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )

@@ -12,7 +12,7 @@ from cdkd.core.errors import BadRecord
 from cdkd.data.prepared import Meta
 from cdkd.runs import study_record
 from cdkd.runs.record import Record
-from cdkd.runs.specification import code_digest
+from cdkd.runs.code_digest import code_digest
 from cdkd.runs.study_record import Result
 from cdkd.storage.files import digest
 
@@ -44,7 +44,7 @@ def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str
         "network": params.student.network,
         "data": data.digest,
         "teacher": [params.teacher.network, params.teacher.batchnorm, teacher.result["weights_sha256"]],
-        "code": code_digest(params.student.network, tuple(sorted(losses))),
+        "code": code_digest((params.student.network, params.teacher.network), tuple(sorted(losses))),
         "optuna": version("optuna"),
     }
 

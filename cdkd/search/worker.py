@@ -26,7 +26,7 @@ from cdkd.search import propose
 from cdkd.search.database import Locks
 
 if TYPE_CHECKING:  # torch is for who trains
-    from cdkd.runs.cohort import Prune
+    from cdkd.runs.execution import Prune
     from cdkd.training.evaluation import Row
 
 HELD, CLAIMS, LOST, REASON = "cdkd.held", "cdkd.claims", "cdkd.lost", "cdkd.reason"
@@ -217,7 +217,7 @@ class Worker:
 
     def _cohort(self, plans: list[RunPlan], follow: Prune) -> None:
         """Train what the store lacks; a run that another process trains is waited for."""
-        from cdkd.runs.cohort import train_cohort
+        from cdkd.runs.execution import train_cohort
 
         weights = self.store.weights(self.teacher.fingerprint)
         for wait in (False, True):

@@ -6,13 +6,15 @@ import contextlib
 import fcntl
 import glob
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from cdkd.core.digest import canonical, digest
+
+__all__ = ["canonical", "digest"]  # for importers of old
 
 DRAFT = ".tmp"  # how the name of a half-written file ends
 
@@ -20,25 +22,6 @@ DRAFT = ".tmp"  # how the name of a half-written file ends
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """JSON in which equal values are equal text: sorted keys, and 1.0 written as 1."""
-
-    def plain(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {str(key): plain(item) for key, item in node.items()}
-        if isinstance(node, list | tuple):
-            return [plain(item) for item in node]
-        if isinstance(node, float) and node.is_integer():
-            return int(node)
-        return node
-
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

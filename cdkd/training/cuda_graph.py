@@ -1,5 +1,8 @@
-"""A step that CUDA replays, and students side by side in it. Small networks are bound by the launching of their kernels and leave
-most of a device idle: a recorded step is launched as one, and what does not wait for each other in it may run at once."""
+"""A recorded training step that CUDA replays, and runs in parallel within it.
+
+Small networks are limited by the launching of their kernels and leave most of a device idle. A recorded step is launched as
+one, and independent work in it may run at the same time.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,24 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from cdkd.core.batch import Batch
 from cdkd.core.errors import CdkdError
-from cdkd.data.batches import Batch
 
 STREAMS = "CDKD_STREAMS"
 WARM_UP = 3  # steps: libraries choose and allocate on their first calls, which cannot be recorded
 
 
-class Recorded:
-    """A training step, called as it is on a CPU; on CUDA recorded once and then replayed: the same kernels, the same bits.
+class CudaGraphStep:
+    """A training step. On a CPU it is called as it is; on CUDA recorded once and then replayed: the same kernels, the same bits.
 
-    What changes from step to step must lie in tensors that stay where they are: weights, sums, the learning rate. Batches
-    of another size than the first (an epoch's last) are not replayed but computed. CDKD_CUDA_GRAPHS=0 replays nothing.
+    What changes from step to step must be in tensors that stay where they are: weights, sums, the learning rate. Batches
+    of another size than the first (an epoch's last) are computed, not replayed. CDKD_CUDA_GRAPHS=0 replays nothing.
     """
 
-    def __init__(self, step: Callable[[Batch], None], device: torch.device) -> None:
+    def __init__(self, step: Callable[[Batch], None], device: torch.device, *, record: bool = True) -> None:
         self.step = step
-        self.stream = (
-            torch.cuda.Stream(device)
-            if device.type == "cuda" and os.environ.get("CDKD_CUDA_GRAPHS", "1") != "0"
-            else None
-        )  # type: ignore[no-untyped-call]
+        wanted = record and device.type == "cuda" and os.environ.get("CDKD_CUDA_GRAPHS", "1") != "0"
+        self.stream = torch.cuda.Stream(device) if wanted else None  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.batch: Batch | None = None  # what the recorded step reads
         self.warm = 0
@@ -37,9 +37,7 @@ class Recorded:
         if self.stream is None or (self.batch is not None and batch.images.shape != self.batch.images.shape):
             self.step(batch)
         elif self.warm < WARM_UP:  # real steps, on the stream that will record
-            self.batch = self.batch or Batch(
-                batch.images.clone(), batch.labels.clone(), batch.indices.clone()
-            )
+            self.batch = self.batch or _copy_of(batch)
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 self.step(batch)
@@ -51,7 +49,8 @@ class Recorded:
     def _replay(self, batch: Batch) -> None:
         if self.batch is None:
             raise RuntimeError("a step is replayed before it was tried")
-        self.batch.images.copy_(batch.images)
+        for kept, view in zip(self.batch.views, batch.views, strict=True):
+            kept.copy_(view)
         self.batch.labels.copy_(batch.labels)
         self.batch.indices.copy_(batch.indices)
         if self.graph is None:
@@ -61,17 +60,22 @@ class Recorded:
         self.graph.replay()
 
 
-class Beside:
-    """Pieces of work that do not wait for each other: on CUDA on so many streams as CDKD_STREAMS says (1 without it), else one after the other.
+def _copy_of(batch: Batch) -> Batch:
+    return Batch(tuple(view.clone() for view in batch.views), batch.labels.clone(), batch.indices.clone())
 
-    A piece's place decides its stream, and so must stay the same from call to call: memory that a stream frees is its own again.
+
+class StreamPool:
+    """Runs independent pieces of work: on CUDA on as many streams as CDKD_STREAMS says (1 without it), else one after the other.
+
+    A piece's place selects its stream, and so must stay the same from call to call: memory that a stream frees is used by the
+    same stream again.
     """
 
     def __init__(self, device: torch.device) -> None:
         count = streams_wanted()
-        self.streams = (
-            [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" and count > 1 else []
-        )  # type: ignore[no-untyped-call]
+        self.streams: list[torch.cuda.Stream] = []
+        if device.type == "cuda" and count > 1:
+            self.streams = [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]
 
     def __call__(self, pieces: Sequence[Callable[[], None]]) -> None:
         if not self.streams:
@@ -79,7 +83,7 @@ class Beside:
                 piece()
             return
         current = torch.cuda.current_stream()
-        used = self.streams[: len(pieces)]  # a recording may not end in a stream that it did not begin in
+        used = self.streams[: len(pieces)]  # a recording must end in the streams that it began in
         for stream in used:
             stream.wait_stream(current)
         for place, piece in enumerate(pieces):

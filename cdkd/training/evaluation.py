@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from cdkd.core.features import Features
 from cdkd.core.schedule import Recipe
+from cdkd.core.batch import Batch
 from cdkd.data.batches import Split, evaluation
 from cdkd.losses.base import channel_means
 from cdkd.models.forward import Forward
@@ -36,7 +37,7 @@ class Reference:
         self.norms = [(one.T @ one).norm() for one in self.attention]
 
 
-class Examination:
+class Evaluation:
     """A split that networks are judged on: `name` is what it is called in a history's rows (test, validation)."""
 
     def __init__(
@@ -72,7 +73,7 @@ class Examination:
             found if self.reference is None else found | {"alignment": self._alignment(self.reference, means)}
         )
 
-    def whole(self, model: nn.Module) -> dict[str, Any]:
+    def final_metrics(self, model: nn.Module) -> dict[str, Any]:
         """What the errors are: a confusion matrix (a text a true class: counts of the predicted ones), how far confidence can be
         trusted, and with a reference how the network's answers are related to the teacher's (see `Record`)."""
         parts: list[Tensor] = []

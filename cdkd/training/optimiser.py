@@ -17,19 +17,23 @@ class SGD:
 
         g = gradient + weight_decay · w;   m = momentum · m + g;   w = w − rate · (g + momentum · m  if nesterov, else m)
 
-    A parameter without a gradient is left as it is. The rate is a tensor on the parameters' device, so that a recorded
-    CUDA graph follows the schedule.
+    A parameter without a gradient is left as it is, or with `decay_inactive` has a gradient of zero, so that weight decay
+    and momentum act on it. The rate is a tensor on the parameters' device, so that a recorded CUDA graph follows the
+    schedule.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], recipe: Recipe) -> None:
+    def __init__(self, parameters: Iterable[Tensor], recipe: Recipe, *, decay_inactive: bool = False) -> None:
         self.parameters = list(parameters)
-        self.momenta = [
-            torch.zeros_like(parameter) for parameter in self.parameters
-        ]  # of the same layout in memory, as the fused kernel asks
+        # of the same layout in memory, as the fused kernel asks
+        self.momenta = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.rate = torch.zeros((), device=self.parameters[0].device)
-        self.recipe = recipe
+        self.recipe, self.decay_inactive = recipe, decay_inactive
 
     def step(self) -> None:
+        if self.decay_inactive:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         moving = [
             (parameter, momentum)
             for parameter, momentum in zip(self.parameters, self.momenta, strict=True)

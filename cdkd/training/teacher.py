@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
+from cdkd.core.needs import SMALL, Needs
 from cdkd.core.schedule import Recipe
-from cdkd.data.batches import Batch
-from cdkd.losses.base import Needs, channel_means
+from cdkd.losses.base import channel_means
 from cdkd.models.forward import Forward
 from cdkd.training.teacher_cache import TeacherCache
 
-FULL = 32  # images; on a CPU the kernels for fewer than 16 round otherwise, as measured
+FULL = 32  # images; on a CPU the kernels for fewer than 16 round differently, as measured
 
 
 class Teacher:
@@ -25,42 +26,79 @@ class Teacher:
         self.forward = Forward(self.model, recipe)
         self.cache = cache if batchnorm == "eval" else None
 
-    def __call__(self, batch: Batch, needs: Needs) -> Features | None:
+    def __call__(self, batch: Batch, needs: Needs) -> Features:
         """What the losses read of the teacher's features on the batch; see `Needs`."""
-        if needs == Needs.NOTHING:
-            return None
-        if needs == Needs.MAPS:
-            return self._features(batch.images)
-        if self.cache is not None and batch.views is not None:
-            return self.cache(batch, self.without_maps)
-        return self.without_maps(batch.images)
+        if needs & ~SMALL:
+            return self._features(batch.images, needs)
+        if self.cache is None or batch.crops is None:
+            return self.without_maps(batch.images)
+        return self.cache(batch, self.without_maps)._replace(classifier=self.classifier)
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias of the last linear layer."""
+        layers = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
+        return (layers[-1].weight, layers[-1].bias) if layers else None
 
     def without_maps(self, images: Tensor) -> Features:
-        maps, pooled, logits = self._features(images)
-        return Features(tuple(channel_means(one)[:, :, None, None] for one in maps), pooled, logits)
+        """Of the maps, the channels' means."""
+        features = self._features(images, Needs.NOTHING)
+        means = tuple(channel_means(one)[:, :, None, None] for one in features.maps)
+        return Features(means, features.pooled, features.logits, classifier=self.classifier)
 
-    def _features(self, images: Tensor) -> Features:
+    def _features(self, images: Tensor, needs: Needs) -> Features:
         with torch.no_grad():  # not inference_mode: its tensors may not be kept for a student's backward pass
             if self.model.training:
-                return self.forward(images)
-            # an answer must not depend on the images beside it: one shape where shapes are compiled, else none too small
+                return self.forward(images, needs)
+            # An answer must not depend on the images in the same batch: one shape where shapes are compiled, else none
+            # that is too small.
             recipe = self.forward.recipe
             least, most = (recipe.batch, recipe.batch) if recipe.engine == "compile" else (FULL, len(images))
-            parts = [self._filled(part, least) for part in torch.split(images, most)]
-            if len(parts) == 1:
-                return parts[0]
-            maps, pooled, logits = zip(*parts, strict=True)
-            return Features(
-                tuple(torch.cat(one) for one in zip(*maps, strict=True)), torch.cat(pooled), torch.cat(logits)
-            )
+            parts = [self._filled(part, least, needs) for part in torch.split(images, most)]
+            return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _filled(self, images: Tensor, least: int) -> Features:
-        """The features of images, filled up with images that are there to be at least so many."""
+    def _filled(self, images: Tensor, least: int, needs: Needs) -> Features:
+        """The features of images, repeated where needed so that there are at least so many."""
         count = len(images)
         if count >= least:
-            return self.forward(images)
-        more = images[torch.arange(least, device=images.device) % count].contiguous(
-            memory_format=torch.channels_last
-        )
-        maps, pooled, logits = self.forward(more)
-        return Features(tuple(one[:count] for one in maps), pooled[:count], logits[:count])
+            return self.forward(images, needs)
+        repeated = images[torch.arange(least, device=images.device) % count]
+        return _first(self.forward(repeated.contiguous(memory_format=torch.channels_last), needs), count)
+
+
+def _first(features: Features, count: int) -> Features:
+    def cut(one: Tensor | None) -> Tensor | None:
+        return None if one is None else one[:count]
+
+    before = features.preactivations
+    return Features(
+        tuple(one[:count] for one in features.maps),
+        features.pooled[:count],
+        features.logits[:count],
+        cut(features.last_map),
+        cut(features.stem),
+        None if before is None else tuple(one[:count] for one in before),
+        features.classifier,
+    )
+
+
+def _joined(parts: list[Features]) -> Features:
+    """The features of consecutive parts of a batch as those of the batch."""
+
+    def join(field: str) -> Tensor | None:
+        found = [getattr(one, field) for one in parts]
+        return None if found[0] is None else torch.cat(found)
+
+    def join_each(field: str) -> tuple[Tensor, ...] | None:
+        found = [getattr(one, field) for one in parts]
+        return None if found[0] is None else tuple(torch.cat(one) for one in zip(*found, strict=True))
+
+    return Features(
+        join_each("maps") or (),
+        torch.cat([one.pooled for one in parts]),
+        torch.cat([one.logits for one in parts]),
+        join("last_map"),
+        join("stem"),
+        join_each("preactivations"),
+        parts[0].classifier,
+    )

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
-from cdkd.data.batches import Batch
 from cdkd.storage.files import digest
 
 Answer = Callable[[Tensor], Features]  # images [B, C, H, W] to features whose maps are 1x1
@@ -63,9 +63,9 @@ class TeacherCache:
 
     def __call__(self, batch: Batch, answer: Answer) -> Features:
         """The features of a batch: what is known from the table, the rest from the teacher."""
-        if self.slots == 0 or not self.exact or batch.views is None:
+        if self.slots == 0 or not self.exact or batch.crops is None:
             return answer(batch.images)
-        places = (batch.indices * self.views + batch.views).numpy()
+        places = (batch.indices * self.views + batch.crops).numpy()
         kept = places < self.slots
         rows = self._rows[numpy.where(kept, places, 0)]
         known = kept & (rows[:, -2:].copy().view(numpy.uint64)[:, 0] == self._checksums(rows[:, :-2], places))
@@ -73,7 +73,7 @@ class TeacherCache:
         self.hits, self.asked = self.hits + int(known.sum()), self.asked + len(known)
         if len(missing) > 0:
             rest = batch.images[torch.from_numpy(missing)].contiguous(memory_format=torch.channels_last)
-            maps, pooled, logits = answer(rest)
+            maps, pooled, logits, *_ = answer(rest)
             fresh = (
                 torch.cat([logits.float(), pooled.float(), *(one.flatten(1) for one in maps)], 1)
                 .numpy()
@@ -106,7 +106,7 @@ def _company_does_not_matter(answer: Answer, sample: Tensor) -> bool:
     """Whether the images of a batch, mirrored in order and by halves, get the same bits."""
 
     def table(images: Tensor) -> Tensor:
-        maps, pooled, logits = answer(images.contiguous(memory_format=torch.channels_last))
+        maps, pooled, logits, *_ = answer(images.contiguous(memory_format=torch.channels_last))
         return torch.cat([logits.float(), pooled.float(), *(one.flatten(1) for one in maps)], 1)
 
     whole, half = table(sample), len(sample) // 2

@@ -296,10 +296,10 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     import torch
 
     from cdkd.core.schedule import Recipe
-    from cdkd.runs.cohort import choose_device, environment
-    from cdkd.training.evaluation import Examination
-    from cdkd.training.loop import network
-    from cdkd.training.setup import load_weights, split
+    from cdkd.models.weights import load_weights
+    from cdkd.training.environment import choose_device, environment
+    from cdkd.training.evaluation import Evaluation
+    from cdkd.training.setup import network, split
 
     threads = environment_of(record).get("threads")
     if isinstance(threads, int) and threads > 0:
@@ -309,6 +309,5 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     load_weights(model, weights, record.result["weights_sha256"])
     training = record.config["training"]
     recipe = params.teacher.training.resolved if training is None else Recipe.of(training)
-    return Examination(split(folder, read_meta(folder), device, "test"), recipe).row(model), environment(
-        device
-    )
+    test = Evaluation(split(folder, read_meta(folder), device, "test"), recipe)
+    return test.row(model), environment(device)

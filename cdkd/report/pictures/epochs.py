@@ -169,10 +169,10 @@ def alignment(rows: Mapping[str, Row]) -> Figure | None:
         for place, name in enumerate(methods):
             draw_band(
                 axes,
-                over_seeds(rows[name], lambda line, stage=stage: _stage(line.get("alignment"), stage)),
+                over_seeds(rows[name], lambda line, stage=stage: _stage(line.get("alignment"), stage)),  # type: ignore[misc]
                 place,
                 label=name,
-            )  # type: ignore[misc]
+            )
         epochs_below(axes, epochs)
         axes.set(
             title=f"stage {stage + 1} of {stages}",

@@ -1,0 +1,39 @@
+"""Processes of this program: how many cores they share, and that none outlives its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(processes: int) -> None:
+    """Take this process's share of the cores. Call it before torch is imported, which reads the setting then."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # another busy process must not stop all threads
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is there; asked without importing torch."""
+    return os.path.exists("/proc/driver/nvidia/gpus")
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent process is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def is_orphan() -> bool:
+    """Whether the parent died before `end_with_parent` was called: we were started in its process group, and whoever adopted us
+    is in another."""
+    try:
+        return os.getpgid(os.getppid()) != os.getpgrp()
+    except ProcessLookupError:  # it ended between the two questions
+        return True

@@ -1,0 +1,167 @@
+"""Which code affects a result, found by following imports; and its digest.
+
+From the modules that a run starts from, every import inside the package is followed, those inside functions too, but not
+those under TYPE_CHECKING. Networks and losses are imported by their names (importlib), so that each run has its own among
+the starting points and a new network or loss changes nothing for the others. Comments, docstrings and layout do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cdkd.core.digest import digest
+from cdkd.models import names
+
+PACKAGE = Path(__file__).parents[1]
+NAME = PACKAGE.name
+START = f"{NAME}.training.cohort"  # trains a cohort from its specifications
+# Modules and subpackages that are not followed, each with the reason why it cannot change a result.
+EXCLUDED: Mapping[str, str] = {
+    f"{NAME}.storage": "how files are written, locked and reported, not what is computed",
+    f"{NAME}.core.errors": "names of errors",
+    f"{NAME}.core.processes": "processes and their cores; the number of threads is recorded with each run",
+    f"{NAME}.losses.signature": "finds a loss by its name; the loss itself is followed",
+    f"{NAME}.models.names": "finds a network by its name; the network itself is followed",
+    f"{NAME}.training.checkpoint": "keeps a state and loads the same state",
+}
+# Libraries whose classes are networks: their version counts. Others (torch, numpy) are recorded as the run's environment.
+NETWORK_LIBRARIES = ("torchvision", "timm")
+
+
+@cache
+def code_digest(networks: tuple[str, ...], losses: tuple[str, ...]) -> str:
+    """Digest of the code that affects a run of these networks (its own and its teacher's) and losses."""
+    return digest_of(closure((START, *(network_module(one) for one in networks), *(loss_module(one) for one in losses))))
+
+
+def network_module(network: str) -> str:
+    return f"{NAME}.models.{names.family(network)}"
+
+
+def loss_module(loss: str) -> str:
+    return f"{NAME}.losses.{loss}"
+
+
+def digest_of(modules: Iterable[str]) -> str:
+    found = {module: meaning(_path(module)) for module in modules}
+    libraries = sorted({library for module in found for library in _libraries(module)})
+    return digest({"modules": found, "libraries": {library: _version(library) for library in libraries}})
+
+
+def closure(start: Iterable[str]) -> tuple[str, ...]:
+    """The modules of the package that these import, directly or not, and themselves. Raises KeyError for one that is not there."""
+    found: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        module = waiting.pop()
+        if module in found or excluded(module) is not None:
+            continue
+        found.add(module)
+        waiting.extend(_imports(module))
+    return tuple(sorted(found))
+
+
+def excluded(module: str) -> str | None:
+    """Why a module is not followed; None where it is."""
+    return next((why for name, why in EXCLUDED.items() if module == name or module.startswith(f"{name}.")), None)
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """The modules of the package that one imports; an `__init__` that only passes a name on is passed over."""
+    return tuple(_resolved(name) for name in imported_names(_tree(module)) if _is_ours(name))
+
+
+def imported_names(tree: ast.Module) -> Iterator[str]:
+    """Dotted names that a module imports, at its top or inside functions, but not under TYPE_CHECKING."""
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] == NAME and "." in name
+
+
+def _resolved(name: str) -> str:
+    """The module that a dotted name is, or is defined in."""
+    if _exists(name):
+        return name
+    module, _, attribute = name.rpartition(".")
+    path = _path(module)
+    if path.name == "__init__.py":
+        for passed_on in imported_names(_tree(module)):
+            if passed_on.rpartition(".")[2] == attribute and _is_ours(passed_on):
+                return _resolved(passed_on)
+    return module
+
+
+def _exists(module: str) -> bool:
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+
+def _path(module: str) -> Path:
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+    if not path.is_file():
+        raise KeyError(module)
+    return path
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_path(module).read_text(encoding="utf-8"))
+
+
+def _libraries(module: str) -> set[str]:
+    roots = {name.partition(".")[0] for name in imported_names(_tree(module))}
+    return roots & set(NETWORK_LIBRARIES)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def meaning(path: Path) -> str:
+    """Digest of what Python code does: its syntax tree without docstrings, the same on every Python from 3.11 on."""
+    return meaning_of(path.read_text(encoding="utf-8"))
+
+
+def meaning_of(source: str) -> str:
+    def plain(node: Any) -> Any:
+        if isinstance(node, ast.AST):
+            # empty fields are left out: newer Pythons add fields, which older code leaves empty
+            fields = {name: plain(value) for name, value in ast.iter_fields(node) if name != "type_comment"}
+            kept = {name: value for name, value in fields.items() if value not in (None, [])}
+            return {"": type(node).__name__} | kept
+        if isinstance(node, list):
+            return [plain(item) for item in node if not _is_docstring(item)]
+        return repr(node) if isinstance(node, bytes | complex | float) or node is Ellipsis else node
+
+    return hashlib.sha256(digest(plain(ast.parse(source))).encode()).hexdigest()
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

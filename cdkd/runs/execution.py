@@ -1,0 +1,216 @@
+"""From specifications to finished runs in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors.torch import save as to_safetensors
+
+from cdkd.core.errors import CdkdError
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import Recipe
+from cdkd.data.prepared import read_meta
+from cdkd.models.weights import load_weights
+from cdkd.runs.code_digest import code_digest
+from cdkd.runs.record import Record, git_state
+from cdkd.runs.store import Store
+from cdkd.storage.progress import Progress
+from cdkd.training import checkpoint
+from cdkd.training.cohort import Cohort, build_cohort
+from cdkd.training.environment import choose_device, environment
+from cdkd.training.evaluation import Evaluation, Row, latency
+from cdkd.training.result import result_of
+from cdkd.training.run import Run
+from cdkd.training.setup import CacheSettings, network, split
+
+CHECKPOINT_SECONDS = 30.0
+
+Prune = Callable[[RunSpec, Sequence[Row]], bool]  # of a run and its history so far
+
+
+class Watcher(Protocol):
+    """Follows a cohort while it trains; it must neither wait nor fail."""
+
+    def epoch(self, fingerprint: str, row: Mapping[str, Any], /) -> None: ...
+    def finish(self, record: Record, /) -> None: ...
+
+
+# of specifications and their circumstances
+Watch = Callable[[Sequence[RunSpec], Mapping[str, Any]], contextlib.AbstractContextManager[Watcher]]
+
+
+class Nobody:
+    """Follows nothing."""
+
+    def epoch(self, fingerprint: str, row: Mapping[str, Any], /) -> None: ...
+    def finish(self, record: Record, /) -> None: ...
+
+
+@contextlib.contextmanager
+def nobody(specs: Sequence[RunSpec], circumstances: Mapping[str, Any]) -> Iterator[Watcher]:
+    yield Nobody()
+
+
+def train_cohort(
+    root: Path,
+    store: Store,
+    specs: Sequence[RunSpec],
+    data_folder: Path,
+    teacher_weights: Path | None,
+    *,
+    cache: float = 0.0,
+    watch: Watch = nobody,
+    stop: Callable[[], bool] = lambda: False,
+    prune: Prune = lambda spec, history: False,
+) -> None:
+    """Train these runs as one cohort (see `build_cohort`) and put each into the store as it is finished; of those judged on the
+    validation split, the records alone.
+
+    root: the project's folder; cache: gigabytes of disk for the teacher's answers; stop: see `training.loop.train`; prune:
+    asked after every epoch, and a run for which it is true is given up
+    """
+    cohort = build_cohort(specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache))
+    circumstances = {
+        "environment": dict(cohort.environment),
+        "git": git_state(root),
+        "cohort": [spec.method for spec in specs],
+    }
+    with watch(specs, circumstances) as watcher, Progress(_title(specs)) as progress:
+        recorder = _Recorder(cohort, store, watcher, progress, circumstances, prune)
+        for run in cohort.runs:
+            if run.history:  # killed between its epoch and what was to follow
+                recorder.settle(run)
+        cohort.train(recorder.on_epoch, stop, CHECKPOINT_SECONDS)
+    if failed := [run for run in cohort.runs if run.failed]:
+        lines = [f"{cohort.specs[run.key].method} seed {specs[0].seed}: {_first_line(run.failed)}" for run in failed]
+        raise CdkdError(f"{'; '.join(lines)}; the same command tries again from the last checkpoint")
+
+
+class _Recorder:
+    """Counts a cohort's progress, and makes a record of each run as it ends."""
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        store: Store,
+        watcher: Watcher,
+        progress: Progress,
+        circumstances: Mapping[str, Any],
+        prune: Prune,
+    ) -> None:
+        self.cohort, self.store, self.watcher, self.progress = cohort, store, watcher, progress
+        self.circumstances, self.prune = circumstances, prune
+        self.started, self.clock = datetime.now(UTC), time.monotonic()
+        self.trained = 0  # epochs trained by this process, over all runs
+        self.planned = sum(run.recipe.epochs - run.epoch for run in cohort.runs)
+
+    def on_epoch(self, run: Run, row: Row | None) -> None:
+        self.trained += 1
+        if row is not None:
+            self.watcher.epoch(run.key, row | {"images_per_second": self.rate})
+        note = f", epoch {run.epoch}/{run.recipe.epochs}, {self.rate:,.0f} images/s"
+        self.progress.count(self.trained, self.planned, note)
+        self.settle(run)
+
+    def settle(self, run: Run) -> None:
+        """Give the run up, or put it into the store, where its time has come."""
+        if not run.done and self.prune(self.cohort.specs[run.key], run.history):
+            run.pruned = True
+            self.planned -= run.recipe.epochs - run.epoch
+            checkpoint.clear(run.folder)
+        elif run.done and not run.pruned:
+            self._keep(run)
+
+    @property
+    def rate(self) -> float:
+        """Images a second that students were trained on, all students together."""
+        return self.trained * len(self.cohort.batches.split) / (time.monotonic() - self.clock)
+
+    def _keep(self, run: Run) -> None:
+        spec = self.cohort.specs[run.key]
+        weights = None if run.diverged else run.weights()
+        result = {} if weights is None else self.cohort.result(run, weights)
+        reason = None if run.diverged is None else str(run.diverged)
+        circumstances = self._circumstances_of(run)
+        record = record_of(spec, run.history, result, circumstances, reason)
+        self.store.put(record, weights if spec.judged_on == "test" else None)
+        checkpoint.clear(run.folder)
+        self.watcher.finish(record)
+
+    def _circumstances_of(self, run: Run) -> dict[str, Any]:
+        exact = len(run.environments) == 1
+        return {
+            **self.circumstances,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.clock, 3),
+            "images_per_second": round(self.rate, 1),
+            "latency_ms": round(latency(run.learner.alone(), self.cohort.meta.image), 4),
+            "exact": exact,
+            **({} if exact else {"environments": run.environments}),
+        }
+
+
+def record_of(
+    spec: RunSpec,
+    history: list[Row],
+    result: dict[str, Any],
+    circumstances: dict[str, Any],
+    diverged: str | None = None,
+) -> Record:
+    """diverged: why; None of a run that is finished"""
+    return Record(
+        spec.fingerprint,
+        spec.experiment,
+        spec.method,
+        spec.seed,
+        "finished" if diverged is None else "diverged",
+        dict(spec.config),
+        history,
+        result,
+        circumstances,
+        reason=diverged,
+        code=spec.code,
+    )
+
+
+def adopt_teacher(
+    root: Path, store: Store, spec: RunSpec, data_folder: Path, file: str, recipe: Recipe
+) -> None:
+    """A teacher from a file: loaded strictly, evaluated on the test split, and kept as a run without a history."""
+    device = choose_device()
+    meta = read_meta(data_folder)
+    model = network(spec.config["network"], spec.config["data"], spec.seed, device)
+    load_weights(model, root / file, spec.config["weights_sha256"])
+    evaluation = Evaluation(split(data_folder, meta, device, "test"), recipe)
+    row = {"epoch": None} | evaluation.row(model)
+    weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
+    result = result_of(weights, model, meta.image, [row], evaluation)
+    circumstances = {
+        "environment": environment(device),
+        "git": git_state(root),
+        "cohort": [spec.method],
+        "file": file,
+    }
+    store.put(record_of(spec, [], result, circumstances), weights)
+
+
+def _cache(spec: RunSpec, store: Store, gigabytes: float) -> CacheSettings | None:
+    if gigabytes <= 0 or spec.config["teacher"] is None:
+        return None
+    code = code_digest((spec.config["teacher"]["network"],), ())
+    return CacheSettings(store.folder.parent / "teacher", gigabytes, code)
+
+
+def _title(specs: Sequence[RunSpec]) -> str:
+    first, count = specs[0], len(specs)
+    what = first.method if first.is_teacher else f"seed {first.seed}, {count} student{'s' if count > 1 else ''}"
+    return f"{first.experiment}: {what}"
+
+
+def _first_line(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

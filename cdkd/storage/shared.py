@@ -1,0 +1,18 @@
+"""Where `.cdkd` is: the store, checkpoints, locks, MLflow's files and the caches of a project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def shared_folder(root: Path) -> Path:
+    """`.cdkd` of the project at `root`.
+
+    A queued or temporary DVC experiment runs in a copy of the project, and DVC_ROOT is then the project that it was copied
+    from: the copy has its own params.yaml, data, runs and reports, and shares this folder, so that nothing is trained twice.
+    """
+    parent = os.environ.get("DVC_ROOT")
+    if parent and root.resolve().is_relative_to(Path(parent).resolve() / ".dvc" / "tmp"):
+        return Path(parent) / ".cdkd"
+    return root / ".cdkd"

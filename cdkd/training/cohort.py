@@ -1,0 +1,132 @@
+"""A cohort: runs of one seed that are trained together, built from their specifications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdkd.core.batch import Batch, DataInfo
+from cdkd.core.features import Features
+from cdkd.core.needs import SMALL, Needs
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
+from cdkd.data.batches import Batches, evaluation
+from cdkd.data.prepared import Meta, read_meta
+from cdkd.losses.base import loss_class
+from cdkd.training.environment import choose_device, environment, keep_freed_memory
+from cdkd.training.evaluation import Evaluation, Row
+from cdkd.training.learner import STUDENT, Learner
+from cdkd.training.loop import needs_of, train
+from cdkd.training.result import result_of
+from cdkd.training.run import Run
+from cdkd.training.setup import (
+    CacheSettings,
+    evaluation_of,
+    network,
+    split,
+    teacher_of,
+    training_cache,
+    training_split,
+)
+from cdkd.training.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """specs: by fingerprint; environment: what may change the last bits; evaluation: the split that the runs are judged on"""
+
+    specs: Mapping[str, RunSpec]
+    runs: Sequence[Run]
+    teachers: Mapping[str, Teacher]
+    batches: Batches
+    evaluation: Evaluation
+    meta: Meta
+    environment: Mapping[str, Any]
+
+    def train(
+        self,
+        on_epoch: Callable[[Run, Row | None], None],
+        stop: Callable[[], bool],
+        checkpoint_seconds: float = 30.0,
+    ) -> None:
+        seed = next(iter(self.specs.values())).seed
+        train(
+            self.runs,
+            self.teachers,
+            self.batches,
+            self.evaluation,
+            seed,
+            checkpoint_seconds=checkpoint_seconds,
+            on_epoch=on_epoch,
+            stop=stop,
+        )
+
+    def result(self, run: Run, weights: bytes) -> dict[str, Any]:
+        """See `Record.result`."""
+        return result_of(weights, run.learner.alone(), self.meta.image, run.history, self.evaluation)
+
+
+def build_cohort(
+    specs: Sequence[RunSpec],
+    data_folder: Path,
+    teacher_weights: Path | None,
+    checkpoint_folder: Callable[[str], Path],
+    cache: CacheSettings | None = None,
+) -> Cohort:
+    """Read the data and the teacher, and make a run of each specification, resumed from its checkpoint where there is one.
+
+    specs: of one seed, one teacher and one split; their recipes differ in the optimiser's numbers at most
+    checkpoint_folder: of a fingerprint
+    """
+    keep_freed_memory()
+    device = choose_device()
+    meta = read_meta(data_folder)
+    first = specs[0]
+    recipe = first.recipe
+    training = training_split(data_folder, meta, device, first.judged_on)
+    batches = Batches(training, recipe.augmentation, recipe.batch)
+    judged = split(data_folder, meta, device, first.judged_on)
+    teachers: dict[str, Teacher] = {}
+    if first.config["teacher"] is not None and teacher_weights is not None:
+        teachers[TEACHER] = teacher_of(first, teacher_weights, recipe, device)
+    judge = evaluation_of(first, recipe, judged, teachers.get(TEACHER), cache)
+    if teachers:
+        teachers[TEACHER] = Teacher(teachers[TEACHER].model, recipe, first.config["teacher"]["batchnorm"])
+    here = environment(device)
+    sample = next(evaluation(judged, recipe.augmentation, batch=2))
+    read = reduce(or_, (loss_class(loss).needs for spec in specs for loss in spec.losses), Needs.MAPS)
+    shapes = {name: teacher(sample, read) for name, teacher in teachers.items()}
+    data = DataInfo(len(training), len(meta.classes), training.labels, recipe.batch)
+    runs = [_run(spec, sample, shapes, data, checkpoint_folder(spec.fingerprint), here, device) for spec in specs]
+    if teachers and cache is not None and _cacheable(runs, recipe.epochs):
+        images = sum(meta.counts[name] for name in ("train", "validation"))
+        teachers[TEACHER].cache = training_cache(first, teachers[TEACHER], batches, images, judged, cache)
+    return Cohort({spec.fingerprint: spec for spec in specs}, runs, teachers, batches, judge, meta, here)
+
+
+def _run(
+    spec: RunSpec,
+    sample: Batch,
+    shapes: Mapping[str, Features],
+    data: DataInfo,
+    folder: Path,
+    here: Mapping[str, Any],
+    device: torch.device,
+) -> Run:
+    networks = {STUDENT: network(spec.config["network"], spec.config["data"], spec.seed, device)}
+    learner = Learner(networks, spec.terms, spec.recipe, sample, shapes, spec.seed, data=data)
+    run = Run(spec.fingerprint, learner, spec.recipe, folder, here)
+    run.resume()
+    return run
+
+
+def _cacheable(runs: Sequence[Run], epochs: int) -> bool:
+    """Whether there is an epoch in which no run reads the teacher's maps, and some run its other answers."""
+    needs = [needs_of(runs, epoch, TEACHER) for epoch in range(epochs)]
+    return any(need and not need & ~SMALL for need in needs)
