@@ -1,6 +1,6 @@
 """A plan carried out away from home, where there is torch and little else, no network, and not much time.
 
-    python -m cdkd.runs.cohort plan.json --out DIR --data cifar100-1.zip cifar100-2.zip --minutes 9
+    python -m cdkd.cluster.worker plan.json --out DIR --data cifar100-1.zip cifar100-2.zip --minutes 9
 
 The teacher first, then seed by seed, each seed one cohort, into a store under DIR. The same command again goes on from
 the last checkpoints. What is finished lies in DIR/results, ready for `cdkd import` at home.
@@ -37,7 +37,7 @@ PROJECT = PACKAGE.parent
 
 
 class Train(Protocol):
-    """`campaign.train_cohort`."""
+    """`runs.execution.train_cohort`."""
 
     def __call__(
         self,
@@ -214,8 +214,10 @@ def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
     return target
 
 
-def main(words: Sequence[str], train: Train) -> int:
-    """The command; train: `campaign.train_cohort`. Returns the exit code."""
+def main(words: Sequence[str], train: Train | None = None) -> int:
+    """The command. Returns the exit code. train: what trains a cohort, `runs.execution.train_cohort` if it is not given"""
+    if train is None:
+        from cdkd.runs.execution import train_cohort as train
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -253,7 +255,7 @@ def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cdkd.runs.cohort",
+        prog="python -m cdkd.cluster.worker",
         description="Carry out a plan that `cdkd plan --export` wrote. Needs torch, no network.",
     )
     parser.add_argument("plan", type=Path)
@@ -304,3 +306,7 @@ def minutes(text: str) -> float:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

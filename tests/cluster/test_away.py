@@ -49,8 +49,8 @@ sys.meta_path.insert(0, Refuser())
 ONE_EPOCH = """
 import sys
 from cdkd.cluster import worker
-from cdkd.runs import cohort
-sys.exit(worker.main(sys.argv[1:], lambda *words, stop: cohort.train_cohort(*words, stop=lambda: True)))
+from cdkd.runs import execution
+sys.exit(worker.main(sys.argv[1:], lambda *words, stop: execution.train_cohort(*words, stop=lambda: True)))
 """
 PARAMS = """\
 experiment: digits
@@ -100,7 +100,7 @@ class Away:
         }
 
     def start(
-        self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")
+        self, *words: str | Path, how: tuple[str, ...] = ("-m", "cdkd.cluster.worker")
     ) -> subprocess.Popen[str]:
         command = [sys.executable, *how, *map(str, words)]
         return subprocess.Popen(
@@ -113,7 +113,7 @@ class Away:
         )
 
     def run(
-        self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.runs.cohort")
+        self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.cluster.worker")
     ) -> str:
         process = self.start(*words, how=how)
         text = process.communicate(timeout=300)[0]

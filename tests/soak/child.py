@@ -59,7 +59,7 @@ def _main(words: Sequence[str]) -> int:
 
 def _quickly() -> None:
     """A checkpoint at every epoch's edge; and no time for what is only measured."""
-    from cdkd.runs import cohort
+    from cdkd.runs import execution
 
     cohort.CHECKPOINT_SECONDS = 0.0
     everywhere(cohort.latency, lambda *words, **named: 0.0)
