@@ -140,7 +140,9 @@ class Batches:
         generators = [stream("augmentation", seed, epoch, step) for step in range(len(steps))]
         if self.crops is not None and self._windows is not None:
             # drawn for the epoch at once, so that a GPU is sent two tensors an epoch
-            drawn = [self._drawn(len(one), generator) for one, generator in zip(steps, generators, strict=True)]
+            drawn = [
+                self._drawn(len(one), generator) for one, generator in zip(steps, generators, strict=True)
+            ]
             crops = torch.split(torch.cat(drawn).to(self.split.device), [len(one) for one in steps])
             places = torch.split(torch.cat(steps).to(self.split.device), [len(one) for one in steps])
             for step, (chosen, shown) in enumerate(zip(places, crops, strict=True)):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cdkd.core.errors import BadParams
 from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32, channel_means

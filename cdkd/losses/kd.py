@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.core.errors import BadParams
 from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32

@@ -260,7 +260,8 @@ def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str,
     for loss in dict.fromkeys((*theirs, *ours)):
         if loss not in ours or loss not in theirs:
             mine, their = (
-                written_out(Method({loss: terms[loss]})) if loss in terms else "none" for terms in (ours, theirs)
+                written_out(Method({loss: terms[loss]})) if loss in terms else "none"
+                for terms in (ours, theirs)
             )
             yield f"loss {loss}", mine, their
             continue

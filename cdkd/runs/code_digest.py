@@ -37,7 +37,9 @@ NETWORK_LIBRARIES = ("torchvision", "timm")
 @cache
 def code_digest(networks: tuple[str, ...], losses: tuple[str, ...]) -> str:
     """Digest of the code that affects a run of these networks (its own and its teacher's) and losses."""
-    return digest_of(closure((START, *(network_module(one) for one in networks), *(loss_module(one) for one in losses))))
+    return digest_of(
+        closure((START, *(network_module(one) for one in networks), *(loss_module(one) for one in losses)))
+    )
 
 
 def network_module(network: str) -> str:
@@ -69,7 +71,9 @@ def closure(start: Iterable[str]) -> tuple[str, ...]:
 
 def excluded(module: str) -> str | None:
     """Why a module is not followed; None where it is."""
-    return next((why for name, why in EXCLUDED.items() if module == name or module.startswith(f"{name}.")), None)
+    return next(
+        (why for name, why in EXCLUDED.items() if module == name or module.startswith(f"{name}.")), None
+    )
 
 
 @cache
@@ -164,4 +168,8 @@ def meaning_of(source: str) -> str:
 
 
 def _is_docstring(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -74,7 +74,9 @@ def train_cohort(
     root: the project's folder; cache: gigabytes of disk for the teacher's answers; stop: see `training.loop.train`; prune:
     asked after every epoch, and a run for which it is true is given up
     """
-    cohort = build_cohort(specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache))
+    cohort = build_cohort(
+        specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache)
+    )
     circumstances = {
         "environment": dict(cohort.environment),
         "git": git_state(root),
@@ -87,7 +89,10 @@ def train_cohort(
                 recorder.settle(run)
         cohort.train(recorder.on_epoch, stop, CHECKPOINT_SECONDS)
     if failed := [run for run in cohort.runs if run.failed]:
-        lines = [f"{cohort.specs[run.key].method} seed {specs[0].seed}: {_first_line(run.failed)}" for run in failed]
+        lines = [
+            f"{cohort.specs[run.key].method} seed {specs[0].seed}: {_first_line(run.failed)}"
+            for run in failed
+        ]
         raise CdkdError(f"{'; '.join(lines)}; the same command tries again from the last checkpoint")
 
 
@@ -208,7 +213,9 @@ def _cache(spec: RunSpec, store: Store, gigabytes: float) -> CacheSettings | Non
 
 def _title(specs: Sequence[RunSpec]) -> str:
     first, count = specs[0], len(specs)
-    what = first.method if first.is_teacher else f"seed {first.seed}, {count} student{'s' if count > 1 else ''}"
+    what = (
+        first.method if first.is_teacher else f"seed {first.seed}, {count} student{'s' if count > 1 else ''}"
+    )
     return f"{first.experiment}: {what}"
 
 

@@ -26,7 +26,9 @@ def teacher_plan(params: Params, data: Meta) -> RunSpec:
     config = _config(data, teacher.network, teacher.seed, teacher.training, method) | {"teacher": None}
     if teacher.weights is not None:
         config |= {"training": None, "weights_sha256": teacher.sha256}
-    return RunSpec(params.experiment, TEACHER, teacher.seed, config, code_digest((teacher.network,), method.losses))
+    return RunSpec(
+        params.experiment, TEACHER, teacher.seed, config, code_digest((teacher.network,), method.losses)
+    )
 
 
 def student_plan(params: Params, data: Meta, teacher: Record, method: str, seed: int) -> RunSpec:

@@ -11,8 +11,8 @@ from cdkd.config.paths import runs_folder
 from cdkd.core.errors import BadRecord
 from cdkd.data.prepared import Meta
 from cdkd.runs import study_record
-from cdkd.runs.record import Record
 from cdkd.runs.code_digest import code_digest
+from cdkd.runs.record import Record
 from cdkd.runs.study_record import Result
 from cdkd.storage.files import digest
 

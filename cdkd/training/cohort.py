@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
+from torch import nn
 
 from cdkd.core.batch import Batch, DataInfo
-from cdkd.core.features import Features
 from cdkd.core.needs import SMALL, Needs
 from cdkd.core.run_spec import RunSpec
-from cdkd.core.schedule import TEACHER
+from cdkd.core.schedule import TEACHER, Method, Recipe
 from cdkd.data.batches import Batches, evaluation
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.losses.base import loss_class
@@ -100,28 +100,42 @@ def build_cohort(
         teachers[TEACHER] = Teacher(teachers[TEACHER].model, recipe, first.config["teacher"]["batchnorm"])
     here = environment(device)
     sample = next(evaluation(judged, recipe.augmentation, batch=2))
-    read = reduce(or_, (loss_class(loss).needs for spec in specs for loss in spec.losses), Needs.MAPS)
-    shapes = {name: teacher(sample, read) for name, teacher in teachers.items()}
     data = DataInfo(len(training), len(meta.classes), training.labels, recipe.batch)
-    runs = [_run(spec, sample, shapes, data, checkpoint_folder(spec.fingerprint), here, device) for spec in specs]
+    runs = []
+    for spec in specs:
+        model = network(spec.config["network"], spec.config["data"], spec.seed, device)
+        key = spec.fingerprint
+        folder = checkpoint_folder(key)
+        made = student_run(
+            key, model, spec.terms, spec.recipe, spec.seed, sample, teachers, folder, here, data
+        )
+        runs.append(made)
     if teachers and cache is not None and _cacheable(runs, recipe.epochs):
         images = sum(meta.counts[name] for name in ("train", "validation"))
         teachers[TEACHER].cache = training_cache(first, teachers[TEACHER], batches, images, judged, cache)
     return Cohort({spec.fingerprint: spec for spec in specs}, runs, teachers, batches, judge, meta, here)
 
 
-def _run(
-    spec: RunSpec,
+def student_run(
+    key: str,
+    model: nn.Module,
+    method: Method,
+    recipe: Recipe,
+    seed: int,
     sample: Batch,
-    shapes: Mapping[str, Features],
-    data: DataInfo,
+    teachers: Mapping[str, Teacher],
     folder: Path,
-    here: Mapping[str, Any],
-    device: torch.device,
+    environment: Mapping[str, Any] = MappingProxyType({}),
+    data: DataInfo | None = None,
 ) -> Run:
-    networks = {STUDENT: network(spec.config["network"], spec.config["data"], spec.seed, device)}
-    learner = Learner(networks, spec.terms, spec.recipe, sample, shapes, spec.seed, data=data)
-    run = Run(spec.fingerprint, learner, spec.recipe, folder, here)
+    """A run of one network, resumed from its checkpoint where there is one.
+
+    key: the run's fingerprint; sample: a batch, for the shapes of features; folder: of the checkpoints
+    """
+    read = reduce(or_, (loss_class(loss).needs for loss in method.losses), Needs.MAPS)
+    shapes = {name: teacher(sample, read) for name, teacher in teachers.items()}
+    learner = Learner({STUDENT: model}, method, recipe, sample, shapes, seed, data=data)
+    run = Run(key, learner, recipe, folder, environment)
     run.resume()
     return run
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.schedule import Recipe
-from cdkd.core.batch import Batch
 from cdkd.data.batches import Split, evaluation
 from cdkd.losses.base import channel_means
 from cdkd.models.forward import Forward

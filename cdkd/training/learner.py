@@ -54,14 +54,18 @@ class Learner(nn.Module):
         seen = self._look(sample, method)
         self.objective = Objective(method, seen, teachers, seed, data).to(sample.images.device)
         decay_inactive = method.inactive == "decayed"
-        self.optimisers = [SGD(self._trained(phase), recipe, decay_inactive=decay_inactive) for phase in self.phases]
+        self.optimisers = [
+            SGD(self._trained(phase), recipe, decay_inactive=decay_inactive) for phase in self.phases
+        ]
 
     def _look(self, sample: Batch, method: Method) -> Outputs:
         """One batch's features, for their shapes; BatchNorm's statistics are left alone."""
         self.eval()
         wanted = reduce(or_, (loss_class(term.loss).needs for term in method.values()), Needs.NOTHING)
         with torch.no_grad():
-            return Outputs({name: forward.eager_float32(sample.images, wanted) for name, forward in self.passes.items()})
+            return Outputs(
+                {name: forward.eager_float32(sample.images, wanted) for name, forward in self.passes.items()}
+            )
 
     def _trained(self, phase: Sequence[str]) -> list[nn.Parameter]:
         """The parameters that a phase updates; those of losses over several networks belong to the first."""

@@ -44,7 +44,9 @@ class Active(nn.Module):
     def forward(self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch, parts: Parts) -> Any:
         if self.network is None:
             return self.loss(outputs, teachers, batch)
-        return self.loss(outputs.each[self.network], self.source(outputs, teachers), batch, parts.get(self.part()))
+        return self.loss(
+            outputs.each[self.network], self.source(outputs, teachers), batch, parts.get(self.part())
+        )
 
 
 class Objective(nn.Module):
@@ -111,7 +113,12 @@ class Objective(nn.Module):
         """Compute what depends on a teacher alone, where no other run of the cohort has done so."""
         for one in self.each():
             part = one.part()
-            if one.key in self.active and part is not None and part not in parts and isinstance(one.loss, Loss):
+            if (
+                one.key in self.active
+                and part is not None
+                and part not in parts
+                and isinstance(one.loss, Loss)
+            ):
                 with torch.no_grad():
                     parts[part] = one.loss.teacher_part(teachers[one.term.source])
 
@@ -180,4 +187,6 @@ def _made(
         if network is None:
             return Active(key, name, term, None, build(term.loss, outputs, teachers, term.options, data))
         source = outputs.each.get(term.source if term.source != EMA else network) or teachers.get(term.source)
-        return Active(key, name, term, network, build(term.loss, outputs.each[network], source, term.options, data))
+        return Active(
+            key, name, term, network, build(term.loss, outputs.each[network], source, term.options, data)
+        )

@@ -38,7 +38,9 @@ class Run:
         self.key, self.learner, self.recipe, self.folder = key, learner, recipe, folder
         self.environment = dict(environment)
         self.history: list[Row] = []
-        self.environments: list[dict[str, Any]] = [self.environment]  # that it was trained in, one after the other
+        self.environments: list[dict[str, Any]] = [
+            self.environment
+        ]  # that it was trained in, one after the other
         self.diverged: Diverged | None = None
         self.failed: Exception | None = None  # what torch raised in a step: out of memory, say
         self.pruned = False  # not worth another epoch: a search's decision, set between epochs
@@ -88,16 +90,30 @@ class Run:
         bad = [f"loss {name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if not bad and not all(bool(torch.isfinite(p).all()) for p in self.learner.parameters()):
             bad = ["a weight is not finite"]
-        metrics = {} if bad else evaluation.row(self.learner.alone())  # BatchNorm may overflow in eval mode alone
-        bad += [f"{name} is {value}" for name, value in metrics.items() if not torch.tensor(value).isfinite().all()]
+        metrics = (
+            {} if bad else evaluation.row(self.learner.alone())
+        )  # BatchNorm may overflow in eval mode alone
+        bad += [
+            f"{name} is {value}"
+            for name, value in metrics.items()
+            if not torch.tensor(value).isfinite().all()
+        ]
         if bad:
             self.diverged = Diverged(
                 f"{' and '.join(bad)} in epoch {self.epoch} at learning rate {learning_rate:g}"
             )
             return None
-        weights = {name: term.weight.at(self.epoch) for name, term in sorted(self.learner.objective.method.items())}
+        weights = {
+            name: term.weight.at(self.epoch) for name, term in sorted(self.learner.objective.method.items())
+        }
         wrong = 100 * means.pop(WRONG)
-        row = {"epoch": self.epoch, "learning_rate": learning_rate, "weights": weights, "losses": means, WRONG: wrong}
+        row = {
+            "epoch": self.epoch,
+            "learning_rate": learning_rate,
+            "weights": weights,
+            "losses": means,
+            WRONG: wrong,
+        }
         self.history.append(row | metrics)
         return self.history[-1]
 

@@ -73,12 +73,16 @@ def evaluation_of(
     if teacher is None:
         return Evaluation(judged, recipe, name)
     usable = cache is not None and judged.device.type == "cpu"
-    table = _cache(spec, teacher, len(judged), 1, judged, cache, name) if usable and cache is not None else None
+    table = (
+        _cache(spec, teacher, len(judged), 1, judged, cache, name) if usable and cache is not None else None
+    )
     answers = []
     with torch.inference_mode():
         for batch in evaluation(judged, recipe.augmentation):
             shown = batch._replace(crops=torch.zeros_like(batch.indices))
-            found = teacher.without_maps(batch.images) if table is None else table(shown, teacher.without_maps)
+            found = (
+                teacher.without_maps(batch.images) if table is None else table(shown, teacher.without_maps)
+            )
             answers.append(found)
     return Evaluation(judged, recipe, name, Reference(answers))
 

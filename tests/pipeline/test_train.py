@@ -15,12 +15,15 @@ import torch
 
 from cdkd.config.schema import Augmentation, Training
 from cdkd.core.errors import BadParams
+from cdkd.core.needs import Needs
 from cdkd.core.schedule import Method, Recipe, Term, Weight
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.losses.base import Needs
-from cdkd.training.evaluation import Examination, Reference
-from cdkd.training.loop import Run, network, train
+from cdkd.training.cohort import student_run
+from cdkd.training.evaluation import Evaluation, Reference
+from cdkd.training.loop import train
 from cdkd.training.optimiser import SGD
+from cdkd.training.run import Run
+from cdkd.training.setup import network
 from cdkd.training.teacher import Teacher
 from cdkd.training.teacher_cache import TeacherCache
 
@@ -29,17 +32,26 @@ CPU = torch.device("cpu")
 RECIPE = Training(
     epochs=3, batch=16, learning_rate=0.05, milestones=(2,), augmentation=Augmentation(pad=1, flip=True)
 ).resolved
+GATED = {
+    "ce": Term(Weight(1.0, start=1)),
+    "cd": Term(Weight(6.0, milestones=(1,), decay=0.9)),
+    "gkd": Term(Weight(0.1, start=1), {"temperature": 1.0}),
+}
 METHODS: dict[str, Method] = {
-    "student": {"ce": Term(Weight(1.0), {})},
-    "kd": {"ce": Term(Weight(0.1), {}), "kd": Term(Weight(0.9), {"temperature": 4.0})},
-    "fitnets": {"hint": Term(Weight(10.0, stop=1), {"stage": 2}), "ce": Term(Weight(1.0, start=1), {})},
-    "at": {"ce": Term(Weight(1.0), {}), "at": Term(Weight(100.0), {})},
-    "rkd": {"ce": Term(Weight(1.0), {}), "rkd": Term(Weight(1.0), {})},
-    "edt": {
-        "ce": Term(Weight(1.0, start=1), {}),
-        "cd": Term(Weight(6.0, milestones=(1,), decay=0.9), {}),
-        "gkd": Term(Weight(0.1, start=1), {"temperature": 1.0}),
-    },
+    "student": Method({"ce": Term(Weight(1.0))}),
+    "kd": Method({"ce": Term(Weight(0.1)), "kd": Term(Weight(0.9), {"temperature": 4.0})}),
+    "fitnets": Method({"hint": Term(Weight(10.0, stop=1), {"stage": 2}), "ce": Term(Weight(1.0, start=1))}),
+    "at": Method({"ce": Term(Weight(1.0)), "at": Term(Weight(100.0))}),
+    "rkd": Method({"ce": Term(Weight(1.0)), "rkd": Term(Weight(1.0))}),
+    "edt": Method(GATED),
+    "edt_decayed": Method(GATED, inactive="decayed"),
+    "twice": Method(
+        {
+            "ce": Term(Weight(0.1)),
+            "warm": Term(Weight(0.5, rise=2), {"temperature": 2.0}, loss="kd"),
+            "hot": Term(Weight(0.4), {"temperature": 8.0}, loss="kd"),
+        }
+    ),
 }
 
 
@@ -62,19 +74,19 @@ def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None,
     teacher = Teacher(network("resnet14", DATA, 99, CPU), how)
     batches = Batches(TRAIN, how.augmentation, how.batch)
     if cache is not None:
-        assert batches.views is not None
+        assert batches.crops is not None
         sample = next(evaluation(TEST, how.augmentation, batch=how.batch)).images
-        teacher.cache = TeacherCache(cache, {}, len(TRAIN), batches.views, 1.0, teacher.without_maps, sample)
+        teacher.cache = TeacherCache(cache, {}, len(TRAIN), batches.crops, 1.0, teacher.without_maps, sample)
     sample = next(evaluation(TEST, how.augmentation, batch=2))
     runs = [
-        Run(
+        student_run(
             name,
+            network("resnet8", DATA, seed, CPU),
             METHODS[name],
             how,
-            network("resnet8", DATA, seed, CPU),
             seed,
             sample,
-            teacher,
+            {"teacher": teacher},
             folder / f"{name}-{seed}",
         )
         for name in names
@@ -82,9 +94,9 @@ def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None,
     answers = [teacher.without_maps(batch.images) for batch in evaluation(TEST, how.augmentation)]
     train(
         runs,
-        teacher,
+        {"teacher": teacher},
         batches,
-        Examination(TEST, how, reference=Reference(answers)),
+        Evaluation(TEST, how, reference=Reference(answers)),
         seed,
         checkpoint_seconds=0,
     )
@@ -157,7 +169,7 @@ def test_the_teacher_is_not_touched() -> None:
 def test_a_diverging_run_stops_at_its_epoch_and_leaves_the_others_alone(
     together: dict[str, Run], tmp_path: Path
 ) -> None:
-    METHODS["wild"] = {"ce": Term(Weight(1.0), {}), "cd": Term(Weight(1e30), {})}
+    METHODS["wild"] = Method({"ce": Term(Weight(1.0), {}), "cd": Term(Weight(1e30), {})})
     try:
         wild, kd = cohort(["wild", "kd"], 0, tmp_path)
     finally:
@@ -171,11 +183,11 @@ def test_a_diverging_run_stops_at_its_epoch_and_leaves_the_others_alone(
 def test_a_run_that_cannot_be_judged_has_diverged(tmp_path: Path) -> None:
     (run,) = cohort(["student"], 0, tmp_path)
     rows = len(run.history)
-    assert run.close_epoch(len(TRAIN), Examination(TEST, RECIPE)) is not None
-    next(buffer for name, buffer in run.model.named_buffers() if name.endswith("running_mean")).fill_(
-        math.nan
-    )  # every weight is finite
-    assert run.close_epoch(len(TRAIN), Examination(TEST, RECIPE)) is None
+    assert run.close_epoch(len(TRAIN), Evaluation(TEST, RECIPE)) is not None
+    next(
+        buffer for name, buffer in run.learner.alone().named_buffers() if name.endswith("running_mean")
+    ).fill_(math.nan)  # every weight is finite
+    assert run.close_epoch(len(TRAIN), Evaluation(TEST, RECIPE)) is None
     assert "test_loss is nan in epoch" in str(run.diverged)
     assert len(run.history) == rows + 1
 
@@ -228,6 +240,31 @@ def test_every_precision_and_engine_is_exact(how: str, together: dict[str, Run],
         assert eval(ours[1])[0]["train_top1_error"] == pytest.approx(plain[0]["train_top1_error"], abs=8)
 
 
+def test_decayed_parameters_follow_the_optimisers_update(tmp_path: Path) -> None:
+    """While the gate is closed, the classifier's gradient is zero: momentum and weight decay act on it, and nothing else.
+
+    Against the update written out in float64; `untouched` leaves it alone.
+    """
+    (run,) = cohort(["edt_decayed"], 0, tmp_path / "decayed", epochs=1)
+    (untouched,) = cohort(["edt"], 0, tmp_path / "untouched", epochs=1)
+    start = network("resnet8", DATA, 0, CPU).state_dict()["fc.weight"].double()
+    weight, momentum = start.clone(), torch.zeros_like(start)
+    for _ in range(len(TRAIN) // 16):
+        momentum = RECIPE.momentum * momentum + RECIPE.weight_decay * weight
+        weight = weight - RECIPE.learning_rate * momentum
+    ended = run.learner.alone().state_dict()["fc.weight"].double()
+    assert torch.allclose(ended, weight, rtol=1e-6, atol=0)
+    assert not torch.allclose(ended, start, rtol=1e-6, atol=0)
+    assert torch.equal(untouched.learner.alone().state_dict()["fc.weight"].double(), start)
+
+
+def test_a_term_that_holds_the_same_loss_twice_is_their_sum(together: dict[str, Run]) -> None:
+    row = together["twice"].history[0]
+    assert sorted(row["losses"]) == ["ce", "hot", "warm"]
+    assert row["weights"]["warm"] == pytest.approx(0.5 * math.exp(-5))
+    assert row["losses"]["hot"] != row["losses"]["warm"]
+
+
 CACHEABLE = ["student", "kd", "rkd", "edt"]  # no loss of theirs reads the teacher's maps
 
 
@@ -241,7 +278,7 @@ def test_a_kept_teacher_changes_no_bit(precision: str, tmp_path: Path) -> None:
 def test_a_kept_answer_is_given_and_a_damaged_one_is_not(tmp_path: Path) -> None:
     teacher = Teacher(network("resnet14", DATA, 99, CPU), RECIPE)
     batches = Batches(TRAIN, RECIPE.augmentation, 16)
-    assert batches.views == 18
+    assert batches.crops == 18
     sample = next(evaluation(TEST, RECIPE.augmentation, batch=16)).images
 
     def opened(gigabytes: float = 1.0) -> TeacherCache:
@@ -322,14 +359,14 @@ def test_sgd_is_torchs(nesterov: bool) -> None:
 def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
     def run(environment: dict[str, Any]) -> Run:
         sample = next(evaluation(TEST, RECIPE.augmentation, batch=2))
-        return Run(
+        return student_run(
             "kd",
+            network("resnet8", DATA, 0, CPU),
             METHODS["student"],
             RECIPE,
-            network("resnet8", DATA, 0, CPU),
             0,
             sample,
-            None,
+            {},
             tmp_path,
             environment,
         )
@@ -337,9 +374,9 @@ def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
     begun = run({"threads": 1})
     train(
         [begun],
-        None,
+        {},
         Batches(TRAIN, RECIPE.augmentation, RECIPE.batch),
-        Examination(TEST, RECIPE),
+        Evaluation(TEST, RECIPE),
         0,
         checkpoint_seconds=0,
         stop=lambda: True,
