@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.schedule import Recipe
 from cdkd.data.batches import Split, evaluation

@@ -61,8 +61,8 @@ def _quickly() -> None:
     """A checkpoint at every epoch's edge; and no time for what is only measured."""
     from cdkd.runs import execution
 
-    cohort.CHECKPOINT_SECONDS = 0.0
-    everywhere(cohort.latency, lambda *words, **named: 0.0)
+    execution.CHECKPOINT_SECONDS = 0.0
+    everywhere(execution.latency, lambda *words, **named: 0.0)
 
 
 def _mute() -> None:
@@ -70,7 +70,7 @@ def _mute() -> None:
     from cdkd.pipeline import scheduler
 
     def unwatched(params: Any, plans: Any, circumstances: Any) -> Any:
-        from cdkd.runs.cohort import nobody
+        from cdkd.runs.execution import nobody
 
         return nobody(plans, circumstances)
 

@@ -127,10 +127,10 @@ def everywhere(real: Any, wrapped: Any) -> None:
 
 def arm(trap: Trap) -> None:
     """Every point but the follower's."""
-    from cdkd.data import prepare
+    from cdkd.data import writer
     from cdkd.runs import execution, store
     from cdkd.tracking import apart
-    from cdkd.training import checkpoint, loop, optimiser
+    from cdkd.training import checkpoint, optimiser, run
 
     _files(trap)
     _evaluation(trap)
@@ -148,17 +148,17 @@ def arm(trap: Trap) -> None:
     around(trap, checkpoint, "clear", after="the checkpoints are cleared")
     around(trap, checkpoint, "load", before="before a resumption", after="a state is read")
     around(trap, checkpoint, "_clear", before="before old states are removed")
-    around(trap, loop.Run, "step", before="before a step")
+    around(trap, run.Run, "step", before="before a step")
     around(trap, optimiser.SGD, "step", before="between gradient and step")
-    around(trap, loop.Run, "close_epoch", after="an epoch is closed")
+    around(trap, run.Run, "close_epoch", after="an epoch is closed")
     around(
-        trap, loop.Run, "save", before="before a checkpoint", after="after a checkpoint"
+        trap, run.Run, "save", before="before a checkpoint", after="after a checkpoint"
     )  # of a cohort: members stand at different epochs
-    around(trap, cohort, "finished_record", before="before a record")
+    around(trap, execution, "record_of", before="before a record")
     around(trap, apart.Apart, "epoch", before="before tracking hears of an epoch")
     around(trap, apart.Apart, "finish", before="before tracking hears of an end")
     around(trap, apart.Apart, "close", before="before tracking is closed")
-    around(trap, prepare._Split, "add", before="before a part of a split", after="after a part of a split")
+    around(trap, writer._Split, "add", before="before a part of a split", after="after a part of a split")
 
 
 def _files(trap: Trap) -> None:
@@ -219,7 +219,7 @@ def _answers(trap: Trap) -> None:
     def torn(cache: TeacherCache, batch: Any, ask: Any) -> Any:
         found = answer(cache, batch, ask)
         if trap.due(ROW):
-            cache._rows[batch.indices.numpy() * cache.views + batch.views.numpy(), cache.widths[0] :] = 0
+            cache._rows[batch.indices.numpy() * cache.views + batch.crops.numpy(), cache.widths[0] :] = 0
             trap.spring()
         return found
 

@@ -138,7 +138,7 @@ def test_images_on_the_disk_make_the_batches_of_images_in_memory(
             assert torch.equal(ondisk.images, inmemory.images)
             assert torch.equal(ondisk.labels, inmemory.labels)
             assert (
-                ondisk.views is None if inmemory.views is None else torch.equal(ondisk.views, inmemory.views)
+                ondisk.crops is None if inmemory.crops is None else torch.equal(ondisk.crops, inmemory.crops)
             )
     first, second = next(evaluation(ours.split, augmentation)), next(evaluation(theirs.split, augmentation))
     assert torch.equal(first.images, second.images)

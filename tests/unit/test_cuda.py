@@ -23,7 +23,7 @@ import torch  # noqa: E402
 
 from benchmarks import gpu, gpu_checks, gpu_time  # noqa: E402
 from cdkd.core.errors import CdkdError  # noqa: E402
-from cdkd.training.cuda_graph import Beside  # noqa: E402
+from cdkd.training.cuda_graph import StreamPool  # noqa: E402
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -72,7 +72,7 @@ def test_students_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     """The control: were there but one stream, the equality of one with four would hold for nothing."""
     seen: set[int] = set()
     monkeypatch.setenv("CDKD_STREAMS", "4")
-    beside = Beside(CUDA)
+    beside = StreamPool(CUDA)
     beside([lambda: seen.add(torch.cuda.current_stream().cuda_stream)] * 6)
     assert len(seen) == 4
     assert torch.cuda.current_stream().cuda_stream not in seen
@@ -81,7 +81,7 @@ def test_students_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -
 def test_pieces_on_a_cpu_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setenv("CDKD_STREAMS", "4")
-    Beside(CPU)([partial(seen.append, place) for place in range(6)])
+    StreamPool(CPU)([partial(seen.append, place) for place in range(6)])
     assert seen == [0, 1, 2, 3, 4, 5]
 
 
@@ -89,7 +89,7 @@ def test_pieces_on_a_cpu_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_number_of_streams_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("CDKD_STREAMS", text)
     with pytest.raises(CdkdError, match=f"CDKD_STREAMS: {text!r}; expected a number of streams, 1 to 64"):
-        Beside(CPU)
+        StreamPool(CPU)
 
 
 def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ from safetensors.numpy import load_file, save_file
 
 from cdkd.core.errors import BadData
 from cdkd.data import arrays, decode, downloads, writer
-from cdkd.data.draw import draw, shares
 from cdkd.data.disk_images import DiskImages
+from cdkd.data.draw import draw, shares
 from cdkd.data.load import load, memory_limit
 from cdkd.data.prepare import prepare
 from cdkd.data.prepared import SPLITS, Meta, read_meta

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cdkd.core.features import Features
 from cdkd.core.schedule import Augmentation, Recipe
 from cdkd.data.batches import Split, evaluation
-from cdkd.training.evaluation import BINS, Examination, Reference, latency
+from cdkd.training.evaluation import BINS, Evaluation, Reference, latency
 
 IMAGES, CLASSES = 1103, 4  # more than two batches of the evaluation, and no multiple
 RECIPE = Recipe(
@@ -60,13 +60,13 @@ def cka(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def both(split: Split) -> tuple[Toy, Toy, Examination]:
+def both(split: Split) -> tuple[Toy, Toy, Evaluation]:
     student, teacher = Toy(0, 6), Toy(1, 11)
     found = answers(teacher, split)
-    return student, teacher, Examination(split, RECIPE, "test", Reference([found]))
+    return student, teacher, Evaluation(split, RECIPE, "test", Reference([found]))
 
 
-def test_a_row_is_what_numpy_says(both: tuple[Toy, Toy, Examination], split: Split) -> None:
+def test_a_row_is_what_numpy_says(both: tuple[Toy, Toy, Evaluation], split: Split) -> None:
     student, teacher, exam = both
     row, logits, labels = (
         exam.row(student),
@@ -84,31 +84,31 @@ def test_a_row_is_what_numpy_says(both: tuple[Toy, Toy, Examination], split: Spl
 
 
 def test_a_network_is_wholly_aligned_with_itself_and_its_multiples_alone(
-    both: tuple[Toy, Toy, Examination],
+    both: tuple[Toy, Toy, Evaluation],
 ) -> None:
     student, teacher, exam = both
     assert exam.row(teacher)["alignment"] == pytest.approx([1, 1])
     assert max(exam.row(student)["alignment"]) < 0.9
 
 
-def test_a_dead_stage_is_aligned_with_nothing(both: tuple[Toy, Toy, Examination]) -> None:
+def test_a_dead_stage_is_aligned_with_nothing(both: tuple[Toy, Toy, Evaluation]) -> None:
     dead = Toy(0, 6)
     dead.first.data.zero_()
     assert both[2].row(dead)["alignment"] == [0.0, 0.0]
 
 
-def test_without_a_teacher_nothing_is_said_of_one(both: tuple[Toy, Toy, Examination], split: Split) -> None:
-    alone = Examination(split, RECIPE, "validation")
+def test_without_a_teacher_nothing_is_said_of_one(both: tuple[Toy, Toy, Evaluation], split: Split) -> None:
+    alone = Evaluation(split, RECIPE, "validation")
     assert set(alone.row(both[0])) == {"validation_top1_error", "validation_top5_error", "validation_loss"}
-    assert set(alone.whole(both[0])) == {"images", "confusion", "reliability"}
+    assert set(alone.final_metrics(both[0])) == {"images", "confusion", "reliability"}
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["unsure", "sure"])
 def test_the_kinds_of_errors_are_what_numpy_says(
-    both: tuple[Toy, Toy, Examination], split: Split, scale: float
+    both: tuple[Toy, Toy, Evaluation], split: Split, scale: float
 ) -> None:
     student = Toy(0, 6, scale)
-    found, labels = both[2].whole(student), split.labels.numpy()
+    found, labels = both[2].final_metrics(student), split.labels.numpy()
     ours, theirs = (answers(model, split).logits.double().numpy() for model in (student, both[1]))
     p, q = (numpy.exp(z - z.max(1, keepdims=True)) for z in (ours, theirs))
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
@@ -144,6 +144,6 @@ def test_a_larger_network_takes_longer() -> None:
 
 
 def test_the_crop_is_the_evaluations(split: Split) -> None:
-    cropped = Examination(split, replace(RECIPE, augmentation=Augmentation(0, "zeros", False, 2)))
+    cropped = Evaluation(split, replace(RECIPE, augmentation=Augmentation(0, "zeros", False, 2)))
     with pytest.raises(RuntimeError):  # 2x2 pixels do not fit the toy's nine inputs
         cropped.row(Toy(0, 6))
