@@ -15,14 +15,17 @@ def names(root: Path) -> list[str]:
 
 
 def use(root: Path, name: str, *, force: bool = False) -> str:
-    """Make `experiments/<name>.yaml` the active params.yaml. One that was edited by hand is overwritten by force only."""
+    """Make `experiments/<name>.yaml` the active params.yaml. Returns what to tell the user.
+
+    force: overwrite a params.yaml that was edited by hand
+    Raises `BadParams` before anything is written.
+    """
     known = names(root)
     if name not in known:
-        raise BadParams(
-            f"no experiment {name!r} in experiments/{suggest(name, known)}; expected one of {', '.join(known)}"
-        )
+        listed = f"{suggest(name, known)}; expected one of {', '.join(known)}"
+        raise BadParams(f"no experiment {name!r} in experiments/{listed}")
     source, active = root / "experiments" / f"{name}.yaml", root / "params.yaml"
-    load(source)  # refused before anything is written
+    load(source)  # raises if it is faulty
     text = source.read_text(encoding="utf-8")
     if active.exists() and not force:
         saved = {(root / "experiments" / f"{other}.yaml").read_text(encoding="utf-8") for other in known}

@@ -1,8 +1,9 @@
-"""Reading params.yaml as DVC reads it, and collecting every fault with its line, value and what was expected."""
+"""Collects every fault of params.yaml with its line, place, value and what was expected."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,125 +12,86 @@ from typing import Any
 
 import pydantic
 from pydantic import BaseModel
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cdkd.core.errors import BadParams
 
-MAX_BYTES = 1 << 20
-MAX_VALUES = 100_000
+Place = tuple[Any, ...]  # keys and list indices, from the top of the file
 
-
-def read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
-    """The file as plain values (YAML 1.2, as DVC reads it) and the line of each value's place."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise BadParams(
-            f"{path}: cannot be read ({error.strerror}); `cdkd use NAME` makes an experiment the active one"
-        ) from None
-    if size > MAX_BYTES:
-        raise BadParams(f"{path}: {size} bytes; expected at most {MAX_BYTES}")
-    try:
-        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadParams(f"{path}: not a text file in UTF-8 (byte {error.start})") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadParams(
-            f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML as DVC reads it: {what}"
-        ) from None
-    except Exception as error:  # ruamel raises Python's own too, for each way a tag does not fit its value
-        raise BadParams(f"{path}: not YAML as DVC reads it: {error}") from None
-    if not isinstance(tree, dict):
-        raise BadParams(
-            f"{path}: holds {show(tree)}; expected an experiment: sections such as data, teacher, training"
-        )
-    lines: dict[tuple[Any, ...], int] = {}
-    count = 0
-
-    def plain(node: Any, place: tuple[Any, ...]) -> Any:
-        nonlocal count
-        count += 1
-        if count > MAX_VALUES or len(place) > 32:
-            raise BadParams(f"{path}: more than {MAX_VALUES} values or 32 levels once anchors are followed")
-        tag = getattr(getattr(node, "tag", None), "value", None)
-        if tag is not None and not str(tag).startswith("tag:yaml.org,2002:"):
-            raise BadParams(f"{path}: {place_text(place)}: tag {tag}; expected plain values")
-        if isinstance(node, dict):
-            for key in node:
-                at = node.lc  # type: ignore[attr-defined] # ruamel's note of where it read each key
-                lines[*place, key] = (
-                    at.key(key)[0] + 1 if key in (at.data or {}) else 0
-                )  # one that was merged has none
-            return {_scalar(key): plain(value, (*place, key)) for key, value in node.items()}
-        if isinstance(node, list):
-            return [plain(value, (*place, index)) for index, value in enumerate(node)]
-        if (
-            isinstance(node, int) and node.bit_length() > 64
-        ):  # Python refuses to write out thousands of digits
-            raise BadParams(
-                f"{path}: {place_text(place)}: a whole number of {node.bit_length()} bits; expected at most 64"
-            )
-        return _scalar(node)
-
-    return plain(tree, ()), lines
-
-
-def _scalar(node: Any) -> Any:
-    """ruamel's round-trip scalars as plain Python."""
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    if type(node).__name__ == "ScalarBoolean":
-        return bool(node)
-    return node
+# pydantic's kinds of faults in our words; fields in braces are pydantic's own
+EXPECTED = {
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected at least {ge}",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "finite_number": "expected a finite number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "string_too_long": "expected at most {max_length} characters",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected names with values",
+    "mapping_type": "expected names with values",
+    "literal_error": "expected {expected}",
+    "too_short": "expected at least {min_length} of them",
+    "too_long": "expected at most {max_length} of them",
+}
+UNION_PARTS = re.compile(r"(literal|constrained-|function-|tag:|tuple\[|list\[|dict\[).*", re.DOTALL)
 
 
 class Faults:
-    """Collects what is wrong, so that a user mends a file once and not ten times."""
+    """Collects what is wrong, so that a user corrects a file once and not ten times."""
 
-    def __init__(
-        self, path: Path = Path(), lines: Mapping[tuple[Any, ...], int] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, path: Path = Path(), lines: Mapping[Place, int] = MappingProxyType({})) -> None:
         self.path, self.lines, self.found = path, lines, list[tuple[int, str]]()
-        self.places = list[tuple[tuple[Any, ...], str]]()
+        self.places = list[tuple[Place, str]]()
 
-    def add(self, place: tuple[Any, ...], what: str) -> None:
+    def add(self, place: Place, what: str) -> None:
         line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), 0)
         self.places.append((place, what))
         self.found.append((line, f"{self.path.name}:{line}: {place_text(place)}: {what}"))
 
-    def section(self, model: type[BaseModel], value: Any, place: tuple[Any, ...]) -> Any:
-        """One section built from plain values, or None and its faults noted."""
+    def section(self, model: type[BaseModel], value: Any, place: Place) -> Any:
+        """One section built from plain values; None, and its faults noted, where that cannot be."""
         if not isinstance(value, dict):
             self.add(place, f"{show(value)}; expected a section with {', '.join(model.model_fields)}")
             return None
         try:
             return model.model_validate(value)
         except pydantic.ValidationError as error:
-            for fault in error.errors(include_url=False):
-                self._pydantic(model, place, fault)
+            found = error.errors(include_url=False)
+            inner = [one["loc"][:-1] for one in found]
+            for fault in found:
+                # a list with a faulty member counts as too short, too
+                if fault["type"] != "too_short" or fault["loc"] not in inner:
+                    self._add_pydantic(model, place, fault)
             return None
 
-    def _pydantic(self, model: type[BaseModel], place: tuple[Any, ...], fault: Any) -> None:
-        where = tuple(
-            part
-            for part in fault["loc"]
-            if not (isinstance(part, str) and part.startswith(("literal[", "constrained-", "function-")))
+    def _add_pydantic(self, model: type[BaseModel], place: Place, fault: Any) -> None:
+        inner = tuple(
+            part for part in fault["loc"] if not (isinstance(part, str) and UNION_PARTS.fullmatch(part))
         )
-        where = tuple(part for part in where if part not in ("Normalisation", "Published"))
-        if fault["type"] == "extra_forbidden":
-            known = _known_keys(model, where[:-1])
-            self.add(
-                (*place, *where),
-                f"unknown key{suggest(str(where[-1]), known)}; expected one of {', '.join(known)}",
-            )
-        elif fault["type"] == "missing":
-            self.add((*place, *where), "missing")
+        kind, value = fault["type"], fault["input"]
+        if kind in ("extra_forbidden", "invalid_key"):
+            known = _known_keys(model, inner[:-1])
+            what = f"unknown key{suggest(str(inner[-1]), known)}; expected one of {', '.join(known)}"
+        elif kind == "missing":
+            what = "missing"
+        elif kind == "unknown":
+            known = fault["ctx"]["known"]
+            what = f"{fault['msg']} {show(value)}{suggest(value, known)}; expected one of {', '.join(known)}"
+        elif kind == "literal_error":
+            known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+            what = f"{show(value)}{suggest(str(value), known)}; expected {fault['ctx']['expected']}"
+        elif kind in EXPECTED:
+            limits = {name: _limit(one) for name, one in fault.get("ctx", {}).items()}
+            what = f"{show(value)}; {EXPECTED[kind].format_map(limits)}"
         else:
-            self.add((*place, *where), f"{show(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
+            what = f"{show(value)}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        self.add((*place, *inner), what)
 
     def raise_if_any(self) -> None:
         if self.found:
@@ -138,21 +100,64 @@ class Faults:
             raise BadParams("\n  ".join([heading, *unique]))
 
 
-def _known_keys(model: type[BaseModel], inner: tuple[Any, ...]) -> list[str]:
+def _known_keys(model: type[BaseModel], inner: Place) -> list[str]:
+    """The keys of the section that lies at a place within another."""
     for part in inner:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        for candidate in (annotation, *typing.get_args(annotation)):
+        for candidate in _types_in(annotation):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 model = candidate
     return list(model.model_fields)
 
 
+def _types_in(annotation: Any) -> Iterable[Any]:
+    yield annotation
+    for part in typing.get_args(annotation):
+        yield from _types_in(part)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, map(str, known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """The known word that was probably meant, as " (did you mean 'resnet18-cifar'?)"; else nothing."""
+    meant = _closest(str(word)[:100], list(map(str, known)))
+    return f" (did you mean {meant!r}?)" if meant is not None else ""
 
 
-def place_text(place: tuple[Any, ...]) -> str:
+def _closest(word: str, known: list[str]) -> str | None:
+    """Spelt otherwise, then begun, then mistyped, then continued, then its initials, then remotely alike."""
+    plain = {one: _letters(one) for one in known}
+    own = _letters(word)
+    begun = [one for one in known if len(own) > 1 and plain[one].startswith(own)]
+    continued = [one for one in known if len(plain[one]) > 1 and own.startswith(plain[one])]
+    return (
+        next((one for one in known if plain[one] == own), None)
+        or (min(begun, key=lambda one: len(plain[one])) if begun else None)
+        or _alike(own, plain, 0.8)
+        or (max(continued, key=lambda one: len(plain[one])) if continued else None)
+        or next((one for one in known if len(own) > 1 and _initials(one) == own), None)
+        or _alike(own, plain, 0.5)
+    )
+
+
+def _alike(own: str, plain: dict[str, str], cutoff: float) -> str | None:
+    close = difflib.get_close_matches(own, plain.values(), n=1, cutoff=cutoff)
+    return next((one for one in plain if plain[one] == close[0]), None) if close else None
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"[\s_.-]", "", word).lower()
+
+
+def _initials(word: str) -> str:
+    return "".join(part[0] for part in re.split(r"[_-]", word) if part).lower()
+
+
+def _limit(value: Any) -> str:
+    """65536 and 4294967295 as they are, 1e12 as 1e+12."""
+    short = f"{value:g}" if isinstance(value, int | float) else str(value)
+    return short if not isinstance(value, int) or float(short) == value else str(value)
+
+
+def place_text(place: Place) -> str:
     text = ""
     for part in place:
         word = str(part) if str(part).isprintable() and len(str(part)) <= 64 else show(part)

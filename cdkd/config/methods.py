@@ -2,109 +2,239 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from cdkd.config.faults import Faults, show, suggest
-from cdkd.config.schema import Schedule, term_model
+from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_term
+from cdkd.config.faults import Faults, Place, show, suggest
+from cdkd.config.term_schema import MAX_WEIGHT, SHARED, term_model
 from cdkd.core.names import EXPECTED, is_name
-from cdkd.core.schedule import Method, Term, Weight
+from cdkd.core.schedule import TEACHER, Inactive, Method, Term, Weight
 from cdkd.losses import signature
 
-RESERVED = ("teacher", "search")  # their runs lie beside the methods'
-Place = tuple[Any, ...]
+TAKEN = ("teacher", "search")  # their runs lie in the folder of the methods'
+METHOD_KEYS = ("inactive", "group")  # what a method says beside its terms
+NO_TERMS = (
+    *METHOD_KEYS,
+    "training",
+)  # names that a term cannot have; `training.x` is the recipe's in a search
+INACTIVE: tuple[Inactive, ...] = typing.get_args(Inactive)
+LONE = "student"  # the network of a method without a group
+MAX_METHODS = 1000
+MAX_TERMS = 100
 
 
 def check_name(value: Any, place: Place, faults: Faults) -> str:
     """The value as text, and a fault noted if it cannot be the name of an experiment, a method or a study."""
     if not is_name(value):
         faults.add(place, f"{show(value)} is no name; expected {EXPECTED}")
-    elif value in RESERVED:
-        faults.add(place, f"{show(value)} is taken; expected another name than {' or '.join(RESERVED)}")
+    elif value in TAKEN:
+        faults.add(place, f"{show(value)} is taken; expected another name than {' or '.join(TAKEN)}")
     return str(value)
 
 
 def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Method]:
+    """Every method, as params.yaml writes it; epochs: of the training, None where that is faulty."""
     if not isinstance(value, dict) or not value:
-        faults.add(
-            ("methods",),
-            f"{show(value)}; expected named methods, such as kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9}}}}",
-        )
+        example = "kd: {ce: {weight: 0.1}, kd: {weight: 0.9}}"
+        faults.add(("methods",), f"{show(value)}; expected named methods, such as {example}")
+        return {}
+    if len(value) > MAX_METHODS:
+        faults.add(("methods",), f"{len(value)} methods; expected at most {MAX_METHODS}")
         return {}
     for name in value:
         check_name(name, ("methods", name), faults)
     return {str(name): method_of(terms, ("methods", name), epochs, faults) for name, terms in value.items()}
 
 
-def method_of(terms: Any, place: Place, epochs: int | None, faults: Faults) -> Method:
-    if not isinstance(terms, dict) or not terms:
-        faults.add(place, f"{show(terms)}; expected losses with their weights, such as {{ce: {{weight: 1}}}}")
+def method_of(
+    value: Any, place: Place, epochs: int | None, faults: Faults, *, rounded: bool = False
+) -> Method:
+    """One method; what is faulty is noted and left out.
+
+    rounded: its milestones were rounded from others, so that two may be equal
+    """
+    terms = terms_of(value)
+    if not terms or len(terms) > MAX_TERMS:
+        found = f"{len(terms)} losses" if terms else show(value)
+        faults.add(
+            place, f"{found}; expected 1 to {MAX_TERMS} with their weights, such as {{ce: {{weight: 1}}}}"
+        )
         return Method({})
-    inactive = terms.get("inactive", "untouched")
-    terms = {name: term for name, term in terms.items() if name != "inactive"}
-    if inactive not in ("untouched", "decayed"):
-        faults.add((*place, "inactive"), f"{show(inactive)}; expected untouched or decayed")
-    method: dict[str, Term] = {}
-    losses = signature.names()
-    for loss, term in terms.items():
-        if loss not in losses:
-            faults.add(
-                (*place, loss),
-                f"no such loss{suggest(str(loss), losses)}; expected one of {', '.join(losses)}",
-            )
-            continue
-        built = faults.section(term_model(loss), term, (*place, loss))
+    found_terms: dict[str, Term] = {}
+    for name, term in terms.items():
+        if epochs is not None and isinstance(term, dict):
+            where = (*place, name, "milestones")
+            check_milestones(term.get("milestones"), epochs, where, faults, once=not rounded)
+        whole = resolved_term(term, epochs or MAX_EPOCHS)
+        built = _term(name, whole, (*place, name), epochs, faults)
         if built is not None:
-            method[loss] = _term(built, (*place, loss), epochs, faults)
-    if epochs is not None and len(method) == len(terms):
-        silent = [e for e in range(epochs) if not any(term.weight.at(e) > 0 for term in method.values())]
-        if silent:
-            faults.add(
-                place,
-                f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there",
-            )
-    return Method(method, inactive)
+            found_terms[name] = built
+    if epochs is not None and len(found_terms) == len(terms):
+        _check_weights(found_terms, epochs, place, faults)
+    if "group" in value:
+        faults.add((*place, "group"), "a method of several networks; expected a loss that reads several")
+    return Method(found_terms, _inactive(value, place, faults))
 
 
-def _term(built: Any, place: Place, epochs: int | None, faults: Faults) -> Term:
-    weight = Weight(
-        built.weight, built.start, built.stop, built.milestones, built.decay, built.curve, built.over
+def terms_of(value: Any) -> dict[str, Any]:
+    """The terms of a method as params.yaml writes it, without the method's own keys."""
+    return (
+        {name: term for name, term in value.items() if name not in METHOD_KEYS}
+        if isinstance(value, dict)
+        else {}
     )
+
+
+def loss_of(name: str, term: Any) -> Any:
+    """The loss that a term names; by default its own name."""
+    return term.get("loss", name) if isinstance(term, dict) else name
+
+
+def _inactive(value: Mapping[str, Any], place: Place, faults: Faults) -> Inactive:
+    found = value.get("inactive", INACTIVE[0])
+    if found not in INACTIVE:
+        meant = suggest(str(found), INACTIVE)
+        faults.add((*place, "inactive"), f"{show(found)}{meant}; expected {' or '.join(INACTIVE)}")
+        return INACTIVE[0]
+    return typing.cast(Inactive, found)
+
+
+def _term(name: Any, value: Any, place: Place, epochs: int | None, faults: Faults) -> Term | None:
+    loss, losses = loss_of(name, value), signature.names()
+    if loss not in losses:
+        given = isinstance(value, dict) and "loss" in value
+        what = f"no such loss {show(loss)}{suggest(str(loss), losses)}; expected one of {', '.join(losses)}"
+        faults.add((*place, "loss") if given else place, what)
+        return None
+    if name not in losses and (not is_name(name) or name in NO_TERMS):
+        faults.add(place, f"{show(name)} is no name of a term; expected {EXPECTED}")
+        return None
+    built = faults.section(term_model(loss), value, place)
+    if built is None:
+        return None
+    weight = Weight(
+        built.weight,
+        built.start,
+        built.stop,
+        built.milestones,
+        built.decay,
+        built.curve,
+        built.over,
+        built.rise,
+        built.rise_curve,
+        built.rise_from,
+    )
+    _check_weight(weight, place, faults)
+    if epochs is not None:
+        _check_epochs(weight, epochs, place, faults)
+    of, source = _networks(built, (LONE,), place, faults)
+    options = {option: one for option, one in built.model_dump().items() if option not in SHARED}
+    return Term(weight, options, loss, of, source)
+
+
+def _check_weight(weight: Weight, place: Place, faults: Faults) -> None:
+    """What the fields of a weight say together."""
     if weight.over is not None and weight.milestones:
-        faults.add((*place, "over"), f"{weight.over} beside milestones; expected one of the two")
+        faults.add((*place, "over"), f"{weight.over} together with milestones; expected one of the two")
     if weight.over is None and weight.curve != "step":
         faults.add(
-            (*place, "curve"), f"{weight.curve} needs over, the epochs until weight * decay is reached"
+            (*place, "curve"), f"{weight.curve} without over; expected over, the epochs until weight * decay"
         )
     if weight.decay == 0 and weight.curve not in ("linear", "cosine"):
-        faults.add((*place, "decay"), "0; expected more than 0, but for a linear or cosine curve")
+        faults.add((*place, "decay"), "0; expected more than 0, except for a linear or cosine curve")
     if weight.stop is not None and weight.stop <= weight.start:
         faults.add((*place, "stop"), f"{weight.stop}; expected more than start, {weight.start}")
-    if epochs is not None:
-        milestones_rise(weight.milestones, epochs, (*place, "milestones"), faults)
-        for field in ("start", "stop"):
-            epoch = getattr(weight, field)
-            if epoch is not None and epoch > epochs - (field == "start"):
-                faults.add(
-                    (*place, field), f"{epoch} beyond the last epoch; training has epochs 0 to {epochs - 1}"
-                )
-    return Term(
-        weight, {key: value for key, value in built.model_dump().items() if key not in Schedule.model_fields}
+    if weight.rise is None and weight.rise_curve != "exponential":
+        faults.add(
+            (*place, "rise_curve"), f"{weight.rise_curve} without rise; expected rise, the epochs of it"
+        )
+    if weight.rise_from != 0 and (weight.rise is None or weight.rise_curve != "linear"):
+        faults.add(
+            (*place, "rise_from"), f"{weight.rise_from}; expected it together with rise_curve: linear only"
+        )
+
+
+def _check_epochs(weight: Weight, epochs: int, place: Place, faults: Faults) -> None:
+    for field, limit in (("start", epochs - 1), ("stop", epochs)):
+        epoch = getattr(weight, field)
+        if epoch is not None and epoch > limit:
+            what = f"{epoch} beyond the last epoch; training has epochs 0 to {epochs - 1}"
+            faults.add((*place, field), what)
+
+
+def _networks(
+    built: Any, networks: Sequence[str], place: Place, faults: Faults
+) -> tuple[tuple[str, ...] | None, str]:
+    """The networks that a term trains (None: all), and what they learn from."""
+    of = (built.of,) if isinstance(built.of, str) else tuple(built.of or ())
+    for name in of:
+        if name not in networks:
+            what = f"no network {show(name)}{suggest(name, networks)}; expected {_one_of(networks)}"
+            faults.add((*place, "of"), what)
+    if len(set(of)) < len(of):
+        faults.add((*place, "of"), f"{list(of)}; expected each network once")
+    source: str = getattr(built, "from")
+    sources = (TEACHER, *(networks if len(networks) > 1 else ()))
+    if source not in sources:
+        what = f"no network {show(source)}{suggest(source, sources)}; expected {_one_of(sources)}"
+        faults.add((*place, "from"), what)
+    return (of if of and set(of) != set(networks) else None), source
+
+
+def _one_of(names: Sequence[str]) -> str:
+    more = " (a method without group has one network)" if len(names) == 1 else ""
+    return f"{' or '.join(names)}{more}"
+
+
+def _check_weights(terms: Mapping[str, Term], epochs: int, place: Place, faults: Faults) -> None:
+    """No epoch in which every weight is 0, and none in which a weight is too large.
+
+    Between two epochs at which something changes, a weight only rises or only falls: both ends are enough.
+    """
+    edges = sorted(
+        {0, epochs, *(e for term in terms.values() for e in _edges(term.weight) if 0 < e < epochs)}
     )
+    silent = [
+        (first, end - 1)
+        for first, end in pairwise(edges)
+        if not any(_at(term.weight, first) > 0 for term in terms.values())
+    ]
+    if silent:
+        what = f"no loss has a weight above 0 in epochs {_ranges(silent)}; nothing would be trained there"
+        faults.add(place, what)
+    for name, term in terms.items():
+        ends = (epoch for first, end in pairwise(edges) for epoch in (first, end - 1))
+        large = next((epoch for epoch in ends if not _at(term.weight, epoch) <= MAX_WEIGHT), None)
+        if large is not None:
+            what = f"the weight grows beyond {MAX_WEIGHT:g} in epoch {large}; expected a smaller decay"
+            faults.add((*place, name, "decay"), what)
 
 
-def _ranges(epochs: list[int]) -> str:
-    """[0, 1, 2, 7] as "0-2, 7"."""
-    parts: list[list[int]] = []
-    for epoch in epochs:
-        if parts and epoch == parts[-1][-1] + 1:
-            parts[-1].append(epoch)
+def _edges(weight: Weight) -> Iterable[int]:
+    yield from (weight.start, weight.start + 1, *weight.milestones)
+    if weight.stop is not None:
+        yield weight.stop
+    for length in (weight.over, weight.rise):
+        if length is not None:
+            yield weight.start + length
+
+
+def _at(weight: Weight, epoch: int) -> float:
+    try:
+        return weight.at(epoch)
+    except OverflowError:
+        return float("inf")
+
+
+def _ranges(spans: Sequence[tuple[int, int]]) -> str:
+    """[(0, 1), (2, 2), (7, 7)] as "0-2, 7"."""
+    joined: list[list[int]] = []
+    for first, last in spans:
+        if joined and first == joined[-1][1] + 1:
+            joined[-1][1] = last
         else:
-            parts.append([epoch])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
-
-def milestones_rise(milestones: tuple[int, ...], epochs: int, place: Place, faults: Faults) -> None:
-    if list(milestones) != sorted(set(milestones)):
-        faults.add(place, f"{list(milestones)}; expected rising epochs, each once")
-    if late := [m for m in milestones if m >= epochs]:
-        faults.add(place, f"{late} beyond the last epoch; training has epochs 0 to {epochs - 1}")
+            joined.append([first, last])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in joined)

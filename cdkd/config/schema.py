@@ -1,33 +1,77 @@
-"""The sections of params.yaml and the terms of a method: types, bounds and defaults, all in one place."""
+"""The sections of params.yaml: types, bounds and defaults. Every number has an upper bound.
+
+Epochs are whole here: `epochs.py` has turned shares of the training into whole numbers before.
+"""
 
 from __future__ import annotations
 
-import typing
+import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Annotated, Any, Literal
 
-import pydantic
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Strict,
+    Tag,
 )
+from pydantic_core import PydanticCustomError
 
-from cdkd.core.errors import BadParams
-from cdkd.core.schedule import Curve, Recipe
-from cdkd.losses import signature
+from cdkd.config.epochs import MAX_EPOCHS
+from cdkd.core.schedule import Recipe
+from cdkd.models.names import NETWORKS
 
-Epochs = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
-Triple = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1, max_length=3)]
+MAX_PIXELS = 2048  # of an image's side
+MAX_BATCH = 65_536
+MAX_RATE = 100.0  # of the learning rate
+MAX_SEED = 2**32 - 1
+MAX_VALIDATION = 0.9  # a training split of some images must be left
+MAX_LISTED = 1000  # of seeds, milestones, choices
+MAX_TRIALS = 10_000
+MAX_GENERATION = 256
 
-MOST_EPOCHS = 100_000  # schedules are walked, epoch by epoch
-MOST_PIXELS = 2048  # of an image's side
+
+def _epoch(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_EPOCHS:
+        raise PydanticCustomError(
+            "epoch",
+            f"expected a whole number of epochs up to {MAX_EPOCHS}, or a share of the training such as 0.5",
+        )
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PydanticCustomError("number", "expected a number")
+    return value
+
+
+def _network(value: str) -> str:
+    if value not in NETWORKS:
+        raise PydanticCustomError("unknown", "unknown network", {"known": list(NETWORKS)})
+    return value
+
+
+Epoch = Annotated[int, BeforeValidator(_epoch)]
+Milestones = Annotated[tuple[Epoch, ...], Strict(False), Field(max_length=MAX_LISTED)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+Number = Annotated[Any, BeforeValidator(_number)]  # whole or not, as it was written
+Text = Annotated[str, Field(max_length=500)]
+Network = Annotated[str, AfterValidator(_network)]
+Texts = Annotated[tuple[Text, ...], Strict(False), Field(max_length=MAX_LISTED)]
+Channels = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1)], ...], Strict(False), Field(min_length=1, max_length=3)
+]
+Spreads = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], ...], Strict(False), Field(min_length=1, max_length=3)
+]
 
 
 class Section(BaseModel):
@@ -37,56 +81,68 @@ class Section(BaseModel):
 class Normalisation(Section):
     """Per channel, on the scale of 0 to 1."""
 
-    mean: Triple
-    std: Triple
+    mean: Channels
+    std: Spreads
+
+
+def _given_or_measured(value: Any) -> str:
+    return "tag:given" if isinstance(value, dict | Normalisation) else "tag:measured"
 
 
 class Data(Section):
-    """Where the images come from and how they are split."""
+    """Where the images come from and how they are split.
+
+    paths: source folder's directories or archives, relative to params.yaml
+    size: shorter side and square crop; without it all images must be of one size
+    train_images: keep so many training images, drawn by class and seed
+    validation: share of the training images on which a search judges its trials
+    """
 
     source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
-    paths: Annotated[
-        tuple[str, ...], Strict(False)
-    ] = ()  # folder: directories or zips, relative to params.yaml
-    size: Annotated[PositiveInt, Field(le=MOST_PIXELS)] | None = (
-        None  # shorter side and square crop; without it all images must be of one size
-    )
-    train_images: PositiveInt | None = None  # keep so many training images: a stratified, seeded draw
-    validation: Annotated[float, Field(ge=0, lt=1)] = (
-        0.1  # share of the training images that a search is judged on
-    )
-    seed: NonNegativeInt = 0
-    normalisation: Literal["measured"] | Normalisation = "measured"
+    paths: Texts = ()
+    size: Pixels | None = None
+    train_images: Annotated[PositiveInt, Field(le=1_000_000_000)] | None = None
+    validation: Annotated[float, Field(ge=0, le=MAX_VALIDATION)] = 0.1
+    seed: Seed = 0
+    normalisation: Annotated[
+        Annotated[Literal["measured"], Tag("tag:measured")] | Annotated[Normalisation, Tag("tag:given")],
+        Discriminator(_given_or_measured),
+    ] = "measured"
 
 
 class Augmentation(Section):
-    """What happens to a training batch: crop (after padding) or resized_crop, then flip."""
+    """What happens to a training batch: crop (after padding) or resized_crop, then flip.
 
-    pad: NonNegativeInt = 0
+    resized_crop: side of a random resized crop; evaluation takes the centre
+    """
+
+    pad: Annotated[int, Field(ge=0, le=MAX_PIXELS)] = 0
     padding: Literal["zeros", "reflect"] = "zeros"
     flip: bool = False
-    resized_crop: PositiveInt | None = None  # side of a random resized crop; evaluation takes the centre
+    resized_crop: Pixels | None = None
 
 
 class Training(Section):
-    """A recipe: SGD with momentum and a step schedule. Epochs count from 0: a milestone m is in force in epoch m."""
+    """A recipe: SGD with momentum and a step schedule. Epochs count from 0; milestone m applies in epoch m.
 
-    recipe: str = "unnamed"
-    epochs: Annotated[PositiveInt, Field(le=MOST_EPOCHS)]
-    batch: PositiveInt = 64
-    learning_rate: PositiveFloat = 0.05
+    decay: factor of the learning rate at each milestone
+    warmup: epochs of linear warm-up, learning_rate * (epoch + 1) / (warmup + 1)
+    precision: of the networks; losses and weights are float32 in either
+    engine: compile runs the networks by torch.compile
+    """
+
+    recipe: Text = "unnamed"
+    epochs: Annotated[PositiveInt, Field(le=MAX_EPOCHS)]
+    batch: Annotated[int, Field(ge=2, le=MAX_BATCH)] = 64  # BatchNorm needs two images
+    learning_rate: Annotated[PositiveFloat, Field(le=MAX_RATE)] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 5e-4
     nesterov: bool = False
-    milestones: Epochs = ()
-    decay: PositiveFloat = 0.1
-    warmup: NonNegativeInt = 0  # epochs of linear warm-up: learning_rate * (epoch + 1) / (warmup + 1)
-    precision: Literal["float32", "bf16"] = (
-        "float32"  # of the networks; losses and weights are float32 in either
-    )
-    engine: Literal["eager", "compile"] = (
-        "eager"  # compile: the students' and the teacher's passes by torch.compile
-    )
+    milestones: Milestones = ()
+    decay: Annotated[PositiveFloat, Field(le=1)] = 0.1
+    warmup: Epoch = 0
+    precision: Literal["float32", "bf16"] = "float32"
+    engine: Literal["eager", "compile"] = "eager"
     augmentation: Augmentation = Augmentation()
 
     @property
@@ -95,105 +151,87 @@ class Training(Section):
 
 
 class Teacher(Section):
-    network: str
-    seed: NonNegativeInt = 0
-    batchnorm: Literal["eval", "train"] = "eval"  # "train": the released code of CD, a named deviation
-    weights: str | None = None  # a .safetensors file to use instead of training one
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of that file
-    cache: NonNegativeFloat = (
-        4.0  # gigabytes of disk for its outputs, kept from run to run; 0: none. Changes no result
-    )
+    """The network that is learned from.
+
+    batchnorm: "train" is the released code of CD, a deviation that has a name
+    weights, sha256: a .safetensors file to use instead of training one, and its digest
+    cache: gigabytes of disk for its outputs, kept from run to run; 0: none. Changes no result
+    """
+
+    network: Network
+    seed: Seed = 0
+    batchnorm: Literal["eval", "train"] = "eval"
+    weights: Text | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    cache: Annotated[float, Field(ge=0, le=100_000)] = 4.0
     training: Training
 
 
 class Student(Section):
-    network: str
+    network: Network
 
 
 class Parameter(Section):
-    """One number that a search may choose; its name is the place of the number (`cd.weight`), unless `sets` names others.
+    """One number that a search may choose.
 
-    A range has low and high, whole where the number is; choices are values, or named changes of the method.
+    Its name is the number's place (`cd.weight`), unless `sets` names other places or the choices are named. A
+    range has low and high, whole where the number is; choices are values, or named changes of the method.
     """
 
-    sets: Annotated[tuple[str, ...], Strict(False)] = ()
-    low: float | int | None = None
-    high: float | int | None = None
+    sets: Texts = ()
+    low: Number | None = None
+    high: Number | None = None
     log: bool = False
-    step: float | int | None = None
-    choices: list[Any] | dict[str, dict[str, dict[str, Any]]] | None = None
+    step: Number | None = None
+    choices: Any = None
 
 
 class Study(Section):
-    """A search: from a method's numbers, in a space around them, judged on the validation split."""
+    """A search: from a method's numbers, in a space around them, judged on the validation split.
 
-    base: str  # the method whose own numbers are trial 0
-    method: str | None = (
-        None  # the name under which the best setting is trained with all seeds; without it that is not done
-    )
-    space: dict[str, Parameter]
+    base: the method whose own numbers are trial 0
+    method: the name under which the best setting is trained with all seeds; without it that is not done
+    warmup: epochs before a trial may be pruned; without it half of them
+    generation: trials that are chosen at once and trained side by side
+    epochs: of a trial; every other epoch in method and recipe is scaled. Without it the recipe's
+    seeds: of a trial; its value is their mean
+    seed: of the sampler
+    minutes: no further generation after so long
+    storage: a database's address; without it a file in .cdkd
+    """
+
+    base: Text
+    method: Text | None = None
+    space: Annotated[dict[str, Parameter], Field(max_length=100)]
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     pruner: Literal["median", "none"] = "median"
-    warmup: NonNegativeInt | None = None  # epochs before a trial may be pruned; without it half of them
-    trials: PositiveInt = 32
-    generation: PositiveInt = 8  # trials that are chosen at once and trained side by side
-    epochs: PositiveInt | None = (
-        None  # of a trial; every other epoch in method and recipe is scaled. Without it the recipe's
-    )
-    seeds: Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=1)] = (
-        0,
-    )  # a trial's value is their mean
-    seed: NonNegativeInt = 0  # of the sampler
-    minutes: PositiveFloat | None = None  # no further generation after so long
-    storage: str | None = None  # a database's address; without it a file in .cdkd
+    warmup: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None
+    trials: Annotated[PositiveInt, Field(le=MAX_TRIALS)] = 32
+    generation: Annotated[PositiveInt, Field(le=MAX_GENERATION)] = 8
+    epochs: Annotated[PositiveInt, Field(le=MAX_EPOCHS)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Strict(False), Field(min_length=1, max_length=MAX_LISTED)] = (0,)
+    seed: Seed = 0
+    minutes: Annotated[PositiveFloat, Field(le=1_000_000)] | None = None
+    storage: Text | None = None
 
 
 class Published(Section):
-    """Which rows of published.csv stand beside ours."""
+    """Which rows of published.csv are shown together with ours.
 
-    dataset: str
-    teacher: str
-    student: str
-    source: str = ""  # beginning of the source to prefer, e.g. "HobbitLong/RepDistiller"
-    methods: Mapping[str, str] = Field(default_factory=dict)  # our name -> published.csv's
+    source: the beginning of the source to prefer, such as "HobbitLong/RepDistiller"
+    methods: our name -> published.csv's
+    """
+
+    dataset: Text
+    teacher: Text
+    student: Text
+    source: Text = ""
+    methods: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Report(Section):
-    ablation: Annotated[tuple[str, ...], Strict(False)] = ()
-    comparison: Annotated[tuple[str, ...], Strict(False)] = ()
+    """The tables' rows."""
+
+    ablation: Texts = ()
+    comparison: Texts = ()
     published: Published | None = None
-
-
-TYPES = vars(typing) | {
-    name: getattr(pydantic, name)
-    for name in pydantic.__all__
-    if not name.startswith("_") and name[0].isupper()
-}
-
-
-class Schedule(Section):
-    """The part of a term that every loss has: its weight over time."""
-
-    weight: NonNegativeFloat
-    start: NonNegativeInt = 0
-    stop: PositiveInt | None = None
-    milestones: Epochs = ()
-    decay: NonNegativeFloat = 1.0
-    curve: Curve = "step"  # with over, the way from weight to weight * decay
-    over: PositiveInt | None = None  # epochs from start until weight * decay is reached
-
-
-@cache
-def term_model(loss: str) -> type[BaseModel]:
-    """The schema of one term: the weight's fields and the loss's own options."""
-    fields: dict[str, Any] = {}
-    for option, (annotation, default) in signature.options(loss).items():
-        if option in Schedule.model_fields:
-            raise BadParams(
-                f"loss {loss}: its option {option!r} has the name of a weight's field; choose another"
-            )
-        fields[option] = (
-            eval(annotation, {"__builtins__": __builtins__}, TYPES),
-            default,
-        )  # the project's own source, not input
-    return pydantic.create_model(f"{loss} term", __base__=Schedule, **fields)

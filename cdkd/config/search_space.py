@@ -1,7 +1,7 @@
-"""The space of a search: which numbers of a method it may choose, and the method that a setting of them makes.
+"""The space of a search: the numbers of a method that it may choose, and the method that a setting makes.
 
-A setting is a value for every parameter: a number of a range, or the label of a choice. It is applied to the method as
-params.yaml writes it, parameter by parameter in their order, and the result is checked like any other method.
+A setting is a value for every parameter: a number of a range, or the label of a choice. It is applied to the
+method as params.yaml writes it, parameter by parameter in their order; the result is checked like any other.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cdkd.config.faults import Faults, suggest
-from cdkd.config.methods import Place, method_of
-from cdkd.config.schema import Parameter, Study, Training, term_model
+from cdkd.config import epochs as shares
+from cdkd.config.faults import Faults, Place
+from cdkd.config.methods import METHOD_KEYS, loss_of, method_of, terms_of
+from cdkd.config.schema import MAX_RATE, Parameter, Study, Training
+from cdkd.config.search_targets import Written, kind
 from cdkd.core.schedule import Method
-from cdkd.losses import signature
 
 Setting = Mapping[str, float | int | str]
-Terms = dict[str, dict[str, Any]]  # a method as params.yaml writes it
-RECIPE = ("learning_rate", "momentum", "weight_decay")  # what trials of one cohort may differ in
-EPOCHS = ("start", "stop", "over")
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,46 @@ class Range:
     step: float | int | None
     whole: bool
 
+    @property
+    def count(self) -> int:
+        """Of its values, if it has steps."""
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
+    def values(self) -> list[float | int]:
+        return [self.low + index * (self.step or 1) for index in range(self.count)]
+
 
 @dataclass(frozen=True)
 class Space:
-    """A study's space, checked. `base` is the setting that leaves the base method as it is; short: epochs of a trial."""
+    """A study's space, checked.
+
+    terms: the base method as params.yaml writes it, with whole epochs
+    base: the setting that leaves the base method as it is
+    """
 
     study: Study
-    terms: Terms
+    terms: Written
     training: Training
     base: Setting
 
     @property
     def short(self) -> int:
+        """Epochs of a trial."""
         return self.study.epochs or self.training.epochs
+
+    @property
+    def losses(self) -> set[str]:
+        """Every loss that a trial may use."""
+        changed = (
+            (name, term)
+            for parameter in self.study.space.values()
+            if isinstance(parameter.choices, dict)
+            for change in parameter.choices.values()
+            for name, term in terms_of(change).items()
+        )
+        base = terms_of(self.terms)
+        used = {loss_of(name, term) for name, term in base.items()}
+        return used | {loss_of(name, base.get(name, {}) | term) for name, term in changed}
 
     def range_of(self, name: str) -> Range | None:
         """None of a choice."""
@@ -55,8 +80,10 @@ class Space:
         return tuple(changes(self.study.space[name]))
 
     def grid(self) -> list[Setting]:
-        """Every setting of a space of choices and stepped ranges, the base first; those that train nothing in some epoch, or the
-        same as an earlier one, are left out."""
+        """Every setting of a space of choices and stepped ranges, the base first.
+
+        Left out are those that train nothing in some epoch, and those that train the same as an earlier one.
+        """
         values = [self._values(name) for name in self.study.space]
         settings = [dict(zip(self.study.space, one, strict=True)) for one in itertools.product(*values)]
         settings.sort(key=lambda setting: setting != dict(self.base))
@@ -67,30 +94,26 @@ class Space:
         return list(found.values())
 
     def made(self, setting: Setting, *, short: bool) -> tuple[Method, Training] | None:
-        """The method and recipe of a setting, in full length or a trial's; None where there is an epoch in which nothing is trained,
-        or where two of its milestones fall together."""
+        """The method and recipe of a setting, in full length or a trial's.
+
+        None where nothing is trained in some epoch, or where milestones fall together in the shorter trial.
+        """
         terms, recipe = applied(self.study, self.terms, setting)
         epochs = self.short if short else self.training.epochs
         return built(terms, self.training, recipe, epochs, Faults())
 
-    def _values(self, name: str) -> list[float | int | str]:
+    def _values(self, name: str) -> list[Any]:
         span = self.range_of(name)
-        if span is None:
-            return list(self.labels(name))
-        step = span.step or 1
-        count = math.floor((span.high - span.low) / step + 1e-9) + 1
-        return [span.low + index * step for index in range(count)]
+        return list(self.labels(name)) if span is None else span.values()
 
 
-def range_within(name: str, parameter: Parameter, terms: Terms) -> Range | None:
+def range_within(name: str, parameter: Parameter, terms: Written) -> Range | None:
     if parameter.low is None or parameter.high is None:
         return None
     whole = "whole" in {kind(target, terms, (), Faults()) for target in parameter.sets or (name,)}
-    low, high, step = (
-        value if value is None else int(value) if whole else float(value)
-        for value in (parameter.low, parameter.high, parameter.step)
-    )
-    return Range(low or 0, high or 0, parameter.log, step, whole)
+    number = int if whole else float
+    step = None if parameter.step is None else number(parameter.step)
+    return Range(number(parameter.low), number(parameter.high), parameter.log, step, whole)
 
 
 def label_of(value: Any) -> str:
@@ -103,97 +126,99 @@ def changes(parameter: Parameter) -> dict[str, Any]:
     return dict(choices) if isinstance(choices, dict) else {label_of(value): value for value in choices or ()}
 
 
-def applied(study: Study, base: Terms, setting: Setting) -> tuple[Terms, dict[str, float]]:
-    """The method and the part of the recipe that a setting makes. A change of a loss that is not there counts if it gives the weight."""
-    terms: Terms = {loss: dict(term) for loss, term in base.items()}
+def applied(study: Study, base: Written, setting: Setting) -> tuple[Written, dict[str, float]]:
+    """The method and the part of the recipe that a setting makes.
+
+    A change of a term that is not there is a new term if it gives the weight; else it changes nothing.
+    """
+    terms: Written = {name: dict(term) if isinstance(term, dict) else term for name, term in base.items()}
     recipe: dict[str, float] = {}
     for name, parameter in study.space.items():
-        value: Any = (
-            changes(parameter)[str(setting[name])] if parameter.choices is not None else setting[name]
-        )
+        value: Any = setting[name] if parameter.choices is None else changes(parameter)[str(setting[name])]
         if isinstance(parameter.choices, dict):
-            for loss, fields in value.items():
-                if loss in terms or "weight" in fields:
-                    terms[loss] = terms.get(loss, {}) | fields
-            continue
-        for target in parameter.sets or (name,):
-            loss, _, field = target.partition(".")
-            if loss == "training":
-                recipe[field] = float(value)
-            else:
-                terms[loss][field] = value
-    return {loss: term for loss, term in terms.items() if term.get("weight") != 0}, recipe
+            _change(terms, value)
+        else:
+            for target in parameter.sets or (name,):
+                _set(terms, recipe, target, value)
+    return {name: term for name, term in terms.items() if not _is_off(term)}, recipe
+
+
+def _change(terms: Written, change: Mapping[str, Any]) -> None:
+    for name, fields in change.items():
+        if name in METHOD_KEYS:
+            terms[name] = fields
+        elif name in terms or "weight" in fields:
+            terms[name] = terms.get(name, {}) | fields
+
+
+def _set(terms: Written, recipe: dict[str, float], target: str, value: Any) -> None:
+    name, _, field = target.partition(".")
+    if name == "training":
+        recipe[field] = float(value)
+    elif name in METHOD_KEYS:
+        terms[name] = value
+    else:
+        terms[name][field] = value
+
+
+def _is_off(term: Any) -> bool:
+    return isinstance(term, dict) and term.get("weight") == 0
 
 
 def built(
-    terms: Terms, training: Training, recipe: Mapping[str, float], epochs: int, faults: Faults
+    terms: Written, training: Training, recipe: Mapping[str, float], epochs: int, faults: Faults
 ) -> tuple[Method, Training] | None:
-    """Method and recipe, every epoch in them scaled from the recipe's length to this one; None, and faults noted, where they cannot be."""
+    """Method and recipe, every epoch in them scaled from the recipe's length to this one.
+
+    None, and faults noted, where they cannot be.
+    """
     share = epochs / training.epochs
     if share != 1:
-        terms = {
-            loss: {field: _scaled(field, value, share) for field, value in term.items()}
-            for loss, term in terms.items()
+        terms = {name: _scaled_term(name, term, share, faults) for name, term in terms.items()}
+        milestones = _scaled_milestones(training.milestones, share, ("training", "milestones"), faults)
+        if any(milestone >= epochs for milestone in milestones):
+            faults.add(("training", "milestones"), f"{milestones} beyond the last epoch, {epochs - 1}")
+        update = {
+            "epochs": epochs,
+            "milestones": tuple(milestones),
+            "warmup": _whole(training.warmup * share),
         }
-        milestones = tuple(_whole(milestone * share) for milestone in training.milestones)
-        training = training.model_copy(
-            update={"epochs": epochs, "milestones": milestones, "warmup": _whole(training.warmup * share)}
-        )
-        if len(set(milestones)) < len(milestones) or any(milestone >= epochs for milestone in milestones):
-            faults.add(("training", "milestones"), f"fall together or beyond the end: {list(milestones)}")
+        training = training.model_copy(update=update)
     training = training.model_copy(update=dict(recipe))
     for field, value in recipe.items():
-        if (
-            not math.isfinite(value)
-            or value < 0
-            or (field == "learning_rate" and value == 0)
-            or (field == "momentum" and value >= 1)
-        ):
-            faults.add(("training", field), f"{value:g} is out of its bounds")
-    method = method_of(terms, (), epochs, faults)
+        _check_recipe(field, value, faults)
+    method = method_of(terms, (), epochs, faults, rounded=True)
     return None if faults.found else (method, training)
 
 
-def _scaled(field: str, value: Any, share: float) -> Any:
-    if field == "milestones":
-        return [_whole(milestone * share) for milestone in value]
-    if field == "over" and value is not None:
-        return max(1, _whole(value * share))
-    return _whole(value * share) if field in ("start", "stop") and value is not None else value
+def _check_recipe(field: str, value: float, faults: Faults) -> None:
+    limit = {"learning_rate": MAX_RATE, "momentum": 1.0, "weight_decay": 10.0}[field]
+    inside = 0 <= value <= limit and not (field == "learning_rate" and value == 0)
+    if not inside or (field == "momentum" and value == 1):
+        faults.add(("training", field), f"{value:g} is out of its bounds")
+
+
+def _scaled_term(name: str, term: Any, share: float, faults: Faults) -> Any:
+    if not isinstance(term, dict):
+        return term
+    return {field: _scaled(field, value, share, (name, field), faults) for field, value in term.items()}
+
+
+def _scaled(field: str, value: Any, share: float, place: Place, faults: Faults) -> Any:
+    if field == shares.MILESTONES and isinstance(value, list):
+        return _scaled_milestones(value, share, place, faults)
+    if field not in shares.FIELDS or value is None:
+        return value
+    epoch = _whole(value * share)
+    return max(1, epoch) if field in ("over", "rise") else epoch
+
+
+def _scaled_milestones(value: Any, share: float, place: Place, faults: Faults) -> list[int]:
+    scaled = [_whole(milestone * share) for milestone in value]
+    if len(set(scaled)) < len(set(value)):
+        faults.add(place, f"fall together: {scaled}")
+    return scaled
 
 
 def _whole(epoch: float) -> int:
     return math.floor(epoch + 0.5)
-
-
-def kind(target: str, terms: Terms, place: Place, faults: Faults) -> str | None:
-    """What stands at a place of the method or the recipe: real | whole | other; None, and a fault noted, where there is nothing."""
-    loss, _, field = target.partition(".")
-    if loss == "training":
-        if field in RECIPE:
-            return "real"
-        faults.add(
-            place,
-            f"training.{field}: a search may choose {', '.join(f'training.{name}' for name in RECIPE)} of the recipe{suggest(field, RECIPE)}",
-        )
-        return None
-    if loss not in terms:
-        known = [*terms, "training"]
-        faults.add(
-            place,
-            f"no {loss!r} in the base method{suggest(loss, known)}; expected a place such as {next(iter(terms))}.weight",
-        )
-        return None
-    if loss not in signature.names():  # the method's own fault, which is listed with the methods
-        return None
-    fields = term_model(loss).model_fields
-    if field not in fields:
-        faults.add(
-            place,
-            f"loss {loss} has no {field!r}{suggest(field, fields)}; expected one of {', '.join(fields)}",
-        )
-        return None
-    annotation = str(fields[field].annotation)
-    if field in EPOCHS or ("int" in annotation and "float" not in annotation and "tuple" not in annotation):
-        return "whole"
-    return "real" if "float" in annotation else "other"

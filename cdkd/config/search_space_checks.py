@@ -1,177 +1,123 @@
-"""What can be wrong with a study of params.yaml, each fault with its place."""
+"""A study of params.yaml: what can be wrong with it, each fault with its place, and its space."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cdkd.config.faults import Faults, show, suggest
-from cdkd.config.methods import Place
-from cdkd.config.schema import Parameter, Study, Training, term_model
-from cdkd.config.search_space import Space, Terms, applied, built, kind, label_of
-from cdkd.losses import signature
+from cdkd.config import epochs as shares
+from cdkd.config.faults import Faults, Place, show, suggest
+from cdkd.config.methods import loss_of
+from cdkd.config.parameter_checks import check_parameter
+from cdkd.config.schema import MAX_TRIALS, Parameter, Study, Training
+from cdkd.config.search_space import Space, applied, built
+from cdkd.config.search_targets import Written, field_of
+from cdkd.config.term_schema import term_model
 
 
 def space_of(
     study: Study, place: Place, methods: Mapping[str, Any], training: Training, faults: Faults
 ) -> Space | None:
-    """The space of a study, or None and its faults noted.
+    """The space of a study; None, and its faults noted, where it has any.
 
-    methods: as params.yaml writes them
+    methods: as params.yaml writes them, with whole epochs
     """
     before = len(faults.found)
-    if study.base not in methods:
-        faults.add((*place, "base"), f"no method {show(study.base)}{suggest(study.base, methods)}")
+    terms = _base_of(study, place, methods, faults)
+    if terms is None:
         return None
-    terms: Terms = methods[study.base]
-    if not study.space:
-        faults.add(
-            (*place, "space"),
-            "nothing; expected the numbers that may be chosen, such as cd.weight: {low: 1, high: 20}",
-        )
-    for name, parameter in study.space.items():
-        _check(name, parameter, study, terms, (*place, "space", name), faults)
-    for index, seed in enumerate(study.seeds):
-        if seed in study.seeds[:index]:
-            faults.add((*place, "seeds", index), f"{seed} again; a seed counts once")
+    _check_study(study, terms, training.epochs, place, faults)
     if len(faults.found) > before:
         return None
-    base: dict[str, float | int | str] = {}
-    space = Space(study, terms, training, base)
-    inner = Faults()
-    whole = built(terms, training, {}, training.epochs, inner)
-    if whole is None:  # its own faults are listed with the methods
+    space = Space(with_whole_epochs(study, training.epochs), terms, training, {})
+    if not _builds(space, place, faults):
         return None
-    if built(terms, training, {}, space.short, inner) is None:
-        faults.add((*place, "epochs"), f"{space.short}: {study.base} cut to so few: {inner.places[0][1]}")
-        return None
-    for name in study.space:
-        value = _value_of_base(name, space)
-        if value is None:
-            faults.add(
-                (*place, "space", name),
-                f"leaves out what {study.base} has; its own numbers are trial 0, so one value must be theirs",
-            )
-        else:
-            base[name] = value
-    if len(faults.found) > before:
-        return None
-    for name in study.space:
-        for what, value in _ends(name, space):
-            inner = Faults()
-            terms_there, recipe = applied(study, terms, {**base, name: value})
-            if built(terms_there, training, recipe, training.epochs, inner) is None and not _only_silent(
-                inner
-            ):
-                where, fault = inner.places[0]
-                faults.add(
-                    (*place, "space", name, what),
-                    f"makes {'.'.join(map(str, where)) or 'the method'} {fault}",
-                )
+    space = Space(space.study, terms, training, _base_setting(space, place, faults))
+    if len(faults.found) == before:
+        _check_ends(space, place, faults)
+        _check_size(space, place, faults)
     return space if len(faults.found) == before else None
 
 
-def _only_silent(faults: Faults) -> bool:
-    """Nothing but an epoch without a loss: a combination that a search steps over."""
-    return all("nothing would be trained there" in what for _, what in faults.places)
+def with_whole_epochs(study: Study, epochs: int) -> Study:
+    """The study with whole epochs in place of shares of the training."""
+    return study.model_copy(
+        update={"space": {name: _whole(name, one, epochs) for name, one in study.space.items()}}
+    )
 
 
-def _ends(name: str, space: Space) -> Iterator[tuple[str, float | int | str]]:
-    span = space.range_of(name)
-    if span is not None:
-        yield "low", span.low
-        yield "high", span.high
-    else:
-        yield from ((f"choices.{label}", label) for label in space.labels(name))
-
-
-def _check(name: str, parameter: Parameter, study: Study, terms: Terms, place: Place, faults: Faults) -> None:
-    """The faults that one parameter has by itself."""
-    named = isinstance(parameter.choices, dict)
-    bounds = parameter.low is not None or parameter.high is not None
-    if bounds == (parameter.choices is not None):
-        faults.add(place, "expected either low and high or choices")
-        return
-    if bounds and (parameter.low is None or parameter.high is None):
-        faults.add(place, "expected both low and high")
-        return
-    if named and parameter.sets:
-        faults.add((*place, "sets"), "beside named choices, which say themselves what they change")
-        return
-    kinds = set() if named else {kind(target, terms, place, faults) for target in parameter.sets or (name,)}
-    if None in kinds:
-        return
-    if parameter.choices is not None:
-        _check_choices(parameter, terms, place, faults)
-        return
-    low, high = parameter.low or 0, parameter.high or 0
-    if low >= high:
-        faults.add((*place, "low"), f"{low:g}; expected less than high, {high:g}")
-    if parameter.log and (low <= 0 or parameter.step is not None):
-        faults.add(
-            (*place, "log"),
-            f"true with low {low:g}{' and a step' if parameter.step else ''}; expected low above 0 and no step",
-        )
-    if parameter.step is not None and not 0 < parameter.step <= high - low:
-        faults.add((*place, "step"), f"{parameter.step:g}; expected more than 0 and at most high - low")
-    if "other" in kinds:
-        faults.add(place, "a range of what is no number; expected choices")
-    if "whole" in kinds:
-        for field in ("low", "high", "step"):
-            value = getattr(parameter, field)
-            if value is not None and value != int(value):
-                faults.add((*place, field), f"{value:g}; expected a whole number, an epoch")
-    elif study.sampler == "grid" and parameter.step is None:
-        faults.add((*place, "step"), "nothing; a grid over a range needs its step")
-
-
-def _check_choices(parameter: Parameter, terms: Terms, place: Place, faults: Faults) -> None:
+def _whole(name: str, parameter: Parameter, epochs: int) -> Parameter:
     choices = parameter.choices
-    assert choices is not None
-    if len(choices) < 2:
-        faults.add((*place, "choices"), f"{show(choices)}; expected at least two")
     if isinstance(choices, dict):
-        for label, change in choices.items():
-            for loss, fields in change.items():
-                if loss not in signature.names():
-                    faults.add(
-                        (*place, "choices", label, loss), f"no such loss{suggest(loss, signature.names())}"
-                    )
-                    continue
-                known = term_model(loss).model_fields
-                for field in fields:
-                    if field not in known:
-                        faults.add(
-                            (*place, "choices", label, loss, field),
-                            f"unknown key{suggest(field, known)}; expected one of {', '.join(known)}",
-                        )
-        return
-    sorts = {
-        "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
-        for value in choices
-    }
-    if len(sorts) > 1:
-        faults.add(
-            (*place, "choices"),
-            f"{show(choices)} mixes {' and '.join(sorted(sorts))}; expected values of one kind",
-        )
-    elif len({label_of(value) for value in choices}) < len(choices):
-        faults.add((*place, "choices"), f"{show(choices)}; expected each once")
+        changed = {label: shares.resolved_method(change, epochs) for label, change in choices.items()}
+        return parameter.model_copy(update={"choices": changed})
+    field = field_of(parameter.sets[0] if parameter.sets else name)
+    if choices is not None:
+        whole = [shares.resolved(field, value, epochs) for value in choices]
+        return parameter.model_copy(update={"choices": whole})
+    ends = {end: shares.resolved(field, getattr(parameter, end), epochs) for end in ("low", "high")}
+    step: Any = parameter.step
+    if field in shares.FIELDS and shares.is_share(step):
+        step = max(1, shares.rounded(step, epochs))
+    return parameter.model_copy(update={**ends, "step": step})
+
+
+def _base_of(study: Study, place: Place, methods: Mapping[str, Any], faults: Faults) -> Written | None:
+    """The method that a study starts from; None where there is none."""
+    if study.base not in methods:
+        faults.add((*place, "base"), f"no method {show(study.base)}{suggest(study.base, methods)}")
+        return None
+    terms = methods[study.base]
+    return terms if isinstance(terms, dict) else None
+
+
+def _check_study(study: Study, terms: Written, epochs: int, place: Place, faults: Faults) -> None:
+    """The faults of a study's parameters and seeds, each by itself."""
+    if not study.space:
+        example = "cd.weight: {low: 1, high: 20}"
+        faults.add((*place, "space"), f"nothing; expected the numbers that may be chosen, such as {example}")
+    for name, parameter in study.space.items():
+        check_parameter(name, parameter, study, terms, epochs, (*place, "space", name), faults)
+    for index, seed in enumerate(study.seeds):
+        if seed in study.seeds[:index]:
+            faults.add((*place, "seeds", index), f"{seed} again; expected each seed once")
+
+
+def _builds(space: Space, place: Place, faults: Faults) -> bool:
+    """Whether the base method can be built in full length and in a trial's."""
+    if built(space.terms, space.training, {}, space.training.epochs, Faults()) is None:
+        return False  # its own faults are listed with the methods
+    inner = Faults()
+    if built(space.terms, space.training, {}, space.short, inner) is None:
+        where, fault = inner.places[0]
+        base = ".".join(map(str, (space.study.base, *where)))
+        faults.add((*place, "epochs"), f"{space.short}: {base} cut to so few: {fault}")
+        return False
+    return True
+
+
+def _base_setting(space: Space, place: Place, faults: Faults) -> dict[str, float | int | str]:
+    """The setting that leaves the base method as it is: trial 0."""
+    found: dict[str, float | int | str] = {}
+    for name in space.study.space:
+        value = _value_of_base(name, space)
+        if value is None:
+            own = f"the values of {space.study.base} itself"
+            faults.add(
+                (*place, "space", name), f"leaves out {own}, which are trial 0; expected them in the space"
+            )
+        else:
+            found[name] = value
+    return found
 
 
 def _value_of_base(name: str, space: Space) -> float | int | str | None:
     """The value of a parameter that leaves the base method as it is; None if there is none."""
     parameter = space.study.space[name]
     if parameter.choices is not None:
-        labels = space.labels(name)
-        alone = space.study.model_copy(update={"space": {name: parameter}})
-        before = built(space.terms, space.training, {}, space.training.epochs, Faults())
-        for label in labels:
-            terms, recipe = applied(alone, space.terms, {name: label})
-            if built(terms, space.training, recipe, space.training.epochs, Faults()) == before:
-                return label
-        return None
-    values = [_there(target, space) for target in parameter.sets or (name,)]
+        return _label_of_base(name, parameter, space)
+    values = [_base_value(target, space) for target in parameter.sets or (name,)]
     span = space.range_of(name)
     assert span is not None
     first = values[0]
@@ -186,8 +132,57 @@ def _value_of_base(name: str, space: Space) -> float | int | str | None:
     return (int(first) if span.whole else float(first)) if fits else None
 
 
-def _there(target: str, space: Space) -> Any:
-    loss, _, field = target.partition(".")
-    if loss == "training":
+def _label_of_base(name: str, parameter: Parameter, space: Space) -> str | None:
+    alone = space.study.model_copy(update={"space": {name: parameter}})
+    before = built(space.terms, space.training, {}, space.training.epochs, Faults())
+    for label in space.labels(name):
+        terms, recipe = applied(alone, space.terms, {name: label})
+        if built(terms, space.training, recipe, space.training.epochs, Faults()) == before:
+            return label
+    return None
+
+
+def _base_value(target: str, space: Space) -> Any:
+    name, _, field = target.partition(".")
+    if name == "training":
         return getattr(space.training, field)
-    return space.terms[loss].get(field, term_model(loss).model_fields[field].default)
+    term = space.terms[name]
+    return term.get(field, term_model(loss_of(name, term)).model_fields[field].default)
+
+
+def _check_ends(space: Space, place: Place, faults: Faults) -> None:
+    """Every end of every range, and every choice, makes a method by itself."""
+    for name in space.study.space:
+        for what, value in _ends(name, space):
+            inner = Faults()
+            terms, recipe = applied(space.study, space.terms, {**space.base, name: value})
+            made = built(terms, space.training, recipe, space.training.epochs, inner)
+            if made is None and not _is_silent(inner):
+                where, fault = inner.places[0]
+                made_of = ".".join(map(str, where)) or "the method"
+                faults.add((*place, "space", name, what), f"makes {made_of} {fault}")
+
+
+def _is_silent(faults: Faults) -> bool:
+    """Nothing but an epoch without a loss: a combination that a search passes over."""
+    return all("nothing would be trained there" in what for _, what in faults.places)
+
+
+def _ends(name: str, space: Space) -> Iterator[tuple[str, float | int | str]]:
+    span = space.range_of(name)
+    if span is not None:
+        yield "low", span.low
+        yield "high", span.high
+    else:
+        yield from ((f"choices.{label}", label) for label in space.labels(name))
+
+
+def _check_size(space: Space, place: Place, faults: Faults) -> None:
+    """A grid tries every combination."""
+    if space.study.sampler != "grid":
+        return
+    ranges = {name: space.range_of(name) for name in space.study.space}
+    counts = [len(space.labels(name)) if span is None else span.count for name, span in ranges.items()]
+    if math.prod(counts) > MAX_TRIALS:
+        what = f"a grid of {math.prod(counts)} settings; expected at most {MAX_TRIALS}"
+        faults.add((*place, "space"), what)

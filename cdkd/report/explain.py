@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cdkd.config.faults import Faults, read
+from cdkd.config.faults import Faults
+from cdkd.config.reading import read
 from cdkd.config.methods import method_of
 from cdkd.config.params import Params
 from cdkd.config.schema import Normalisation, Published, Training

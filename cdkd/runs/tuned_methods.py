@@ -21,16 +21,6 @@ def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str
     """Everything that decides the trials of a study but for their number: a study of other values is another study."""
     space = params.search[name]
     study = space.study
-    losses = {
-        *space.terms,
-        *(
-            loss
-            for parameter in study.space.values()
-            if isinstance(parameter.choices, dict)
-            for change in parameter.choices.values()
-            for loss in change
-        ),
-    }
     chosen = {
         key: getattr(study, key) for key in ("sampler", "pruner", "warmup", "generation", "seeds", "seed")
     }
@@ -44,7 +34,7 @@ def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str
         "network": params.student.network,
         "data": data.digest,
         "teacher": [params.teacher.network, params.teacher.batchnorm, teacher.result["weights_sha256"]],
-        "code": code_digest((params.student.network, params.teacher.network), tuple(sorted(losses))),
+        "code": code_digest((params.student.network, params.teacher.network), tuple(sorted(space.losses))),
         "optuna": version("optuna"),
     }
 

@@ -1,23 +1,30 @@
-"""params.yaml: every fault is named with its line, its value and what was expected; equal values give equal fingerprints."""
+"""params.yaml: every fault is named with its line, value and what was expected; all come at once."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdkd.config import schema
-from cdkd.config.faults import show
+from cdkd.config import epochs, schema
+from cdkd.config.faults import show, suggest
+from cdkd.config.option_types import type_of
 from cdkd.config.params import load
+from cdkd.config.term_schema import term_model
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Weight
 from cdkd.losses import signature
+from cdkd.models.names import NETWORKS
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -83,7 +90,7 @@ def test_all_faults_come_at_once_with_line_value_and_suggestion(write: Any) -> N
     for number, *words in (
         (4, "student.network", "'resnet9'", "did you mean 'resnet8'"),
         (5, "training.bacth", "did you mean 'batch'"),
-        (5, "training.learning_rate", "'0.05'", "valid number"),
+        (5, "training.learning_rate", "'0.05'; expected a number"),
         (9, "methods.kd.kd.temprature", "did you mean 'temperature'"),
         (10, "methods.edt.cd.milestones", "[30] beyond the last epoch", "0 to 3"),
         (11, "report.ablation[1]", "'kb'", "did you mean 'kd'"),
@@ -234,7 +241,7 @@ def test_yaml_is_read_as_dvc_reads_it(write: Any) -> None:
 
 @pytest.mark.parametrize("loss", signature.names())
 def test_every_documented_option_is_accepted_and_every_typo_of_it_refused(loss: str) -> None:
-    model = schema.term_model(loss)
+    model = term_model(loss)
     values: dict[str, Any] = {"weight": 1.0}
     for option, (_, default) in signature.options(loss).items():
         values[option] = default
@@ -264,7 +271,7 @@ def test_weight_over_time(
 
 
 def test_edt_acts_as_the_released_code_counts() -> None:
-    """methods.md 1.4, CIFAR: epochs from 1 there; 6 before 60, 5.4 from 60 to 159, 4.86 from 160; the gate opens after 60."""
+    """CIFAR, epochs from 1: 6 before 60, 5.4 from 60 to 159, 4.86 from 160; the gate opens after 60."""
     params = load(ROOT / "experiments" / "cifar100-resnet152-resnet50.yaml")
     cd, ce = (params.methods["cd_gkd_edt"][loss].weight for loss in ("cd", "ce"))
     assert [round(cd.at(e - 1), 6) for e in (1, 59, 60, 120, 159, 160, 200)] == [
@@ -345,3 +352,418 @@ def test_a_decay_per_epoch_is_an_exponential_over_one() -> None:
 def test_the_papers_imagenet_schedule_is_a_step_over_thirty() -> None:
     every, listed = Weight(6.0, decay=0.9, over=30), Weight(6.0, decay=0.9, milestones=(30, 60, 90))
     assert [every.at(epoch) for epoch in range(100)] == [listed.at(epoch) for epoch in range(100)]
+
+
+def test_shares_of_the_training_become_whole_epochs(write: Any) -> None:
+    text = (
+        GOOD.replace("epochs: 4, ", "epochs: 10, ")
+        .replace("milestones: [2]", "milestones: [0.25, 0.75], warmup: 0.1")
+        .replace("start: 1", "start: 0.35, stop: 0.95, over: 0.5, curve: linear, rise: 0.2")
+        .replace("milestones: [1, 3]", "milestones: [0.15, 5]")
+    )
+    params = load(write(text))
+    assert (params.training.milestones, params.training.warmup) == ((3, 8), 1)  # 2.5 and 7.5: halves go up
+    ce, cd = (params.methods["edt"][name].weight for name in ("ce", "cd"))
+    assert (ce.start, ce.stop, ce.over, ce.rise) == (4, 10, 5, 2)
+    assert cd.milestones == (2, 5)
+    assert params.teacher.training.milestones == (1, 4)  # 1.25 and 3.75 of its own five epochs
+
+
+def test_a_share_is_taken_as_the_decimal_that_was_written() -> None:
+    assert 0.145 * 100 < 14.5  # what floating point would round down
+    assert epochs.rounded(0.145, 100) == 15
+    assert [epochs.rounded(share, 7) for share in (1e-9, 0.0714285, 0.0714286, 0.999999)] == [0, 0, 1, 7]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13, 200])
+def test_the_bundled_experiment_can_be_of_any_length(write: Any, length: int) -> None:
+    """What `dvc exp run -S training.epochs=3` writes."""
+    text = (ROOT / "params.yaml").read_text()
+    assert "  epochs: 8\n" in text
+    params = load(write(text.replace("  epochs: 8\n", f"  epochs: {length}\n")))
+    assert params.training.epochs == length
+    assert all(milestone < length for milestone in params.training.milestones)
+    hint = params.methods["fitnets_two_stage"]["hint"].weight
+    assert hint.stop is not None
+    assert hint.at(0) == 100
+    assert len(params.search["ablation"].grid()) >= 15
+    gate = params.search["edt"].range_of("gate")
+    assert gate is not None
+    assert 0 <= gate.low <= gate.high < length
+
+
+def test_the_bundled_experiment_has_the_epochs_that_its_reports_have() -> None:
+    params = load(ROOT / "params.yaml")
+    assert (params.training.milestones, params.teacher.training.milestones) == ((4, 6), (24, 34))
+    ce, cd, gkd = (params.methods["cd_gkd_edt"][name].weight for name in ("ce", "cd", "gkd"))
+    assert (ce, gkd) == (Weight(1.0, start=2), Weight(0.1, start=2))
+    assert cd == Weight(6.0, milestones=(2, 6), decay=0.9)
+    assert params.methods["fitnets_two_stage"]["hint"].weight == Weight(100.0, stop=2)
+    gate = params.search["edt"].range_of("gate")
+    assert gate is not None
+    assert (gate.low, gate.high) == (0, 4)
+
+
+SHARES = [
+    ("milestones: [2]", "milestones: [0.5, 0.5]", "training.milestones", "each once"),
+    ("milestones: [2]", "milestones: [3, 0.5]", "training.milestones", "expected rising epochs"),
+    (
+        "milestones: [2]",
+        "milestones: [1.0]",
+        "training.milestones[0]",
+        "or a share of the training such as 0.5",
+    ),
+    (
+        "milestones: [2]",
+        "milestones: [0.0]",
+        "training.milestones[0]",
+        "or a share of the training such as 0.5",
+    ),
+    ("start: 1", "start: 1.5", "methods.edt.ce.start", "or a share of the training such as 0.5"),
+    ("start: 1", "start: -0.5", "methods.edt.ce.start", "or a share of the training such as 0.5"),
+    ("start: 1", "start: .nan", "methods.edt.ce.start", "or a share of the training such as 0.5"),
+    ("epochs: 4,", "epochs: 0.5,", "training.epochs", "expected a whole number"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "place", "expected"), SHARES, ids=[new for _, new, _, _ in SHARES])
+def test_what_is_neither_an_epoch_nor_a_share_is_refused(
+    write: Any, old: str, new: str, place: str, expected: str
+) -> None:
+    assert old in GOOD
+    assert any(
+        f": {place}: " in line and expected in line for line in faults(write(GOOD.replace(old, new, 1)))
+    )
+
+
+def test_a_method_may_hold_a_loss_twice(write: Any) -> None:
+    text = GOOD.replace(
+        "temperature: 4}", "temperature: 4}, warm: {loss: kd, weight: 2, temperature: 8, start: 0.5}"
+    )
+    method = load(write(text)).methods["kd"]
+    assert [(name, term.loss) for name, term in method.items()] == [
+        ("ce", "ce"),
+        ("kd", "kd"),
+        ("warm", "kd"),
+    ]
+    assert method["warm"].weight == Weight(2.0, start=2)
+    assert [method[name].options for name in ("kd", "warm")] == [{"temperature": 4.0}, {"temperature": 8.0}]
+    assert method.losses == ("ce", "kd")
+
+
+def test_inactive_is_a_key_of_the_method(write: Any) -> None:
+    params = load(write(GOOD.replace("start: 1}", "start: 1}, inactive: decayed")))
+    assert [params.methods[name].inactive for name in ("student", "edt")] == ["untouched", "decayed"]
+    assert list(params.methods["edt"]) == ["ce", "cd"]
+
+
+def test_the_bundled_gate_and_edt_methods_decay_what_is_inactive() -> None:
+    for path in [ROOT / "params.yaml", *(ROOT / "experiments").glob("*.yaml")]:
+        params = load(path)
+        for name, method in params.methods.items():
+            gated = name.endswith(("_gate", "_edt"))
+            assert method.inactive == ("decayed" if gated else "untouched"), (path.name, name)
+            made = [space.made(space.base, short=False) for space in params.search.values()]
+            assert all(made)
+    space = load(ROOT / "params.yaml").search["ablation"]
+    grid = {tuple(setting.values()): space.made(setting, short=False) for setting in space.grid()}
+    for (*_, gate), made in grid.items():
+        assert made is not None
+        assert made[0].inactive == ("decayed" if gate == "on" else "untouched")
+
+
+def test_of_and_from_of_a_lone_student(write: Any) -> None:
+    params = load(write(GOOD.replace("{weight: 0.9,", "{weight: 0.9, of: student, from: teacher,")))
+    term = params.methods["kd"]["kd"]
+    assert (term.of, term.source) == (None, "teacher")
+
+
+TERMS = [
+    ("{weight: 0.9,", "{weight: 0.9, of: peer1,", "methods.kd.kd.of", "no network 'peer1'; expected student"),
+    ("{weight: 0.9,", "{weight: 0.9, of: [student, student],", "methods.kd.kd.of", "each network once"),
+    ("{weight: 0.9,", "{weight: 0.9, of: [],", "methods.kd.kd.of", "at least 1"),
+    ("{weight: 0.9,", "{weight: 0.9, from: student,", "methods.kd.kd.from", "expected teacher"),
+    ("{weight: 0.9,", "{weight: 0.9, from: ema,", "methods.kd.kd.from", "expected teacher"),
+    ("{weight: 0.9,", "{weight: 0.9, loss: kb,", "methods.kd.kd.loss", "did you mean 'kd'"),
+    ("kd: {weight", "kt: {weight", "methods.kd.kt", "no such loss 'kt' (did you mean 'kd'?)"),
+    ("kd: {weight", "k.d: {loss: kd, weight", "methods.kd.k.d", "no name of a term"),
+    ("kd: {weight", "training: {loss: kd, weight", "methods.kd.training", "no name of a term"),
+    ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: yes}", "methods.student.inactive", "'yes'; expected"),
+    ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: decay}", "methods.student.inactive", "'decayed'"),
+    ("{ce: {weight: 1}}", "{ce: {weight: 1}, group: {networks: [a]}}", "methods.student.group", "several"),
+    ("{ce: {weight: 1}}", "{inactive: decayed}", "methods.student", "with their weights"),
+    ("{ce: {weight: 1}}", "{ce: {weight: 1, rise: 0}}", "methods.student.ce.rise", "at least 1"),
+    ("{ce: {weight: 1}}", "{ce: {weight: 1, rise_curve: linear}}", "methods.student.ce.rise_curve", "rise"),
+    (
+        "{ce: {weight: 1}}",
+        "{ce: {weight: 1, rise: 2, rise_from: 1}}",
+        "methods.student.ce.rise_from",
+        "linear",
+    ),
+    (
+        "{ce: {weight: 1}}",
+        "{ce: {weight: 1, rise: 2, rise_curve: linear, rise_from: 2}}",
+        "methods.student.ce.rise_from",
+        "expected 0 or 1",
+    ),
+    (  # the linear rise begins at 0: nothing would be trained in the first epoch
+        "{ce: {weight: 1}}",
+        "{ce: {weight: 1, rise: 2, rise_curve: linear}}",
+        "methods.student",
+        "no loss has a weight above 0 in epochs 0;",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "place", "expected"), TERMS, ids=[new for _, new, _, _ in TERMS])
+def test_faults_of_a_term(write: Any, old: str, new: str, place: str, expected: str) -> None:
+    assert old in GOOD
+    found = faults(write(GOOD.replace(old, new, 1)))
+    assert any(f": {place}: " in line and expected in line for line in found), found
+
+
+def test_the_rise_of_a_weight() -> None:
+    weight = Weight(2.0, start=3, rise=80)
+    expected = [2 * math.exp(-5 * (1 - min(e - 3, 80) / 80) ** 2) for e in range(3, 120)]
+    assert [weight.at(e) for e in range(3, 120)] == pytest.approx(expected)
+    assert [weight.at(e) for e in (0, 2, 83, 200)] == [0, 0, 2, 2]
+    from_0 = Weight(2.0, rise=4, rise_curve="linear")
+    from_1 = Weight(2.0, rise=4, rise_curve="linear", rise_from=1)
+    assert [from_0.at(e) for e in range(6)] == [0, 0.5, 1, 1.5, 2, 2]
+    assert [from_1.at(e) for e in range(6)] == [0.5, 1, 1.5, 2, 2, 2]
+
+
+BOUNDS = [
+    ("batch: 32", "batch: 99999999999", "training.batch", "expected at most 65536"),
+    ("batch: 32", "batch: 1", "training.batch", "expected at least 2"),
+    ("weight: 0.9", "weight: 1e308", "methods.kd.kd.weight", "expected at most 1e+12"),
+    ("batch: 32", "batch: 32, augmentation: {pad: 1000000000}", "training.augmentation.pad", "at most 2048"),
+    (
+        "batch: 32",
+        "batch: 32, augmentation: {resized_crop: 4000}",
+        "training.augmentation.resized_crop",
+        "2048",
+    ),
+    ("train_images: 100", "validation: 0.99999", "data.validation", "expected at most 0.9"),
+    ("train_images: 100", "train_images: 10000000000", "data.train_images", "at most 1e+09"),
+    ("train_images: 100", "seed: 4294967296", "data.seed", "expected at most 4294967295"),
+    (
+        "train_images: 100",
+        "normalisation: {mean: [125], std: [0.5]}",
+        "data.normalisation.mean[0]",
+        "at most 1",
+    ),
+    (
+        "train_images: 100",
+        "normalisation: {mean: [0.5], std: [0]}",
+        "data.normalisation.std[0]",
+        "more than 0",
+    ),
+    ("train_images: 100", "normalisation: none", "data.normalisation", "expected 'measured'"),
+    ("learning_rate: 0.05", "learning_rate: 1e5", "training.learning_rate", "expected at most 100"),
+    ("batch: 32", "momentum: 1", "training.momentum", "expected less than 1"),
+    ("batch: 32", "weight_decay: 1e9", "training.weight_decay", "expected at most 10"),
+    ("batch: 32", "decay: 1e9", "training.decay", "expected at most 1"),
+    ("batch: 32", "warmup: 10000000", "training.warmup", "up to 100000"),
+    ("epochs: 4,", "epochs: 10000000,", "training.epochs", "expected at most 100000"),
+    ("network: resnet14", "network: resnet14, cache: 1e9", "teacher.cache", "expected at most 100000"),
+    ("network: resnet14", "network: resnet14, seed: 1e3", "teacher.seed", "expected a whole number"),
+    ("temperature: 4", "temperature: 1e30", "methods.kd.kd.temperature", "expected at most 1e+09"),
+    ("decay: 0.9", "decay: 1e9", "methods.edt.cd.decay", "expected at most 1000"),
+    (
+        "{weight: 6, decay: 0.9,",
+        "{weight: 1.0e+11, decay: 900,",
+        "methods.edt.cd.decay",
+        "grows beyond 1e+12",
+    ),
+    ("start: 1}", "start: 1, curve: exponential, decay: 1000, over: 1}", "", ""),
+    ("start: 1}", "start: 1, over: 99999999}", "methods.edt.ce.over", "up to 100000"),
+    ("seeds: [0, 1]", f"seeds: {list(range(1001))}", "seeds", "expected at most 1000"),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "expected"), BOUNDS, ids=[new[:60] for _, new, _, _ in BOUNDS]
+)
+def test_every_number_has_a_bound(write: Any, old: str, new: str, place: str, expected: str) -> None:
+    assert old in GOOD
+    path = write(GOOD.replace(old, new, 1))
+    if place:
+        found = faults(path)
+        assert len(found) == 2, found
+        assert f": {place}: " in found[1]
+        assert expected in found[1]
+    else:
+        load(path)
+
+
+def test_a_weight_that_grows_beyond_all_bounds_is_a_fault_and_not_an_overflow(write: Any) -> None:
+    text = GOOD.replace("epochs: 4,", "epochs: 100000,")
+    text = text.replace("start: 1}", "start: 1, curve: exponential, decay: 1000, over: 1}")
+    (line,) = faults(write(text))[1:]
+    assert "methods.edt.ce.decay: the weight grows beyond 1e+12 in epoch" in line
+
+
+def _numbers(model: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number of a section's schema, with its bounds."""
+    definitions = model.model_json_schema()
+
+    def walk(node: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if isinstance(node, list):
+            for one in node:
+                yield from walk(one, name)
+        elif isinstance(node, dict):
+            if node.get("type") in ("integer", "number"):
+                yield name, node
+            for key, one in node.items():
+                yield from walk(
+                    one, key if key not in ("anyOf", "items", "prefixItems", "properties") else name
+                )
+
+    yield from walk(definitions, "")
+
+
+CHECKED_BY_FUNCTION = {"milestones", "warmup", "start", "stop", "over", "rise"}  # epochs
+
+
+@pytest.mark.parametrize(
+    "model",
+    [schema.Data, schema.Teacher, schema.Study, *(term_model(loss) for loss in signature.names())],
+    ids=lambda model: model.__name__,
+)
+def test_no_number_of_the_schema_is_without_an_upper_bound(model: Any) -> None:
+    found = list(_numbers(model))
+    assert found or model is schema.Report
+    for name, node in found:
+        if name not in CHECKED_BY_FUNCTION and "enum" not in node and "const" not in node:
+            assert {"maximum", "exclusiveMaximum"} & set(node), name
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "meant"),
+    [
+        ("resnet18", NETWORKS, "resnet18-cifar"),
+        ("resnet50", NETWORKS, "resnet50-cifar"),
+        ("ResNet20", NETWORKS, "resnet20"),
+        ("resnet_20", NETWORKS, "resnet20"),
+        ("resnet9", NETWORKS, "resnet8"),
+        ("resnet18-cifar10", NETWORKS, "resnet18-cifar"),
+        ("wrn40-2", NETWORKS, "wrn-40-2"),
+        ("resnet32x", NETWORKS, "resnet32x4"),
+        ("temp", ["weight", "temperature"], "temperature"),
+        ("lr", ["momentum", "learning_rate"], "learning_rate"),
+        ("wd", ["weight", "weight_decay"], "weight_decay"),
+        ("epoch", ["epochs", "batch"], "epochs"),
+        ("bacth", ["batch", "epochs"], "batch"),
+        ("kd_tuend", ["kd", "kd_tuned"], "kd_tuned"),
+        ("cd_gkd_edt_x", ["cd", "cd_gkd", "cd_gkd_edt"], "cd_gkd_edt"),
+    ],
+)
+def test_a_suggestion_points_at_what_was_meant(word: str, known: list[str], meant: str) -> None:
+    assert suggest(word, known) == f" (did you mean {meant!r}?)"
+
+
+def test_nothing_is_suggested_where_nothing_is_alike() -> None:
+    assert suggest("xyz", ["learning_rate", "batch"]) == ""
+    assert suggest("", ["batch"]) == ""
+
+
+def test_the_network_that_was_meant_is_suggested(write: Any) -> None:
+    (line,) = faults(write(GOOD.replace("{network: resnet8}", "{network: resnet18}")))[1:]
+    assert "unknown network 'resnet18' (did you mean 'resnet18-cifar'?)" in line
+
+
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        ("float", [1, -2.5], ["1", True, math.inf, 1e12]),
+        ("PositiveInt", [1, 5], [0, 1.5, True, 10**12]),
+        ("Literal['eval', 2]", ["eval", 2], ["train", 3]),
+        ("float | None", [None, 2.0], ["x"]),
+        ("Optional[int]", [None, 2], [2.5]),
+        ("tuple[int, ...]", [[1, 2], []], [[1, "a"], 3]),
+        ("tuple[int, float]", [[1, 2.5]], [[1]]),
+        ("list[Literal['a', 'b']]", [["a"]], [["c"]]),
+        ("Annotated[float, Field(gt=0, lt=1)]", [0.5], [0, 1, 2]),
+        ("typing.Literal[1]", [1], [2]),
+        ("'PositiveFloat'", [1.5], [0]),
+        ("bool", [True], [1, "yes"]),
+    ],
+)
+def test_the_type_of_an_option_is_read_and_not_run(annotation: str, good: list[Any], bad: list[Any]) -> None:
+    model = pydantic.create_model("term", __base__=schema.Section, option=(type_of(annotation, "x"), ...))
+    for value in good:
+        model.model_validate({"option": value})
+    for value in bad:
+        with pytest.raises(ValueError, match="option"):
+            model.model_validate({"option": value})
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    ["__import__('os').system('true')", "Tensor", "dict[str, int]", "Annotated[int, print(1)]", "int |", "1"],
+)
+def test_an_annotation_that_is_no_plain_type_is_refused_by_name(annotation: str) -> None:
+    with pytest.raises(BadParams, match="loss x: option 'y'"):
+        type_of(annotation, "loss x: option 'y'")
+
+
+STUDY_WORDS = re.split(
+    r"([\w.]+)",
+    GOOD
+    + "search: {s: {base: edt, method: m, space: {cd.weight: {low: 1, high: 20, log: true},"
+    + " gate: {sets: [ce.start], low: 0, high: 0.5}, on: {choices: {a: {}, b: {cd: {decay: 0.5}}}}}}}\n",
+)
+ODD_WORDS = """
+    0 1 -1 2 0.5 0.999 1.0 1e308 -0.0 .nan .inf 99999999999 1e-300 true null ~ '' {} [] [0.5,0.5] [[1]] {a: 1}
+    ce kd cd student teacher decayed group inactive loss of from rise stop over 2001-01-01 !!set !!binary
+    '$(touch X)' '\\0' 'a.b' resnet18 x
+"""
+ODD = st.sampled_from(ODD_WORDS.split()) | st.text(max_size=8).map(json.dumps)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_params_say_there_is_no_traceback(write: Any, data: st.DataObject) -> None:
+    words = list(STUDY_WORDS)
+    for place in data.draw(st.lists(st.integers(0, len(words) // 2 - 1), min_size=1, max_size=4)):
+        words[2 * place + 1] = data.draw(ODD)
+    path = write("".join(words))
+    try:
+        params = load(path)
+    except BadParams as error:
+        first, *rest = str(error).splitlines()
+        assert first.startswith(str(path))
+        assert all(line.startswith("  params.yaml:") and line.isprintable() for line in rest)
+    else:
+        for space in params.search.values():
+            assert space.made(space.base, short=False) == (
+                params.methods[space.study.base],
+                params.training,
+            )
+
+
+SINGLE = [
+    ("epochs: 4,", "epochs: 4, bacth: 3,"),
+    ("resnet8}", "resnet9}"),
+    ("train_images: 100", "train_images: -1"),
+    ("seeds: [0, 1]", "seeds: [0, 0]"),
+    ("[student, kd, edt]", "[student, kb, edt]"),
+    ("temperature: 4", "temprature: 4"),
+    ("decay: 0.9", "decay: -1"),
+    ("experiment: small", "experiment: a.b"),
+    ("network: resnet14", "network: resnet14, batchnorm: x"),
+    ("comparison: [kd]", "comparison: [kd], tables: 1"),
+]
+
+
+@given(chosen=st.sets(st.sampled_from(range(len(SINGLE))), min_size=1))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_faults_that_are_each_found_alone_are_all_found_together(write: Any, chosen: set[int]) -> None:
+    text, expected = GOOD, set[str]()
+    for index in chosen:
+        old, new = SINGLE[index]
+        assert old in GOOD
+        expected |= set(faults(write(GOOD.replace(old, new, 1)))[1:])
+        text = text.replace(old, new, 1)
+    assert set(faults(write(text))[1:]) == expected

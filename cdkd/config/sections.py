@@ -1,0 +1,130 @@
+"""The sections of params.yaml except methods and search: one function reads and checks each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_recipe
+from cdkd.config.faults import Faults, Place, show, suggest
+from cdkd.config.schema import (
+    MAX_LISTED,
+    MAX_SEED,
+    Data,
+    Normalisation,
+    Report,
+    Student,
+    Teacher,
+    Training,
+)
+
+
+def epochs_of(training: Any) -> int | None:
+    """The number of epochs, even where the rest of the recipe is faulty; None where it is faulty itself."""
+    epochs: Any = training.get("epochs") if isinstance(training, dict) else None
+    whole = isinstance(epochs, int) and not isinstance(epochs, bool)
+    return epochs if whole and 0 < epochs <= MAX_EPOCHS else None
+
+
+def training_of(value: Any, faults: Faults) -> Training | None:
+    training: Training | None = faults.section(Training, _recipe(value, ("training",), faults), ("training",))
+    _check_recipe(training, ("training",), faults)
+    return training
+
+
+def teacher_of(value: Any, training: Training | None, written: Any, faults: Faults) -> Teacher | None:
+    """The teacher, whose recipe is the students' except for what `teacher.training` says.
+
+    training: the students', None where it is faulty; written: the same as params.yaml writes it
+    """
+    if not isinstance(value, dict):
+        faults.add(("teacher",), f"{show(value)}; expected a section with network, seed, training")
+        return None
+    place = ("teacher", "training")
+    own = value.get("training", {})
+    if not isinstance(own, dict):
+        faults.add(place, f"{show(own)}; expected the part of the recipe that differs from training")
+        return None
+    recipe = _recipe(_merged(own, written if training is not None else None), place, faults)
+    teacher: Teacher | None = faults.section(Teacher, value | {"training": recipe}, ("teacher",))
+    if teacher is None:
+        return None
+    _check_recipe(teacher.training, place, faults)
+    if (teacher.weights is None) != (teacher.sha256 is None):
+        faults.add(("teacher",), "weights and sha256 go together: the file, and the digest it must have")
+    if teacher.weights is not None and not teacher.weights.endswith(".safetensors"):
+        what = f"{show(teacher.weights)}; expected a .safetensors file (nothing from outside is unpickled)"
+        faults.add(("teacher", "weights"), what)
+    return teacher
+
+
+def student_of(value: Any, faults: Faults) -> Student | None:
+    student: Student | None = faults.section(Student, value, ("student",))
+    return student
+
+
+def data_of(value: Any, faults: Faults) -> Data | None:
+    data: Data | None = faults.section(Data, value, ("data",))
+    if data is None:
+        return None
+    if data.source == "folder" and not data.paths:
+        what = "nothing; expected the directories or zip archives that source folder reads"
+        faults.add(("data", "paths"), what)
+    if data.source != "folder" and data.paths:
+        faults.add(("data", "paths"), f"{list(data.paths)}; only source folder reads paths")
+    norm = data.normalisation
+    if isinstance(norm, Normalisation) and len(norm.mean) != len(norm.std):
+        what = f"{len(norm.mean)} means and {len(norm.std)} standard deviations; expected as many of each"
+        faults.add(("data", "normalisation"), what)
+    return data
+
+
+def report_of(value: Any, rows: list[str] | None, faults: Faults) -> Report | None:
+    """rows: what may be a row of a table; None where that is not known."""
+    report: Report | None = faults.section(Report, value, ("report",))
+    if rows is not None and isinstance(value, dict):
+        for table in ("ablation", "comparison"):
+            listed = value.get(table)
+            for index, row in enumerate(listed if isinstance(listed, list) else ()):
+                if isinstance(row, str) and row not in rows:
+                    faults.add(("report", table, index), f"no method {show(row)}{suggest(row, rows)}")
+    return report
+
+
+def seeds_of(value: Any, faults: Faults) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        faults.add(("seeds",), f"{show(value)}; expected a list of whole numbers, such as [0, 1, 2]")
+        return ()
+    if len(value) > MAX_LISTED:
+        faults.add(("seeds",), f"{len(value)} seeds; expected at most {MAX_LISTED}")
+        return ()
+    for index, seed in enumerate(value):
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+            faults.add(("seeds", index), f"{show(seed)}; expected a whole number from 0 to 2**32 - 1")
+        elif seed in value[:index]:
+            faults.add(("seeds", index), f"{seed} again; expected each seed once")
+    return tuple(value)
+
+
+def _merged(own: dict[str, Any], written: Any) -> dict[str, Any]:
+    """The teacher's own part of the recipe on top of the students', shares still as they are written."""
+    if written is None:  # its own faults are listed already; check what can be checked of the teacher's
+        return {"epochs": MAX_EPOCHS} | own
+    merged: dict[str, Any] = written | own
+    if isinstance(own.get("augmentation"), dict):
+        merged["augmentation"] = written.get("augmentation", {}) | own["augmentation"]
+    return merged
+
+
+def _recipe(value: Any, place: Place, faults: Faults) -> Any:
+    """A recipe with whole epochs in place of shares, and the faults of its milestones."""
+    epochs = epochs_of(value)
+    if not isinstance(value, Mapping) or epochs is None:
+        return value
+    check_milestones(value.get("milestones"), epochs, (*place, "milestones"), faults)
+    return resolved_recipe(value, epochs)
+
+
+def _check_recipe(training: Training | None, place: Place, faults: Faults) -> None:
+    if training is not None and training.nesterov and training.momentum == 0:
+        faults.add((*place, "nesterov"), "true with momentum 0; expected a momentum above 0")

@@ -1,0 +1,62 @@
+"""The schema of a term of a method: its loss, its weight over time, and the loss's own options."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, Field
+
+from cdkd.config.option_types import type_of
+from cdkd.config.schema import Epoch, Milestones, Section, Text
+from cdkd.core.errors import BadParams
+from cdkd.core.schedule import TEACHER, Curve, Rise
+from cdkd.losses import signature
+
+MAX_WEIGHT = 1e12  # what float32 holds with the loss and the gradient beside it
+
+Lasting = Annotated[Epoch, Field(ge=1)]
+
+
+class WeightFields(Section):
+    """A weight over time; see `core.schedule.Weight` for the formulas.
+
+    curve: with over, the way from weight to weight * decay
+    over: epochs from start until weight * decay is reached
+    rise: epochs from start in which the weight rises
+    rise_from: of the linear rise, the number of its first step
+    """
+
+    weight: Annotated[float, Field(ge=0, le=MAX_WEIGHT)]
+    start: Epoch = 0
+    stop: Lasting | None = None
+    milestones: Milestones = ()
+    decay: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    curve: Curve = "step"
+    over: Lasting | None = None
+    rise: Lasting | None = None
+    rise_curve: Rise = "exponential"
+    rise_from: Literal[0, 1] = 0
+
+
+# what a term says beside its weight: its loss, the networks that it trains, and what they learn from
+NETWORKS: dict[str, Any] = {
+    "loss": (Text | None, None),
+    "of": (Text | Annotated[list[Text], Field(min_length=1, max_length=100)] | None, None),
+    "from": (Text, TEACHER),
+}
+SHARED = {*WeightFields.model_fields, *NETWORKS}  # the fields that every term has
+
+
+@cache
+def term_model(loss: str) -> type[BaseModel]:
+    """The schema of the terms of one loss. Raises `BadParams` for a loss whose options are no options."""
+    fields: dict[str, Any] = dict(NETWORKS)
+    for option, (annotation, default) in signature.options(loss).items():
+        if option in SHARED:
+            raise BadParams(
+                f"loss {loss}: its option {option!r} has the name of a term's field; choose another"
+            )
+        fields[option] = (type_of(annotation, f"loss {loss}: option {option!r}"), default)
+    return pydantic.create_model(f"{loss} term", __base__=WeightFields, **fields)
