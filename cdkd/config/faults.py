@@ -161,7 +161,7 @@ def place_text(place: Place) -> str:
     text = ""
     for part in place:
         word = str(part) if str(part).isprintable() and len(str(part)) <= 64 else show(part)
-        text += f"[{part}]" if isinstance(part, int) else f".{word}" if text else word
+        text += f"[{part}]" if type(part) is int else f".{word}" if text else word
     return text or "the file"
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from cdkd.config import epochs as shares
 from cdkd.config.faults import Faults, Place, show, suggest
-from cdkd.config.methods import METHOD_KEYS, loss_of, terms_of
+from cdkd.config.methods import METHOD_KEYS
 from cdkd.config.schema import MAX_LISTED, Parameter, Study
-from cdkd.config.search_space import label_of
+from cdkd.config.search_space import label_of, losses_within
 from cdkd.config.search_targets import Written, field_of, kind
 from cdkd.config.term_schema import term_model
 from cdkd.core.names import EXPECTED, is_name
@@ -36,7 +36,7 @@ def check_parameter(
         faults.add(place, f"{show(name)} is no name; expected {EXPECTED}")
         return
     if named:
-        _check_named_choices(parameter.choices, terms, place, faults)
+        _check_named_choices(parameter.choices, losses_within(study, terms), place, faults)
         return
     kinds = {kind(target, terms, place, faults) for target in parameter.sets or (name,)}
     if None in kinds:
@@ -112,7 +112,7 @@ def _kind_of_value(value: Any) -> str:
     )
 
 
-def _check_named_choices(choices: Any, terms: Written, place: Place, faults: Faults) -> None:
+def _check_named_choices(choices: Any, losses: Mapping[Any, set[str]], place: Place, faults: Faults) -> None:
     if not 2 <= len(choices) <= MAX_LISTED:
         what = f"{show(choices)}; expected at least two and at most {MAX_LISTED}"
         faults.add((*place, "choices"), what)
@@ -125,24 +125,27 @@ def _check_named_choices(choices: Any, terms: Written, place: Place, faults: Fau
                 where, f"{show(change)}; expected changes of the method, such as {{cd: {{weight: 6}}}}"
             )
         else:
-            _check_change(change, terms, where, faults)
+            _check_change(change, losses, where, faults)
 
 
-def _check_change(change: Mapping[str, Any], terms: Written, place: Place, faults: Faults) -> None:
-    base = terms_of(terms)
+def _check_change(
+    change: Mapping[str, Any], losses: Mapping[Any, set[str]], place: Place, faults: Faults
+) -> None:
+    """losses: that each term may have"""
     for name, fields in change.items():
+        where = (*place, name)
         if name in METHOD_KEYS:
             continue  # checked with the method that comes out
         if not isinstance(fields, dict):
-            faults.add((*place, name), f"{show(fields)}; expected changes of the loss, such as {{weight: 6}}")
-            continue
-        before = base.get(name)
-        loss = loss_of(name, (before if isinstance(before, dict) else {}) | fields)
-        if loss not in signature.names():
-            faults.add((*place, name), f"no such loss{suggest(str(loss), signature.names())}")
-            continue
-        known = term_model(loss).model_fields
-        for field in fields:
-            if field not in known:
-                listed = f"{suggest(str(field), known)}; expected one of {', '.join(known)}"
-                faults.add((*place, name, field), f"unknown key{listed}")
+            faults.add(where, f"{show(fields)}; expected changes of the loss, such as {{weight: 6}}")
+        elif "loss" in fields and fields["loss"] not in signature.names():
+            meant = suggest(str(fields["loss"]), signature.names())
+            faults.add((*where, "loss"), f"no such loss {show(fields['loss'])}{meant}")
+        elif not losses[name]:
+            faults.add(where, f"no such loss{suggest(str(name), signature.names())}")
+        else:
+            known = list(dict.fromkeys(one for loss in losses[name] for one in term_model(loss).model_fields))
+            for field in fields:
+                if field not in known:
+                    listed = f"{suggest(str(field), known)}; expected one of {', '.join(known)}"
+                    faults.add((*where, field), f"unknown key{listed}")

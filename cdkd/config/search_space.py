@@ -19,6 +19,7 @@ from cdkd.config.methods import METHOD_KEYS, loss_of, method_of, terms_of
 from cdkd.config.schema import MAX_RATE, Parameter, Study, Training
 from cdkd.config.search_targets import Written, kind
 from cdkd.core.schedule import Method
+from cdkd.losses import signature
 
 Setting = Mapping[str, float | int | str]
 
@@ -61,16 +62,7 @@ class Space:
     @property
     def losses(self) -> set[str]:
         """Every loss that a trial may use."""
-        changed = (
-            (name, term)
-            for parameter in self.study.space.values()
-            if isinstance(parameter.choices, dict)
-            for change in parameter.choices.values()
-            for name, term in terms_of(change).items()
-        )
-        base = terms_of(self.terms)
-        used = {loss_of(name, term) for name, term in base.items()}
-        return used | {loss_of(name, base.get(name, {}) | term) for name, term in changed}
+        return {loss for found in losses_within(self.study, self.terms).values() for loss in found}
 
     def range_of(self, name: str) -> Range | None:
         """None of a choice."""
@@ -105,6 +97,20 @@ class Space:
     def _values(self, name: str) -> list[Any]:
         span = self.range_of(name)
         return list(self.labels(name)) if span is None else span.values()
+
+
+def losses_within(study: Study, terms: Written) -> dict[Any, set[str]]:
+    """The losses that each term may have: the base method's, and those that named choices make it."""
+    written = [terms_of(terms)]
+    for parameter in study.space.values():
+        if isinstance(parameter.choices, dict):
+            written += map(terms_of, parameter.choices.values())
+    known, found = set(signature.names()), dict[Any, set[str]]()
+    for one in written:
+        for name, term in one.items():
+            loss = loss_of(name, term)
+            found.setdefault(name, set()).update(known & {loss if isinstance(loss, str) else ""})
+    return found
 
 
 def range_within(name: str, parameter: Parameter, terms: Written) -> Range | None:

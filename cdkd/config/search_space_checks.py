@@ -103,10 +103,9 @@ def _base_setting(space: Space, place: Place, faults: Faults) -> dict[str, float
     for name in space.study.space:
         value = _value_of_base(name, space)
         if value is None:
-            own = f"the values of {space.study.base} itself"
-            faults.add(
-                (*place, "space", name), f"leaves out {own}, which are trial 0; expected them in the space"
-            )
+            own = f"the value of {space.study.base} itself, which is trial 0"
+            what = f"leaves out {own}; expected it among these"
+            faults.add((*place, "space", name), what)
         else:
             found[name] = value
     return found

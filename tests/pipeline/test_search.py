@@ -191,7 +191,7 @@ def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
 WILD = (
     GRID.partition("      cd: ")[0]
     + """\
-      cd: {choices: {"off": {}, "on": {cd: {weight: 6}}, wild: {cd: {weight: 1.0e+30}}}}
+      cd: {choices: {"off": {}, "on": {cd: {weight: 6}}, wild: {cd: {weight: 1.0e+12}}}}
 """
 )
 
@@ -346,7 +346,7 @@ FAULTS = [
         "search.small.space.cd.weight.low: 20; expected less than high, 1",
     ),
     ("low: 1, high: 20", "low: 0, high: 20", "expected low above 0"),
-    ("low: 1, high: 20", "low: 8, high: 20", "its own numbers are trial 0"),
+    ("low: 1, high: 20", "low: 8, high: 20", "leaves out the value of edt itself, which is trial 0"),
     ("low: 1, high: 20, log: true", "low: 1", "expected both low and high"),
     ("low: 1, high: 20, log: true", "choices: [6, '7', true]", "mixes bool and number and str"),
     ("low: 1, high: 20, log: true", "choices: [6]", "expected at least two"),
@@ -358,13 +358,42 @@ FAULTS = [
     ),
     ("low: 0, high: 2", "low: 0, high: 2.5", "2.5; expected a whole number"),
     ("low: 0, high: 2", "low: 0, high: 9", "beyond the last epoch"),
-    ("sets: [ce.start, gkd.start]", "sets: [ce.start, cd.start]", "its own numbers are trial 0"),
+    (
+        "sets: [ce.start, gkd.start]",
+        "sets: [ce.start, cd.start]",
+        "leaves out the value of edt itself, which is trial 0",
+    ),
     ("trials: 7", "trials: 0", "search.small.trials: 0"),
     ("trials: 7", "trails: 7", "did you mean 'trials'"),
     ("epochs: 4\n    warmup", "epochs: 1\n    warmup", "cut to so few"),
     ("sampler: grid", "sampler: gird", "search.switches.sampler"),
     ("method: edt_tuned", "method: student", "another method's name"),
     ("training.learning_rate: {", "training.epochs: {", "a search may choose training.learning_rate"),
+    ("low: 1, high: 20", "low: 1, high: 1.0e+308", "high: makes cd.weight 1e+308; expected at most 1e+12"),
+    ("low: 1, high: 20", "low: .nan, high: 20", "space.cd.weight.low: nan; expected a number"),
+    (
+        "low: 0, high: 2",
+        "low: 0, high: 0.5, step: 0.6",
+        "space.gate.step: 0.6; expected more than 0 and at most",
+    ),
+    ("low: 0, high: 2", "low: 0.5, high: 0.25", "space.gate.low: 0.5; expected less than high, 0.25"),
+    ("low: 0, high: 2", "choices: [1, {a: 2}]", "space.gate.choices[1]: {'a': 2}; expected a number"),
+    ("gate: {sets", "a.b: {sets", "search.small.space.a.b: 'a.b' is no name"),
+    ("low: 0.01, high: 0.2", "low: 0.01, high: 200", "makes training.learning_rate 200 is out of its bounds"),
+    ("trials: 7", "trials: 1000000000", "search.small.trials: 1000000000; expected at most 10000"),
+    ("generation: 3", "generation: 100000", "search.small.generation: 100000; expected at most 256"),
+    (
+        "gate:  {choices",
+        "training.weight_decay: {low: 0, high: 1, step: 1.0e-9}\n      gate:  {choices",
+        "search.switches.space: a grid of 8000000000 settings; expected at most 10000",
+    ),
+    ('"on": {ce: {start: 2}}', '"on": {ce: 2}', "choices.on.ce: 2; expected changes of the loss"),
+    (
+        '"on": {ce: {start: 2}}',
+        '"on": {inactive: x}',
+        "choices.on: makes inactive 'x'; expected untouched or",
+    ),
+    ('"on": {ce: {start: 2}}', "true: {ce: {start: 2}}", "choices.True: True; expected a text of 1 to"),
     (
         '"on": {cd: {weight: 6}}',
         '"on": {dc: {weight: 6}}',
@@ -417,6 +446,41 @@ def test_a_space_is_scaled_to_shorter_trials(tmp_path: Path) -> None:
         project(tmp_path, text).methods["edt"],
         project(tmp_path, text).training,
     )
+
+
+def test_a_range_of_shares_is_one_of_epochs(tmp_path: Path) -> None:
+    text = PARAMS.replace("low: 0, high: 2}", "low: 0, high: 0.5}")
+    assert (
+        project(tmp_path / "shares", text).search["small"]
+        == project(tmp_path / "epochs", PARAMS).search["small"]
+    )
+
+
+def test_a_search_may_choose_what_happens_to_inactive_parameters(tmp_path: Path) -> None:
+    change = GRID.replace('"on": {ce: {start: 2}}', '"on": {ce: {start: 2}, inactive: decayed}')
+    choice = change.replace("      cd: ", "      inactive: {choices: [untouched, decayed]}\n      cd: ")
+    for text in (change, choice):
+        space = project(tmp_path, PARAMS + text).search["switches"]
+        made = [(setting, space.made(setting, short=False)) for setting in space.grid()]
+        assert made[0][0] == space.base
+        for setting, one in made:
+            assert one is not None
+            decayed = setting["gate"] == "on" or setting.get("inactive") == "decayed"
+            assert one[0].inactive == ("decayed" if decayed else "untouched")
+        assert {one[0].inactive for _, one in made if one is not None} == {"untouched", "decayed"}
+        assert space.losses == {"ce", "cd"}
+
+
+def test_a_choice_may_add_a_term_that_names_its_loss(tmp_path: Path) -> None:
+    text = GRID.replace('"on": {cd: {weight: 6}}', '"on": {channels: {loss: cd, weight: 6}}').replace(
+        '"on": {cd: {decay', '"on": {channels: {decay'
+    )
+    space = project(tmp_path, PARAMS + text).search["switches"]
+    made = space.made({"cd": "on", "decay": "on", "gate": "on"}, short=False)
+    assert made is not None
+    assert {name: term.loss for name, term in made[0].items()} == {"ce": "ce", "channels": "cd"}
+    assert made[0]["channels"].weight.milestones == (2,)
+    assert space.losses == {"ce", "cd"}
 
 
 @pytest.fixture(scope="module")
