@@ -12,23 +12,21 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "cdkd"
 
 # A subpackage may import those before it, and itself.
-ORDER = tuple(
-    [
-        "core",
-        "storage",
-        "data",
-        "models",
-        "losses",
-        "config",
-        "training",
-        "runs",
-        "report",
-        "search",
-        "tracking",
-        "cluster",
-        "pipeline",
-        "cli",
-    ]
+ORDER = (
+    "core",
+    "storage",
+    "data",
+    "models",
+    "losses",
+    "config",
+    "training",
+    "runs",
+    "report",
+    "search",
+    "tracking",
+    "cluster",
+    "pipeline",
+    "cli",
 )
 ABOVE = ("__init__", "__main__")  # cdkd/__init__.py and cdkd/__main__.py
 ONLY_IN = {
