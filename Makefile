@@ -11,10 +11,10 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: help env repro test soak lint lock bench ui clean
+.PHONY: help env repro test test-fast soak lint lock bench ui clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 env: .venv/installed  ## the environment in .venv, from requirements.lock
 
@@ -33,6 +33,9 @@ repro: env  ## run the pipeline on the active experiment, and print its tables
 
 test: env  ## run the tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: env  ## the quick ones among the tests: a verdict within two minutes
+	python -m pytest -n 2 -m "not slow"
 
 soak: env  ## kill, resume, compare and fuzz for MINUTES (5) from SEED (0)
 	python -m tests.soak --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.waiting import PATIENCE
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LOCAL = ("127.0.0.1", "localhost")
 WORDS = (
@@ -96,7 +98,7 @@ class Browser:
         self._pages: dict[str, Page] = {}
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, method: str, session: str | None = None, patience: float = 60, **values: Any) -> Any:
+    def ask(self, method: str, session: str | None = None, patience: float = PATIENCE, **values: Any) -> Any:
         number = next(self._numbers)
         answer = self._answers[number] = queue.SimpleQueue()
         message = {"id": number, "method": method, "params": values} | (
@@ -182,7 +184,7 @@ class Page:
             raise BrowserError(answer["exceptionDetails"].get("exception", {}).get("description", expression))
         return answer["result"].get("value")
 
-    def wait(self, expression: str, patience: float = 60) -> Any:
+    def wait(self, expression: str, patience: float = PATIENCE) -> Any:
         """The expression's value as soon as it is true."""
         end = time.monotonic() + patience
         while True:
@@ -194,7 +196,7 @@ class Page:
                 raise TimeoutError(f"{expression}: not true within {patience:g} s; the page says: {text!r}")
             time.sleep(0.1)
 
-    def click(self, element: str, patience: float = 60) -> None:
+    def click(self, element: str, patience: float = PATIENCE) -> None:
         """Click with the mouse in the middle of what the expression finds, once it is there and has come to rest."""
         where = f"(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center', inline: 'center'}});"
         where += " const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null })()"

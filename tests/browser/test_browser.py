@@ -20,6 +20,9 @@ from cdkd.runs.record import Record
 from tests.browser import driver as browser
 from tests.pipeline.test_tracking import SERVER, child_environment, fresh, plan, record, row, template  # noqa: F401  (a fixture)
 from tests.unit.test_report import CE, KD, a_record, keep, today
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.slow
 
 WHERE = "no Chromium here; `apt-get install chromium`, or CDKD_CHROMIUM=/path/to/it"
 # MLflow asks its own server who is logged in and is told 404; Chromium says when a page is laid out in more than one step
@@ -83,7 +86,7 @@ def mlflow(
             yield address
         finally:
             server.send_signal(signal.SIGINT)
-            server.wait(30)
+            server.wait(PATIENCE)
 
 
 @pytest.fixture

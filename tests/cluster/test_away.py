@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -24,7 +23,10 @@ from cdkd.core.errors import BadCheckpoint
 from cdkd.runs.specification import code_digest
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
-from tests.pipeline.test_pipeline import Clone
+from tests.clone import Clone
+from tests.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.slow
 
 ABSENT = [
     "pydantic",
@@ -116,7 +118,7 @@ class Away:
         self, *words: str | Path, code: int = 0, how: tuple[str, ...] = ("-m", "cdkd.cluster.worker")
     ) -> str:
         process = self.start(*words, how=how)
-        text = process.communicate(timeout=300)[0]
+        text = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == code, text
         assert "Traceback" not in text
         return text
@@ -165,10 +167,7 @@ def away(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Away:
     place = Away(tmp_path_factory.mktemp("away"), home)
     words = (home.folder / "plan.json", "--out", "campaign", "--data", "carried.zip")
     process = place.start(*words)
-    deadline = time.monotonic() + 120
-    while not list(place.folder.glob("campaign/.cdkd/store/*/record.json")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
+    wait_until(lambda: list(place.folder.glob("campaign/.cdkd/store/*/record.json")), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TINY = "--teacher resnet14 --student resnet8 --batch 8 --steps 2 --warmup 1 --evaluate 8 --pixels random"
 MEASURED = (

@@ -23,7 +23,9 @@ from cdkd.pipeline import doctor
 from cdkd.pipeline.doctor import Site, machine, results
 from cdkd.runs.record import Record, read
 from cdkd.runs.store import Store
-from tests.pipeline.test_pipeline import Clone, snapshot
+from tests.clone import Clone, snapshot
+
+pytestmark = pytest.mark.slow
 
 PARAMS = """\
 experiment: digits

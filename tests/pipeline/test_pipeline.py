@@ -9,100 +9,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-PARAMS = """\
-experiment: digits
-data: {source: digits, train_images: 300}
-teacher: {network: resnet14, training: {epochs: 6, milestones: [4]}}
-student: {network: resnet8}
-training: {recipe: short, epochs: 3, batch: 32, learning_rate: 0.05, milestones: [2], augmentation: {pad: 1}}
-seeds: [0, 1]
-methods:
-  student: {ce: {weight: 1}}
-  kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}}
-  cd_gkd_edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
-"""
+from tests.clone import PARAMS, ROOT, Clone, snapshot
+from tests.waiting import PATIENCE, wait_until
 
-
-class Clone:
-    """A checkout of its own, with its own package, as `git clone` gives it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for name in listed.splitlines():
-            if (ROOT / name).is_file() and name != "dvc.lock":
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        for words in (
-            ["init", "-q"],
-            ["add", "-A"],
-            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone"],
-        ):
-            subprocess.run(["git", *words], cwd=folder, check=True)
-        self.params(PARAMS)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
-            "DVC_NO_ANALYTICS": "1",
-        }
-
-    def params(self, text: str) -> None:
-        (self.folder / "params.yaml").write_text(text)
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            words,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            words,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        text = done.stdout + done.stderr
-        assert done.returncode == code, text
-        return text
-
-    def stored(self) -> dict[str, int]:
-        """Every run of the store and when it was put there."""
-        return {
-            path.parent.name: path.stat().st_mtime_ns
-            for path in (self.folder / ".cdkd" / "store").glob("*/record.json")
-        }
-
-    def record(self, method: str, seed: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            (self.folder / "runs" / "digits" / method / f"seed-{seed}.json").read_text()
-        )
-        return found
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -214,17 +128,10 @@ def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finis
             shutil.rmtree(entry)
     (clone.folder / "dvc.lock").unlink()
     process = clone.start("dvc", "repro")
-    deadline = time.monotonic() + 200
-    while not any("distill" in line for line in trainers(clone)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(5.0)  # imports, and perhaps an epoch or two
-    assert process.poll() is None, "it ended before it could be killed"
+    wait_until(lambda: list((clone.folder / ".cdkd" / "checkpoints").glob("*/LAST")), process)
     process.kill()  # dvc alone: the trainer must not outlive it
     process.wait()
-    deadline = time.monotonic() + 60
-    while trainers(clone) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert trainers(clone) == []
+    wait_until(lambda: trainers(clone) == [])
     clone.run("dvc", "repro")
     for method in ("student", "kd", "cd_gkd_edt"):
         again, once = clone.record(method), finished.record(method)
@@ -246,12 +153,15 @@ def test_a_stage_whose_dvc_died_before_it_began_does_nothing(finished: Clone) ->
             start_new_session=True,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=True,
         ).stdout
 
     assert "no fault" in said("cdkd check; true")
-    assert said("(sleep 1; exec cdkd check) &") == ""
+    orphaned = """while grep -q "^PPid:[[:space:]]*'$$'\\$" /proc/$$/status; do sleep 0.05; done"""
+    assert (
+        said(f"(exec sh -c '{orphaned}; exec cdkd check') &") == ""
+    )  # its parent, the first sh, ends at once
 
 
 def trainers(clone: Clone) -> list[str]:
@@ -318,15 +228,10 @@ def test_a_killed_trainer_is_marked_so_in_mlflow(clone: Clone) -> None:
 
     clone.params(PARAMS.replace("epochs: 3", "epochs: 300").replace("seeds: [0, 1]", "seeds: [0]"))
     process = clone.start("cdkd", "distill", "kd")
-    deadline = time.monotonic() + 120
-    while "RUNNING" not in states() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert "RUNNING" in states()
+    wait_until(lambda: "RUNNING" in states(), process)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while "RUNNING" in states() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: "RUNNING" not in states())
     assert sorted(states()) == ["FINISHED", "KILLED"]
 
 
@@ -365,14 +270,6 @@ def test_bad_params_are_refused_and_nothing_is_written(clone: Clone) -> None:
         assert "training.batch: 'x'" in text
         assert "Traceback" not in text
     assert snapshot(clone) == before
-
-
-def snapshot(clone: Clone) -> dict[str, int]:
-    return {
-        str(path.relative_to(clone.folder)): path.stat().st_mtime_ns
-        for path in clone.folder.rglob("*")
-        if path.is_file() and path.name != "params.yaml" and "__pycache__" not in path.parts
-    }
 
 
 @pytest.mark.parametrize(
@@ -437,7 +334,7 @@ def test_two_processes_train_nothing_twice(clone: Clone) -> None:
     shutil.rmtree(clone.folder / ".cdkd" / "store")
     clone.run("cdkd", "teacher")
     processes = [clone.start("cdkd", "distill", method) for method in ("student", "kd")]
-    texts = [process.communicate(timeout=300)[0] for process in processes]
+    texts = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
     assert len(clone.stored()) == 7
     assert any("waiting for process" in text for text in texts) or all("top-1" in text for text in texts)

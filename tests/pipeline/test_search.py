@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,9 @@ from cdkd.report.collect import collect
 from cdkd.runs import study_record
 from cdkd.runs.study_record import Result
 from cdkd.search import propose, run
+from tests.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.slow
 
 PARAMS = """
 experiment: tiny
@@ -90,7 +92,7 @@ def command(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 def searched(folder: Path, *words: str) -> str:
     process = command(folder, "search", *words)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     return said
 
@@ -102,7 +104,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project(folder, PARAMS + GRID)
     for words in (("prepare",), ("teacher",)):
         process = command(folder, *words)
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, said
     return folder
 
@@ -211,7 +213,7 @@ def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverge
     assert (failed.setting, failed.state, failed.value) == ({"cd": "wild"}, "failed", None)
     assert "is nan in epoch 0" in failed.reason or "is inf in epoch 0" in failed.reason
     process = command(folder, "distill", "student")  # and without it nothing else can be trained
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "test" in said
 
@@ -228,18 +230,27 @@ def test_a_grid_tries_every_combination_that_is_one(taught: Path, tmp_path: Path
     ]
 
 
+def states_of(folder: Path) -> set[str]:
+    """States of the trials in the database of a search that runs."""
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(
+            sqlite3.connect(f"file:{folder / '.cdkd' / 'search.db'}?mode=ro", uri=True)
+        ) as database,
+    ):
+        return {state for (state,) in database.execute("select distinct state from trials")}
+    return set()
+
+
 def test_killed_and_resumed_it_is_the_same_study(taught: Path, whole: Path, tmp_path: Path) -> None:
-    folder, draw = copied(taught, tmp_path / "project"), random.Random(0)
-    kills = 0
-    while kills < 2:
+    """Killed once as the first trials train, and once more when some are finished."""
+    folder = copied(taught, tmp_path / "project")
+    for states in (("RUNNING",), ("COMPLETE", "PRUNED")):
         process = command(folder, "search", "--study", "small")
-        time.sleep(draw.uniform(5, 9))
-        if process.poll() is None:
-            kills += 1
+        wait_until(lambda states=states: states_of(folder) & set(states), process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if kills == 0:
-            pytest.fail("nothing was killed: the study was over before")
+        assert process.returncode == -signal.SIGKILL
     searched(folder, "--study", "small")
     again, once = study(folder), study(whole)
     assert again == once
@@ -511,15 +522,17 @@ def test_workers_on_one_postgresql_finish_each_trial_once_though_one_is_killed(
                 start_new_session=True,
             )
         )
-    until, at_work = time.monotonic() + 240, list[int]()
-    while not at_work and time.monotonic() < until:
-        time.sleep(0.05)  # until one of them has a trial in training
-        at_work = [
+
+    def at_work() -> list[int]:
+        return [
             place for place, folder in enumerate(folders) if list((folder / ".cdkd" / "locks").glob("run-*"))
         ]
-    victim, other = at_work[0], 1 - at_work[0]
+
+    wait_until(at_work)  # one of them has a trial in training
+    victim = at_work()[0]
+    other = 1 - victim
     os.killpg(workers[victim].pid, signal.SIGKILL)
-    assert workers[victim].wait(60) == -signal.SIGKILL
-    assert workers[other].wait(300) == 0
+    assert workers[victim].wait(PATIENCE) == -signal.SIGKILL
+    assert workers[other].wait(PATIENCE) == 0
     assert study(folders[other]).trials == study(whole).trials
     assert study(folders[other]).key == study(whole).key

@@ -18,6 +18,9 @@ from PIL import Image
 from cdkd.config.params import load
 from cdkd.core.errors import BadParams
 from cdkd.data.prepare import prepare
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +31,7 @@ def soak(*words: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -222,6 +222,7 @@ def test_an_engine_without_its_compiler_is_refused(monkeypatch: pytest.MonkeyPat
         Teacher(network("resnet14", DATA, 99, CPU), replace(RECIPE, engine="compile"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ENGINES)
 def test_every_precision_and_engine_is_exact(how: str, together: dict[str, Run], tmp_path: Path) -> None:
     """Alone, in company, and resumed: the same bits, which are others than plain float32's."""
@@ -268,6 +269,7 @@ def test_a_term_that_holds_the_same_loss_twice_is_their_sum(together: dict[str, 
 CACHEABLE = ["student", "kd", "rkd", "edt"]  # no loss of theirs reads the teacher's maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_kept_teacher_changes_no_bit(precision: str, tmp_path: Path) -> None:
     plain, filling, full = (cohort(CACHEABLE, 0, tmp_path / name, cache=cache, precision=precision) for name, cache in

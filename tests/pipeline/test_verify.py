@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from cdkd.pipeline.verify import parting, unlike
 from cdkd.runs.record import Record, read
+from tests.clone import Clone, snapshot
 from tests.pipeline.test_doctor import (
     copied,
     entry,
@@ -25,7 +26,8 @@ from tests.pipeline.test_doctor import (
     with_environment,
     workspace,
 )
-from tests.pipeline.test_pipeline import Clone, snapshot
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

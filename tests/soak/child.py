@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from tests.soak.points import Instead, Trap, arm, everywhere
+from tests.waiting import PATIENCE
 
 FOLLOWER = {
     "open": "opens",
@@ -98,7 +99,7 @@ class Forked:
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
-    def wait(self, timeout: float = 600.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from tests.pipeline.test_pipeline import BIN, Clone
+from tests.clone import BIN, Clone
 from tests.soak.project import Left, compare, left_by, write
 from tests.soak.start import Child, inhabitants, left_alone, started
 from tests.soak.tally import Tally

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.soak.child import Order, perform
-
-PATIENCE = 240.0  # seconds after which a child hangs
+from tests.waiting import PATIENCE
 
 
 @dataclass
@@ -160,7 +159,7 @@ def inhabitants(root: Path) -> dict[int, str]:
     return found
 
 
-def left_alone(root: Path, seconds: float = 60.0) -> list[str]:
+def left_alone(root: Path, seconds: float = PATIENCE) -> list[str]:
     """Processes that are there after so many seconds; those that end before are waited for."""
     deadline = time.monotonic() + seconds
     while (found := inhabitants(root)) and time.monotonic() < deadline:

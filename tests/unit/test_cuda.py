@@ -183,6 +183,7 @@ def test_without_cuda_it_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_whole_script_on_a_cpu(tmp_path: Path) -> None:
     done = script("--device", "cpu", "--tiny", "--out", tmp_path)
     rows = list(csv.DictReader((tmp_path / "gpu.csv").open()))

@@ -530,6 +530,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["measured", {"mean": [0.5], "std": [0.25]}])
 def test_parts_make_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalisation: Any
@@ -689,6 +690,7 @@ def test_damaged_data_json_is_refused_with_the_cure(tmp_path: Path) -> None:
     assert f"{path}: missing; run `cdkd prepare`" in refusal(lambda: read_meta(tmp_path / "d"))
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_data_json_is_found_or_harmless(tmp_path: Path) -> None:
     meta = made(tmp_path / "d", train_images=20, validation=0.5)
     path = tmp_path / "d" / "data.json"
@@ -914,6 +916,7 @@ def test_failing_prepare_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     assert read_meta(tmp_path / "d").digest != meta.digest
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     meta = made(tmp_path / "d")
     code = (
@@ -1173,6 +1176,7 @@ def test_unknown_source_is_refused(tmp_path: Path) -> None:
 # the real thing
 
 
+@pytest.mark.slow
 def test_cifar100_has_the_official_bytes(tmp_path: Path) -> None:
     if not (SHARED / "cifar100").is_dir():
         pytest.skip("no CIFAR-100 here")
@@ -1188,6 +1192,7 @@ def test_cifar100_has_the_official_bytes(tmp_path: Path) -> None:
         assert hashlib.sha256(load(tmp_path / "d", split)[0].numpy().data).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_tiny_imagenet_with_its_grey_images(tmp_path: Path) -> None:
     if not (SHARED / "tiny-imagenet").is_dir():
         pytest.skip("no Tiny ImageNet here")

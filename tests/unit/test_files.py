@@ -11,12 +11,12 @@ import pytest
 from cdkd.storage.files import draft_folder, left_behind, write_atomically
 
 WRITER = """
-import os, sys, time
+import sys
 from pathlib import Path
 from cdkd.storage import files
 def stop(*words):
     print("stopped", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed, or the test's process ends
 files.os.replace = stop
 place = Path(sys.argv[1])
 if place.suffix:
@@ -29,7 +29,9 @@ with files.draft_folder(place, ".draft-") as folder:
 
 def begun(place: Path) -> subprocess.Popen[str]:
     """A writer that has written, and has not yet renamed."""
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "stopped\n"
     return writer

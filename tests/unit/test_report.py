@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -564,9 +563,7 @@ def test_latex_compiles(folder: Folder, tmp_path: Path) -> None:
 )
 def test_one_runs_curves(record: Record) -> None:
     assert run_curves(record).startswith(b"\x89PNG")
-    clock = time.perf_counter()
     assert run_curves(record) == run_curves(record)
-    assert time.perf_counter() - clock < 4  # two of them; 0.2 s each on an idle core
 
 
 def test_importing_the_package_imports_no_heavy_friends() -> None:

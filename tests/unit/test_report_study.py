@@ -159,6 +159,7 @@ def test_switches_are_compared_where_nothing_else_differs() -> None:
     assert "gate from off to on changes the error on validation by −0.50 points" in text  # −1 and 0
 
 
+@pytest.mark.slow
 def test_several_budgets_are_weighed() -> None:
     dear = replace(
         STUDY,
