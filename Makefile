@@ -22,7 +22,7 @@ env: .venv/installed  ## the environment in .venv, from requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdkd needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make PYTHON=... names another)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python --require-hashes --requirement requirements.lock
 	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -44,9 +44,10 @@ lint: env  ## formatting, lint and types
 	ruff format --check .
 	ruff check .
 	mypy
+	hadolint Dockerfile
 
 lock: env  ## resolve requirements.lock anew
-	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --generate-hashes --no-header pyproject.toml --output-file requirements.lock
 
 bench: env  ## measure training against the loop as the field writes it, and what the pipeline costs around it
 	python -m benchmarks.run

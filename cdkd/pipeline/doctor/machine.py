@@ -177,7 +177,8 @@ def disk(site: Site) -> Verdict:
 
 def _locked(path: Path) -> Iterator[tuple[str, str, str | None, bool]]:
     """What the lock file asks for on this machine: name, version, the version that is installed, and whether that fits."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1].isalnum()]
+    text = path.read_text(encoding="utf-8")  # a line that hashes follow ends in a backslash
+    lines = [line.removesuffix("\\").strip() for line in text.splitlines() if line[:1].isalnum()]
     try:
         from packaging.requirements import Requirement
     except ImportError:  # nothing here understands markers: the lines that have one are left out
