@@ -36,10 +36,11 @@ EXPECTED = {
     "dict_type": "expected names with values",
     "mapping_type": "expected names with values",
     "literal_error": "expected {expected}",
+    "model_type": "expected a section",
     "too_short": "expected at least {min_length} of them",
     "too_long": "expected at most {max_length} of them",
 }
-UNION_PARTS = re.compile(r"(literal|constrained-|function-|tag:|tuple\[|list\[|dict\[).*", re.DOTALL)
+UNION_PARTS = re.compile(r"(literal|constrained-|function-|\[key\]|tag:|tuple\[|list\[|dict\[).*", re.DOTALL)
 
 
 class Faults:

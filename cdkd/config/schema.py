@@ -85,6 +85,12 @@ class Normalisation(Section):
     std: Spreads
 
 
+def _measured(value: Any) -> Any:
+    if value != "measured":
+        raise PydanticCustomError("measured", "expected measured, or a section with mean and std")
+    return value
+
+
 def _given_or_measured(value: Any) -> str:
     return "tag:given" if isinstance(value, dict | Normalisation) else "tag:measured"
 
@@ -105,7 +111,8 @@ class Data(Section):
     validation: Annotated[float, Field(ge=0, le=MAX_VALIDATION)] = 0.1
     seed: Seed = 0
     normalisation: Annotated[
-        Annotated[Literal["measured"], Tag("tag:measured")] | Annotated[Normalisation, Tag("tag:given")],
+        Annotated[str, BeforeValidator(_measured), Tag("tag:measured")]
+        | Annotated[Normalisation, Tag("tag:given")],
         Discriminator(_given_or_measured),
     ] = "measured"
 

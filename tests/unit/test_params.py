@@ -559,7 +559,7 @@ BOUNDS = [
         "data.normalisation.std[0]",
         "more than 0",
     ),
-    ("train_images: 100", "normalisation: none", "data.normalisation", "expected 'measured'"),
+    ("train_images: 100", "normalisation: none", "data.normalisation", "expected measured, or a section"),
     ("learning_rate: 0.05", "learning_rate: 1e5", "training.learning_rate", "expected at most 100"),
     ("batch: 32", "momentum: 1", "training.momentum", "expected less than 1"),
     ("batch: 32", "weight_decay: 1e9", "training.weight_decay", "expected at most 10"),
