@@ -108,6 +108,12 @@ class Folder:
         visited = {self.path: self._identity(self.path)}  # of each folder: of it and its parents
         for place, folders, files in os.walk(self.path, followlinks=True, onerror=self._unlistable):
             here = Path(place)
+            parents = visited.pop(here)
+            for name in list(folders):
+                identity = self._identity(here / name)
+                if identity <= parents:  # a link to a folder above: would go round in circles
+                    folders.remove(name)
+                visited[here / name] = parents | identity
             for name in sorted(folders + files):
                 relative = (here / name).relative_to(self.path).as_posix()
                 if (path := _checked(self.path, relative)) is None:
@@ -115,15 +121,9 @@ class Folder:
                 if name not in folders and (kind := special_file(here / name)):
                     raise BadData(f"{self.path}: {path} is {kind}; expected files and folders")
                 yield Entry(self, relative, path, name in folders)
-            parents = visited.pop(here)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             if len(here.relative_to(self.path).parts) >= MAX_DEPTH:
                 folders.clear()
-            for name in list(folders):
-                identity = self._identity(here / name)
-                if identity <= parents:  # a link to a folder above: would go round in circles
-                    folders.remove(name)
-                visited[here / name] = parents | identity
 
     @staticmethod
     def _identity(folder: Path) -> frozenset[tuple[int, int]]:
@@ -242,7 +242,7 @@ def _without_compression(path: Path, scratch: Path) -> BinaryIO:
                 if shutil.disk_usage(scratch).free < RESERVE:
                     raise BadData(f"{path}: the disk of {scratch} is too small for the decompressed archive")
                 unpacked.write(block)
-        unpacked.flush()
+        unpacked.seek(0)
     except BaseException:
         unpacked.close()
         raise
