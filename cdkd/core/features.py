@@ -19,6 +19,7 @@ class Features(NamedTuple):
     stem: [B, C, H, W], the stem's output; only where `Needs.STEM` asks for it
     preactivations: like maps, before each stage's last activation; only where `Needs.PREACTIVATION` asks for it
     classifier: weight [K, D] and bias [K] of the last linear layer
+    branches: logits of each branch, [B, n·K], of a network that has n of them inside (CSS)
     """
 
     maps: tuple[Tensor, ...]
@@ -28,6 +29,19 @@ class Features(NamedTuple):
     stem: Tensor | None = None
     preactivations: tuple[Tensor, ...] | None = None
     classifier: tuple[Tensor, Tensor | None] | None = None
+    branches: tuple[Tensor, ...] | None = None
+
+
+class Trunk(NamedTuple):
+    """What a network's stem and first stages give: where networks with a common trunk part.
+
+    x: [B, C, H, W], the last of it; maps, stem, preactivations: as in `Features`, as far as they are computed
+    """
+
+    x: Tensor
+    maps: tuple[Tensor, ...] = ()
+    stem: Tensor | None = None
+    preactivations: tuple[Tensor, ...] | None = None
 
 
 class Outputs(NamedTuple):

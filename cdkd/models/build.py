@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from cdkd.core.errors import BadParams
-from cdkd.models.names import CIFAR_RESNETS, NETWORKS, VGGS, WIDE_RESNETS
+from cdkd.models.names import CIFAR_RESNETS, CSS_NETWORKS, NETWORKS, VGGS, WIDE_RESNETS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +20,11 @@ def build(network: str, classes: int, channels: int = 3) -> nn.Module:
     Only the family that is asked for is imported; torchvision costs 2 s.
     Raises BadParams for a name that is not in the list.
     """
+    if network in CSS_NETWORKS:
+        from cdkd.models.branched import MaskedBranches
+
+        plain, _, branches = network.rpartition("+css")
+        return MaskedBranches(lambda outputs: build(plain, outputs, channels), int(branches), classes)
     if network in CIFAR_RESNETS:
         from cdkd.models.cifar import resnet
 

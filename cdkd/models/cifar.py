@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdkd.core.features import Features
+from cdkd.models.staged import Staged
 
 
 def resnet(network: str, classes: int, channels: int) -> ResNet:
@@ -27,12 +28,14 @@ def wide_resnet(network: str, classes: int, channels: int) -> WideResNet:
     return WideResNet((depth - 4) // 6, width, classes, channels)
 
 
-class ResNet(nn.Module):
+class ResNet(Staged):
     """He et al. 2016, section 4.2, with 1x1 convolutions as shortcuts. Maps: the three stages' outputs after their last ReLU.
 
     depth = 6 * blocks + 2, the name's number: it counts the stem, two convolutions a block and the classifier.
     widths: channels of the stem and of the three stages.
     """
+
+    STEM, STAGES = ("conv1", "bn1"), ("layer1", "layer2", "layer3")
 
     def __init__(self, blocks: int, widths: tuple[int, int, int, int], classes: int, channels: int) -> None:
         super().__init__()
@@ -46,13 +49,12 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Features:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        first = self.layer1(x)
-        second = self.layer2(first)
-        third = self.layer3(second)
-        pooled = third.mean((2, 3))
-        return Features((first, second, third), pooled, self.fc(pooled))
+    def stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)), inplace=True)
+
+    def head(self, maps: tuple[Tensor, ...]) -> Features:
+        pooled = maps[-1].mean((2, 3))
+        return Features(maps, pooled, self.fc(pooled), maps[-1])
 
 
 class Basic(nn.Module):
@@ -76,13 +78,15 @@ class Basic(nn.Module):
         return F.relu(y + self.downsample(x), inplace=True)
 
 
-class WideResNet(nn.Module):
+class WideResNet(Staged):
     """Zagoruyko and Komodakis 2016, without dropout.
 
     depth = 6 * blocks + 4, the name's first number; width: the second, a factor on the stages' 16, 32, 64 channels.
     Maps: the three stages' raw sums, before the BatchNorm and ReLU that the next stage begins with, and so of either
     sign (RepDistiller's default taps; its `preact` list puts that BatchNorm on). Pooled: after the final BatchNorm and ReLU.
     """
+
+    STEM, STAGES = ("conv1",), ("block1", "block2", "block3")
 
     def __init__(self, blocks: int, width: int, classes: int, channels: int) -> None:
         super().__init__()
@@ -101,12 +105,13 @@ class WideResNet(nn.Module):
                 )
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor) -> Features:
-        first = self.block1(self.conv1(x))
-        second = self.block2(first)
-        third = self.block3(second)
-        pooled = F.relu(self.bn1(third), inplace=True).mean((2, 3))
-        return Features((first, second, third), pooled, self.fc(pooled))
+    def stem(self, x: Tensor) -> Tensor:
+        return self.conv1(x)  # type: ignore[no-any-return]
+
+    def head(self, maps: tuple[Tensor, ...]) -> Features:
+        last = F.relu(self.bn1(maps[-1]), inplace=True)
+        pooled = last.mean((2, 3))
+        return Features(maps, pooled, self.fc(pooled), last)
 
 
 class PreActivation(nn.Module):

@@ -14,14 +14,23 @@ TORCHVISION_RESNETS = tuple(
     f"resnet{depth}-{stem}" for depth in (18, 34, 50, 101, 152) for stem in ("cifar", "imagenet")
 )
 
-NETWORKS: tuple[str, ...] = CIFAR_RESNETS + WIDE_RESNETS + VGGS + TORCHVISION_RESNETS
+CSS_NETWORKS = tuple(f"{network}+css3" for network in CIFAR_RESNETS)  # with three masked branches
+
+NETWORKS: tuple[str, ...] = CIFAR_RESNETS + WIDE_RESNETS + VGGS + TORCHVISION_RESNETS + CSS_NETWORKS
 
 
 def stages(network: str) -> int:
     """Number of feature maps that the network's `Features` carry."""
-    return 3 if network in CIFAR_RESNETS + WIDE_RESNETS else 4
+    return 3 if plain(network) in CIFAR_RESNETS + WIDE_RESNETS else 4
+
+
+def plain(network: str) -> str:
+    """The network that a branched one is made of; any other is itself."""
+    return network.partition("+")[0]
 
 
 def family(network: str) -> str:
     """The file of this folder that holds the network."""
+    if network in CSS_NETWORKS:
+        return "branched"
     return "vgg" if network in VGGS else "torchvision_resnet" if network in TORCHVISION_RESNETS else "cifar"
