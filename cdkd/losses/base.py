@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +45,6 @@ class Loss(nn.Module):
         """What depends on the teacher alone: computed once a batch for all runs of a cohort, without a gradient."""
         return None
 
-    def phase(self, epoch: int) -> Hashable:
-        """Differs between epochs where `forward` takes different branches: a recorded CUDA graph serves one phase."""
-        return None
-
     def before_step(self, batch: Batch) -> None:
         """Draw what is random into buffers. It is called before each step, outside a recorded CUDA graph."""
 
@@ -78,6 +74,15 @@ class GroupLoss(nn.Module):
         raise TypeError(f"{type(self).__name__} has no forward")
 
 
+@runtime_checkable
+class Ensemble(Protocol):
+    """A `GroupLoss` that joins the networks' answers in a way of its own."""
+
+    def ensemble(self, outputs: Outputs) -> Tensor:
+        """Logits [B, K]."""
+        ...
+
+
 def loss_class(name: str) -> type[Loss] | type[GroupLoss]:
     """The class that the file of this name holds."""
     if name not in signature.names():
@@ -96,9 +101,8 @@ def build(
     data: DataInfo | None = None,
 ) -> Loss | GroupLoss:
     """The loss `name`, made for networks whose features have these shapes."""
-    kind = loss_class(name)
     extra = {"data": data} if signature.takes_data(name) else {}
-    made: Loss | GroupLoss = kind(student, teacher, **options, **extra)  # type: ignore[arg-type]
+    made: Loss | GroupLoss = loss_class(name)(student, teacher, **options, **extra)  # type: ignore[arg-type]
     return made
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features, Outputs
+from cdkd.losses.base import GroupLoss, at_least_float32
 from cdkd.losses.ce import cross_entropy
 from cdkd.losses.divergence import divergence
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import ClassVar, Literal
+
+    from pydantic import PositiveFloat
 
 
 def channel_self_supervision(
@@ -62,3 +68,31 @@ def channel_self_supervision(
 def joint_labels(labels: Tensor, branch: int, branches: int) -> Tensor:
     """Class and branch as one label, n·y + i: [B] int64."""
     return branches * labels + branch
+
+
+class ChannelSelfSupervision(GroupLoss):
+    """Two networks with as many masked branches each, such as resnet110-b12+css3 and resnet56-b6+css3."""
+
+    requires: ClassVar[tuple[str, ...]] = ("branches",)
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        teachers: Mapping[str, Features],
+        *,
+        temperature: PositiveFloat = 3.0,
+        detach: Literal["none", "ratios", "targets", "both"] = "none",
+    ) -> None:
+        super().__init__(outputs, teachers)
+        branches = {name: len(one.branches or ()) for name, one in outputs.each.items()}
+        counts = set(branches.values())
+        if len(branches) != 2 or len(counts) != 1 or 0 in counts:
+            found = ", ".join(f"{name} with {count} branches" for name, count in branches.items())
+            raise BadParams(
+                f"css: {found}; expected two networks with as many branches each, such as resnet20+css3"
+            )
+        self.temperature, self.detach = temperature, detach
+
+    def forward(self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch) -> Tensor:
+        one, other = (torch.stack(features.branches or (), 2) for features in outputs.each.values())
+        return channel_self_supervision(one, other, batch.labels, self.temperature, self.detach)

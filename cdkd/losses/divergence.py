@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Outputs
 from cdkd.losses.base import at_least_float32
 
 Form = Literal["exact", "released", "official"]
@@ -36,3 +38,13 @@ def divergence(
         return scale * (p * (p.log() - log_q)).sum()
     log_p = functional.log_softmax(target / temperature, dim=1)
     return scale * (log_p.exp() * (log_p - log_q)).sum()
+
+
+def require_equal_logits(loss: str, outputs: Outputs) -> None:
+    """Raises BadParams where the networks of a group answer with different numbers of classes."""
+    classes = {name: features.logits.shape[1] for name, features in outputs.each.items()}
+    if len(set(classes.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in classes.items())
+        raise BadParams(
+            f"{loss}: the networks have different numbers of classes ({found}); expected the same"
+        )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch, DataInfo
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.kd import require_equal_classes
 
 
 def logit_match(student_logits: Tensor, teacher_logits: Tensor, nominal_batch: int) -> Tensor:
@@ -20,3 +26,15 @@ def logit_match(student_logits: Tensor, teacher_logits: Tensor, nominal_batch: i
     """
     difference = at_least_float32(teacher_logits.detach()) - at_least_float32(student_logits)
     return difference.square().sum() / nominal_batch
+
+
+class LogitMatch(Loss):
+    needs = Needs.LOGITS
+
+    def __init__(self, student: Features, teacher: Features, *, data: DataInfo) -> None:
+        super().__init__(student, teacher)
+        require_equal_classes("logit_match", student, teacher)
+        self.nominal_batch = data.batch
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        return logit_match(student.logits, teacher.logits, self.nominal_batch)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cdkd.losses.divergence import divergence
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features, Outputs
+from cdkd.losses.base import GroupLoss
+from cdkd.losses.divergence import divergence, require_equal_logits
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from pydantic import PositiveFloat
 
 
 def mutual(
@@ -46,3 +51,28 @@ def mutual(
         for one in targets:
             total = total + divergence(own, one, temperature, detach, form) / len(targets)
     return total
+
+
+class Mutual(GroupLoss):
+    """Between all networks of a group.
+
+    CL-ILR: temperature 3, target mean_logits, detach false and rise 80, on branches with `gradient: mean`.
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        teachers: Mapping[str, Features],
+        *,
+        temperature: PositiveFloat = 1.0,
+        target: Literal["each", "mean_logits"] = "each",
+        detach: bool = True,
+        form: Literal["exact", "released", "official"] = "exact",
+    ) -> None:
+        super().__init__(outputs, teachers)
+        require_equal_logits("mutual", outputs)
+        self.temperature, self.target, self.detach, self.form = temperature, target, detach, form
+
+    def forward(self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch) -> Tensor:
+        logits = [features.logits for features in outputs.each.values()]
+        return mutual(logits, self.temperature, self.target, self.detach, self.form)

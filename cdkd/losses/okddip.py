@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cdkd.losses.base import at_least_float32
-from cdkd.losses.divergence import divergence
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features, Outputs
+from cdkd.losses.base import GroupLoss, at_least_float32
+from cdkd.losses.divergence import divergence, require_equal_logits
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from pydantic import PositiveFloat
 
 
 def diverse_peers(
@@ -42,3 +47,50 @@ def diverse_peers(
     mixtures = attention @ stacked
     follow = [divergence(own, mixtures[:, i], temperature, detach, form) for i, own in enumerate(peer_logits)]
     return torch.stack(follow).sum() + divergence(leader_logits, stacked.mean(1), temperature, detach, form)
+
+
+class DiversePeers(GroupLoss):
+    """Peers and a leader: branches of one trunk, or whole networks.
+
+        a_ij = softmax_j(q_i · k_j),   q_i = W_q h_i, k_i = W_k h_i, from D to D/8 without bias, h: pooled
+        features
+
+    leader: the network that follows and is meant to be deployed; without it the group's last.
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        teachers: Mapping[str, Features],
+        *,
+        temperature: PositiveFloat = 3.0,
+        leader: str | None = None,
+        detach: bool = False,
+        form: Literal["exact", "released"] = "exact",
+    ) -> None:
+        super().__init__(outputs, teachers)
+        require_equal_logits("okddip", outputs)
+        names = list(outputs.each)
+        self.leader = names[-1] if leader is None else leader
+        if self.leader not in names:
+            raise BadParams(
+                f"okddip: leader {leader!r}; expected one of the group's networks, {', '.join(names)}"
+            )
+        self.peers = tuple(name for name in names if name != self.leader)
+        widths = {name: outputs.each[name].pooled.shape[1] for name in self.peers}
+        if len(set(widths.values())) != 1:
+            found = ", ".join(f"{name} {width}" for name, width in widths.items()) or "none"
+            raise BadParams(
+                f"okddip: pooled features of the peers: {found}; expected one or more of the same width"
+            )
+        (width,) = set(widths.values())
+        self.query = nn.Linear(width, max(1, width // 8), bias=False)
+        self.key = nn.Linear(width, max(1, width // 8), bias=False)
+        self.temperature, self.detach, self.form = temperature, detach, form
+
+    def forward(self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch) -> Tensor:
+        peers = [outputs.each[name] for name in self.peers]
+        pooled = torch.stack([at_least_float32(one.pooled) for one in peers], 1)
+        attention = (self.query(pooled) @ self.key(pooled).transpose(1, 2)).softmax(2)
+        logits, leader = [one.logits for one in peers], outputs.each[self.leader].logits
+        return diverse_peers(logits, leader, attention, self.temperature, self.detach, self.form)

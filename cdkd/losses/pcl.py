@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features, Outputs
+from cdkd.losses.base import GroupLoss, at_least_float32
+from cdkd.losses.ce import cross_entropy
 from cdkd.losses.divergence import divergence
+
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from pydantic import PositiveFloat
 
 
 def peer_collaboration(
@@ -32,3 +43,37 @@ def peer_collaboration(
         others = [z for j, z in enumerate(ema_logits) if j != i]
         parts += [divergence(own, z, temperature, detach=True) / len(others) for z in others]
     return torch.stack(parts).sum()
+
+
+class PeerCollaboration(GroupLoss):
+    """The peers' moving averages, and an ensemble: one linear layer on the pooled features of all peers."""
+
+    requires: ClassVar[tuple[str, ...]] = ("ema",)
+
+    def __init__(
+        self, outputs: Outputs, teachers: Mapping[str, Features], *, temperature: PositiveFloat = 3.0
+    ) -> None:
+        super().__init__(outputs, teachers)
+        if outputs.ema is None:
+            raise BadParams(
+                "pcl: the networks have no moving averages; expected ema in group, such as ema: 0.999"
+            )
+        each = list(outputs.each.values())
+        self.head = nn.Linear(sum(one.pooled.shape[1] for one in each), each[0].logits.shape[1])
+        self.temperature = temperature
+
+    def forward(
+        self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch
+    ) -> Mapping[str, Tensor]:
+        if outputs.ema is None:
+            raise TypeError("no moving averages")
+        ensemble = self.ensemble(outputs)
+        logits, averaged = ([one.logits for one in side.values()] for side in (outputs.each, outputs.ema))
+        follow = peer_collaboration(logits, ensemble, averaged, self.temperature)
+        return {"ce": cross_entropy(ensemble, batch.labels), "kd": follow}
+
+    def ensemble(self, outputs: Outputs) -> Tensor:
+        """[B, K]"""
+        pooled = torch.cat([at_least_float32(one.pooled) for one in outputs.each.values()], 1)
+        ensemble: Tensor = self.head(pooled)
+        return ensemble

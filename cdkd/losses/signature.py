@@ -66,6 +66,15 @@ def takes_data(name: str) -> bool:
     return any(argument.arg == DATA for argument, _ in _keywords(name))
 
 
+def requires(name: str) -> tuple[str, ...]:
+    """What a loss of several networks requires of them, by its class's constant `requires`."""
+    for one in _loss(name).line:
+        for item in one.body:
+            if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "requires" and item.value:
+                return tuple(ast.literal_eval(item.value))
+    return ()
+
+
 def _keywords(name: str) -> Iterator[tuple[ast.arg, ast.expr | None]]:
     """The keyword-only arguments of the constructor, its own or an inherited one, with their defaults."""
     for one in _loss(name).line:
