@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
+from cdkd.core.group import Group
+
 Curve = Literal["step", "exponential", "linear", "cosine"]
 Rise = Literal["exponential", "linear"]
 Inactive = Literal["untouched", "decayed"]
@@ -91,10 +93,12 @@ class Method(Mapping[str, Term]):
 
     inactive: what happens to parameters that no active term gives a gradient. `untouched`: nothing. `decayed`: their
         gradient is zero, so that weight decay and momentum act on them, as in the released code of CD.
+    group: the networks that are trained together; None: the student alone
     """
 
     terms: Mapping[str, Term]
     inactive: Inactive = "untouched"
+    group: Group | None = None
 
     def __post_init__(self) -> None:
         named = {name: term._replace(loss=term.loss or name) for name, term in self.terms.items()}
@@ -141,6 +145,7 @@ class Recipe:
     precision: Literal["float32", "bf16"]
     engine: Literal["eager", "compile"]
     augmentation: Augmentation
+    momentum_at_milestones: Literal["kept", "reset"] = "kept"
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -135,19 +135,24 @@ class Batches:
             else None
         )
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+    def epoch(self, seed: int, epoch: int, views: int = 1) -> Iterator[Batch]:
+        """views: augmented pictures of each image; view 0 is the same whatever their number."""
         steps = order(len(self.split), self.batch, seed, epoch)
-        generators = [stream("augmentation", seed, epoch, step) for step in range(len(steps))]
+        generators = [
+            [stream(_augmentation(view), seed, epoch, step) for view in range(views)]
+            for step in range(len(steps))
+        ]
         if self.crops is not None and self._windows is not None:
             # drawn for the epoch at once, so that a GPU is sent two tensors an epoch
             drawn = [
-                self._drawn(len(one), generator) for one, generator in zip(steps, generators, strict=True)
+                torch.stack([self._drawn(len(one), generator) for generator in each])
+                for one, each in zip(steps, generators, strict=True)
             ]
-            crops = torch.split(torch.cat(drawn).to(self.split.device), [len(one) for one in steps])
+            crops = torch.split(torch.cat(drawn, 1).to(self.split.device), [len(one) for one in steps], 1)
             places = torch.split(torch.cat(steps).to(self.split.device), [len(one) for one in steps])
             for step, (chosen, shown) in enumerate(zip(places, crops, strict=True)):
-                images = self.split.normalised(self._windows(chosen, shown))
-                yield Batch((images,), self.split.labels[chosen], chosen, shown, seed, epoch, step)
+                images = tuple(self.split.normalised(self._windows(chosen, one)) for one in shown)
+                yield Batch(images, self.split.labels[chosen], chosen, shown[0], seed, epoch, step)
         else:
             for step, batch in enumerate(self._ahead(steps, generators)):
                 yield batch._replace(seed=seed, epoch=epoch, step=step)
@@ -163,7 +168,7 @@ class Batches:
             else windows
         )
 
-    def _ahead(self, steps: list[Tensor], generators: list[torch.Generator]) -> Iterator[Batch]:
+    def _ahead(self, steps: list[Tensor], generators: list[list[torch.Generator]]) -> Iterator[Batch]:
         """Batches that take long are made by threads, some steps ahead; how many there are changes nothing but the time."""
         workers = min(8, os.cpu_count() or 1)
         waiting: deque[Future[Batch]] = deque()
@@ -179,18 +184,20 @@ class Batches:
                 for future in waiting:
                     future.cancel()
 
-    def _made(self, indices: Tensor, generator: torch.Generator) -> Batch:
+    def _made(self, indices: Tensor, generators: list[torch.Generator]) -> Batch:
         chosen = indices.to(self.split.device)
         labels = self.split.labels[chosen]
         images, side = self.split.rows(indices), self.augmentation.resized_crop
         if side is not None:
-            return Batch((self._resized(images, side, generator),), labels, chosen)
-        crops = self._drawn(len(chosen), generator).to(self.split.device)
+            views = tuple(self._resized(images, side, generator) for generator in generators)
+            return Batch(views, labels, chosen)
+        crops = [self._drawn(len(chosen), generator).to(self.split.device) for generator in generators]
         height, width = images.shape[1:3]
         border = padded(images, self.augmentation.pad, self.augmentation.padding)
         windows = _Windows(border, height, width, self.augmentation)
-        shown = windows(torch.arange(len(chosen), device=self.split.device), crops)
-        return Batch((self.split.normalised(shown),), labels, chosen, crops)
+        places = torch.arange(len(chosen), device=self.split.device)
+        views = tuple(self.split.normalised(windows(places, one)) for one in crops)
+        return Batch(views, labels, chosen, crops[0])
 
     def _resized(self, images: Tensor, side: int, generator: torch.Generator) -> Tensor:
         """A random part of each image (8 to 100 % of its area, 3:4 to 4:3), resized to side x side: float32 [B, C, H, W]."""
@@ -206,6 +213,11 @@ class Batches:
             )
             resized = torch.where(mirrored[:, None, None, None], resized.flip(3), resized)
         return resized.contiguous(memory_format=torch.channels_last)
+
+
+def _augmentation(view: int) -> str:
+    """The name of a view's stream."""
+    return "augmentation" if view == 0 else f"augmentation, view {view}"
 
 
 class _Windows:

@@ -15,11 +15,12 @@ from cdkd.core.schedule import Recipe
 class SGD:
     """torch's own function without its `Optimizer` around it, whose first step imports torch's compiler: 2 s.
 
-        g = gradient + weight_decay · w;   m = momentum · m + g;   w = w − rate · (g + momentum · m  if nesterov, else m)
+        g = gradient + weight_decay · w;   m = momentum · m + g;   w = w − rate · (g + momentum · m  if
+        nesterov, else m)
 
-    A parameter without a gradient is left as it is, or with `decay_inactive` has a gradient of zero, so that weight decay
-    and momentum act on it. The rate is a tensor on the parameters' device, so that a recorded CUDA graph follows the
-    schedule.
+    A parameter without a gradient is left as it is, or with `decay_inactive` has a gradient of zero, so that
+    weight decay and momentum act on it. The rate is a tensor on the parameters' device, so that a recorded
+    CUDA graph follows the schedule.
     """
 
     def __init__(self, parameters: Iterable[Tensor], recipe: Recipe, *, decay_inactive: bool = False) -> None:
@@ -55,6 +56,11 @@ class SGD:
     def zero_grad(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+    def reset(self) -> None:
+        """Momentum starts anew."""
+        for momentum in self.momenta:
+            momentum.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         return {"momenta": self.momenta}
