@@ -28,18 +28,12 @@ from benchmarks.clock import Clock, Spent, peak_mb, report, since_start, timed
 from benchmarks.options import parse, parser
 from benchmarks.stand_in import as_if_trained
 from cdkd.config.params import load
-from cdkd.core.batch import Batch
-from cdkd.core.features import Features, Outputs
-from cdkd.core.schedule import Method, Weight
-from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.training.cohort import student_run
-from cdkd.training.environment import keep_freed_memory
-from cdkd.training.evaluation import Evaluation, Reference
-from cdkd.training.learner import STUDENT
-from cdkd.training.loop import needs_of
-from cdkd.training.objective import Parts
-from cdkd.training.run import Run
-from cdkd.training.setup import network
+from cdkd.core.features import Features
+from cdkd.core.schedule import Method, Term, Weight
+from cdkd.data.batches import Batch, Batches, Split, evaluation
+from cdkd.runs.cohort import keep_freed_memory
+from cdkd.training.evaluation import Examination, Reference
+from cdkd.training.loop import Run, network
 from cdkd.training.teacher import Teacher
 from cdkd.training.teacher_cache import TeacherCache
 
@@ -60,13 +54,13 @@ class Cohort(NamedTuple):
     """A cohort ready to train, its first epoch opened."""
 
     batches: Callable[[], Iterator[Batch]]  # from the first on, without end, epoch after epoch
-    features: Callable[[Batch], Features]  # the teacher's pass, or what the cache knows of it
+    features: Callable[[Batch], Features | None]  # the teacher's pass, or what the cache knows of it
     runs: list[Run]
     evaluate: Callable[[Run], Any]  # on the whole test split
 
 
 def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
-    """All that is known here of how this project builds a cohort: compare `cdkd.training.cohort.build_cohort`.
+    """All that is known here of how this project builds a cohort: compare `cdkd.runs.cohort.train_cohort`.
 
     Read of options: teacher, student, batch, precision, engine, cache, pixels, images, evaluate, methods (a list of names).
     """
@@ -85,32 +79,32 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     )
     sample = next(evaluation(test, recipe.augmentation, batch=2))
     runs = [
-        student_run(
+        Run(
             name,
-            network(options.student, shape, seed, device),
             always_on(params.method(name)),
             recipe,
+            network(options.student, shape, seed, device),
             seed,
             sample,
-            {"teacher": teacher},
+            teacher,
             folder / f"{seed}-{place}",
         )
         for place, name in enumerate(options.methods)
     ]
     if options.cache != "off":
-        if batches.crops is None:
+        if batches.views is None:
             raise SystemExit(f"no cache: {EXPERIMENT.stem} shows endlessly many views")
         some = next(evaluation(test, recipe.augmentation, recipe.batch)).images
         plenty = 1000.0  # gigabytes: the file is sparse and takes what is seen
         teacher.cache = TeacherCache(
-            folder / "cache", {"seed": seed}, len(train), batches.crops, plenty, teacher.without_maps, some
+            folder / "cache", {"seed": seed}, len(train), batches.views, plenty, teacher.without_maps, some
         )
         if not teacher.cache.exact:  # it would keep nothing, and the row of a table would claim that it did
             raise SystemExit("no cache: on this processor an answer depends on the images beside it")
     for run in runs:
         run.open_epoch()
-    needs = needs_of(runs, 0, "teacher")
-    exam = Evaluation(
+    needs = max(run.objective.needs(0) for run in runs)
+    exam = Examination(
         test,
         recipe,
         reference=Reference(
@@ -121,7 +115,7 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
         lambda: itertools.chain.from_iterable(batches.epoch(seed, epoch) for epoch in itertools.count()),
         lambda batch: teacher(batch, needs),
         runs,
-        lambda run: exam.row(run.learner.alone()),
+        lambda run: exam.row(run.model),
     )
 
 
@@ -133,18 +127,14 @@ def _split(source: images.Images, device: torch.device) -> Split:
 
 def always_on(method: Method) -> Method:
     """Every loss at work from the first step, as it is in most epochs: a gate that opens late would make its method look cheap."""
-    return Method({name: term._replace(weight=Weight(term.weight.value)) for name, term in method.items()})
+    return {name: Term(Weight(term.weight.value), term.options) for name, term in method.items()}
 
 
 def step(cohort: Cohort, batch: Batch) -> None:
     """One step of the loop in `cdkd.training.loop`."""
-    teachers = {"teacher": cohort.features(batch)}
-    parts: Parts = {}
+    features = cohort.features(batch)
     for run in cohort.runs:
-        run.learner.objective.add_parts(teachers, parts)
-    for run in cohort.runs:
-        run.learner.objective.before_step(batch)
-        run.step(batch, teachers, parts)
+        run.step(batch, features)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -204,10 +194,6 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     batches = cohort.batches()
     batch = next(batches)
     features = cohort.features(batch)
-    teachers = {"teacher": features}
-    parts: Parts = {}
-    for run in cohort.runs:
-        run.learner.objective.add_parts(teachers, parts)
     steps, repeats, tests = EPOCH / options.batch, options.steps, TEST / options.evaluate
     seconds = {
         "batches": steps * timed(lambda: next(batches), 10 * repeats),
@@ -220,8 +206,8 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "checkpoint": 0.0,
     }
     for run in cohort.runs:
-        whole = timed(lambda run=run: run.step(batch, teachers, parts), repeats)  # type: ignore[misc]
-        pieces = _pieces(run, batch, features, parts, repeats)
+        whole = timed(lambda run=run: run.step(batch, features), repeats)  # type: ignore[misc]
+        pieces = _pieces(run, batch, features, repeats)
         for name, spent in pieces.items():
             seconds[name] += steps * spent
         seconds["rest of the step"] += steps * (
@@ -239,41 +225,37 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _pieces(run: Run, batch: Batch, teacher: Features, parts: Parts, repeats: int) -> dict[str, float]:
+def _pieces(run: Run, batch: Batch, teacher: Features | None, repeats: int) -> dict[str, float]:
     """A student's step in three: the losses' gradient is taken at the student's features and handed to its own backward pass."""
 
-    learner, (optimiser,) = run.learner, run.learner.optimisers
-
     def losses() -> Features:
-        optimiser.zero_grad()
+        run.optimizer.zero_grad()
         cut = Features(*(_cut(part) for part in seen))
-        total, _ = learner.objective(Outputs({STUDENT: cut}), {"teacher": teacher}, batch, parts)
+        total, _ = run.objective(cut, teacher, batch.labels)
         total.backward()
         return cut
 
     def student() -> None:
-        optimiser.zero_grad()
+        run.optimizer.zero_grad()
         pairs = [
             (own, at.grad)
-            for own, at in zip(_flat(learner(batch.views).each[STUDENT]), wanted, strict=True)
+            for own, at in zip(_flat(run.forward(batch.images)), wanted, strict=True)
             if at.grad is not None
         ]
         torch.autograd.backward([own for own, _ in pairs], [gradient for _, gradient in pairs])
 
     with torch.no_grad():
-        seen = learner(batch.views).each[STUDENT]
+        seen = run.forward(batch.images)
     spent = {"losses": timed(losses, repeats)}
     wanted = _flat(losses())
     return spent | {
         "student forward + backward": timed(student, repeats),
-        "optimiser": timed(optimiser.step, repeats),
+        "optimiser": timed(run.optimizer.step, repeats),
     }
 
 
 def _cut(part: Any) -> Any:
     """A tensor, or a tuple of them, from which gradients go no further."""
-    if part is None:
-        return None
     return tuple(_cut(each) for each in part) if isinstance(part, tuple) else part.detach().requires_grad_()
 
 
@@ -295,7 +277,7 @@ def tracking(folder: Path, epochs: int = 40) -> float:
     tested = {"test_top1_error": 50.0, "test_top5_error": 20.0, "test_loss": 1.0}
 
     def view(name: str, count: int) -> None:
-        plan = RunPlan("benchmark", name, 0, {"network": name}, "")
+        plan = RunPlan("benchmark", name, 0, {"network": name})
         with Tracker(folder / "tracking", "benchmark", 0, [(plan, {})]) as tracker:
             for epoch in range(count):
                 tracker.epoch(plan.fingerprint, row | tested | {"epoch": epoch})

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cdkd.core.digest import digest
+from cdkd.core.group import Group
 from cdkd.core.schedule import TEACHER, Method, Recipe, Term, Weight
 
 
@@ -50,6 +51,17 @@ class RunSpec:
     def losses(self) -> tuple[str, ...]:
         return self.terms.losses
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All that it is made of: the networks that are trained, and the teacher."""
+        return networks_of(self.config["network"], self.terms, self.config["teacher"])
+
+
+def networks_of(network: str, method: Method, teacher: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Networks of a run: its own, or those of its method's group, and the teacher's; each once."""
+    own = (network,) if method.group is None else tuple(method.group.networks.values())
+    return tuple(dict.fromkeys((*own, *((teacher["network"],) if teacher else ()))))
+
 
 def plain_method(method: Method) -> dict[str, Any]:
     """A method as the values of a configuration; the inverse of `method_of`."""
@@ -63,7 +75,8 @@ def plain_method(method: Method) -> dict[str, Any]:
         }
         for name, term in sorted(method.items())
     }
-    return {"method": terms, "inactive": method.inactive}
+    group = {} if method.group is None else {"group": method.group.values()}
+    return {"method": terms, "inactive": method.inactive, **group}
 
 
 def method_of(config: Mapping[str, Any]) -> Method:
@@ -78,4 +91,5 @@ def method_of(config: Mapping[str, Any]) -> Method:
         )
         for name, term in config["method"].items()
     }
-    return Method(terms, config["inactive"])
+    group = Group.of(config["group"]) if "group" in config else None
+    return Method(terms, config["inactive"], group)

@@ -21,6 +21,7 @@ from cdkd.models import names
 PACKAGE = Path(__file__).parents[1]
 NAME = PACKAGE.name
 START = f"{NAME}.training.cohort"  # trains a cohort from its specifications
+GROUP = f"{NAME}.training.group"  # imported by its name where a run has several networks
 # Modules and subpackages that are not followed, each with the reason why it cannot change a result.
 EXCLUDED: Mapping[str, str] = {
     f"{NAME}.storage": "how files are written, locked and reported, not what is computed",
@@ -35,11 +36,14 @@ NETWORK_LIBRARIES = ("torchvision", "timm")
 
 
 @cache
-def code_digest(networks: tuple[str, ...], losses: tuple[str, ...]) -> str:
-    """Digest of the code that affects a run of these networks (its own and its teacher's) and losses."""
-    return digest_of(
-        closure((START, *(network_module(one) for one in networks), *(loss_module(one) for one in losses)))
-    )
+def code_digest(networks: tuple[str, ...], losses: tuple[str, ...], *, group: bool = False) -> str:
+    """Digest of the code that affects a run of these networks (its own and its teacher's) and losses.
+
+    group: whether it trains several networks
+    """
+    start = (START, GROUP) if group else (START,)
+    modules = (network_module(one) for network in networks for one in {network, names.plain(network)})
+    return digest_of(closure((*start, *modules, *(loss_module(one) for one in losses))))
 
 
 def network_module(network: str) -> str:
@@ -149,12 +153,11 @@ def _version(library: str) -> str | None:
 
 @cache
 def meaning(path: Path) -> str:
+    """Digest of what Python code does: its syntax tree without docstrings, the same on every Python from 3.11 on."""
     return meaning_of(path.read_text(encoding="utf-8"))
 
 
 def meaning_of(source: str) -> str:
-    """Digest of what Python code does: its syntax tree without docstrings, the same on every Python from 3.11 on."""
-
     def plain(node: Any) -> Any:
         if isinstance(node, ast.AST):
             # empty fields are left out: newer Pythons add fields, which older code leaves empty
@@ -174,9 +177,3 @@ def _is_docstring(node: Any) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
-
-
-def _forget() -> None:
-    """Read the sources anew."""
-    for remembered in (code_digest, _imports, _tree, meaning):
-        remembered.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cdkd.core.run_spec import RunSpec, plain_method
+from cdkd.core.run_spec import RunSpec, networks_of, plain_method
 from cdkd.core.schedule import TEACHER, Method, Term, Weight
 from cdkd.data.prepared import Meta
 from cdkd.runs.code_digest import code_digest
@@ -46,14 +46,17 @@ def variant_plan(
     judged_on: str = "test",
 ) -> RunSpec:
     """A student of a method or recipe that params.yaml does not name: a search's."""
-    config = _config(data, params.student.network, seed, training, method)
+    group = method.group
+    own = params.student.network if group is None else group.networks[group.deployed]
+    config = _config(data, own, seed, training, method)
     config["data"]["judged_on"] = judged_on
     config["teacher"] = {
         "network": params.teacher.network,
         "weights_sha256": teacher.result["weights_sha256"],
         "batchnorm": params.teacher.batchnorm,
     }
-    code = code_digest((params.student.network, params.teacher.network), method.losses)
+    networks = networks_of(own, method, config["teacher"])
+    code = code_digest(networks, method.losses, **({} if group is None else {"group": True}))
     return RunSpec(params.experiment, name, seed, config, code)
 
 
@@ -65,9 +68,8 @@ def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Ite
 
 def code_of(spec: RunSpec) -> str:
     """The digest of this checkout's code for a run. Raises KeyError for a loss or network that is not here."""
-    teacher = spec.config["teacher"]
-    networks = (spec.config["network"], *((teacher["network"],) if teacher else ()))
-    return code_digest(networks, spec.losses)
+    group = {"group": True} if spec.terms.group is not None else {}
+    return code_digest(spec.networks, spec.losses, **group)
 
 
 def _config(data: Meta, network: str, seed: int, training: Training, method: Method) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -28,7 +29,7 @@ from cdkd.training.run import Run
 from cdkd.training.setup import (
     CacheSettings,
     evaluation_of,
-    network,
+    networks,
     split,
     teacher_of,
     training_cache,
@@ -69,7 +70,8 @@ class Cohort:
 
     def result(self, run: Run, weights: bytes) -> dict[str, Any]:
         """See `Record.result`."""
-        return result_of(weights, run.learner.alone(), self.meta.image, run.history, self.evaluation)
+        found = result_of(weights, run.learner.alone(), self.meta.image, run.history, self.evaluation)
+        return found | run.learner.training_cost(self.meta.image)
 
 
 def build_cohort(
@@ -103,7 +105,7 @@ def build_cohort(
     data = DataInfo(len(training), len(meta.classes), training.labels, recipe.batch)
     runs = []
     for spec in specs:
-        model = network(spec.config["network"], spec.config["data"], spec.seed, device)
+        model = networks(spec, device)
         key = spec.fingerprint
         folder = checkpoint_folder(key)
         made = student_run(
@@ -118,7 +120,7 @@ def build_cohort(
 
 def student_run(
     key: str,
-    model: nn.Module,
+    model: nn.Module | Mapping[str, nn.Module],
     method: Method,
     recipe: Recipe,
     seed: int,
@@ -128,13 +130,17 @@ def student_run(
     environment: Mapping[str, Any] = MappingProxyType({}),
     data: DataInfo | None = None,
 ) -> Run:
-    """A run of one network, resumed from its checkpoint where there is one.
+    """A run of one network, or of those of the method's group; resumed from its checkpoint where there is one.
 
     key: the run's fingerprint; sample: a batch, for the shapes of features; folder: of the checkpoints
     """
     read = reduce(or_, (loss_class(loss).needs for loss in method.losses), Needs.MAPS)
     shapes = {name: teacher(sample, read) for name, teacher in teachers.items()}
-    learner = Learner({STUDENT: model}, method, recipe, sample, shapes, seed, data=data)
+    if isinstance(model, nn.Module):
+        learner = Learner({STUDENT: model}, method, recipe, sample, shapes, seed, data=data)
+    else:  # imported by its name, so that its code counts for runs of several networks alone
+        kind = importlib.import_module("cdkd.training.group").GroupLearner
+        learner = kind(model, method.group, method, recipe, sample, shapes, seed, data=data)
     run = Run(key, learner, recipe, folder, environment)
     run.resume()
     return run

@@ -16,6 +16,7 @@ from cdkd.core.needs import Needs
 from cdkd.core.schedule import Method, Recipe
 from cdkd.losses.base import loss_class
 from cdkd.models.forward import Forward
+from cdkd.training.evaluation import Evaluation, Row
 from cdkd.training.objective import Objective, Parts
 from cdkd.training.optimiser import SGD
 
@@ -27,8 +28,11 @@ class Learner(nn.Module):
 
     deployed: the network that is evaluated as the result and exported
     phases: the networks that one backward pass and one step of the optimiser update, phase by phase
-    draws: batches that one update of all phases takes; with as many draws as phases each phase has a batch of its own
+    draws: batches that one update of all phases takes; with as many draws as phases each phase has a batch of
+    its own views: augmented pictures of each image that it reads
     """
+
+    views = 1
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Learner(nn.Module):
         """sample: a batch, for the shapes of features; teachers: their features of it; data: of the training set"""
         super().__init__()
         self.networks = nn.ModuleDict(networks)
-        self.deployed, self.draws = deployed, draws
+        self.deployed, self.draws, self.recipe = deployed, draws, recipe
         self.phases = tuple(tuple(phase) for phase in phases or (tuple(networks),))
         self.passes = {name: Forward(network, recipe) for name, network in networks.items()}
         self.needs = Needs.NOTHING  # what active losses read of the networks
@@ -84,6 +88,8 @@ class Learner(nn.Module):
         self.needs = self.objective.needs_of_networks()
         for optimiser in self.optimisers:
             optimiser.rate.fill_(learning_rate)
+            if self.recipe.momentum_at_milestones == "reset" and epoch in self.recipe.milestones:
+                optimiser.reset()
 
     def forward(self, views: Sequence[Tensor]) -> Outputs:
         return Outputs({name: forward(views[0], self.needs) for name, forward in self.passes.items()})
@@ -106,6 +112,14 @@ class Learner(nn.Module):
     def alone(self, name: str | None = None) -> nn.Module:
         """One network, as `build` makes it; without a name the deployed one."""
         return self.networks[name or self.deployed]
+
+    def metrics(self, evaluation: Evaluation) -> Row:
+        """What a row of the history says besides, of more than the deployed network."""
+        return {}
+
+    def training_cost(self, image: tuple[int, int, int]) -> dict[str, Any]:
+        """What a result says besides, of more than the deployed network. image: (H, W, C)"""
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {"learner": self.state_dict(), "optimisers": [one.state_dict() for one in self.optimisers]}

@@ -1,7 +1,7 @@
 """The one training loop: a cohort of runs on one stream of batches and one pass of the teacher.
 
-A run's result is the same bits alone and in any cohort: everything random is a function of (seed, epoch, step), and the
-runs share nothing but the batch and what is computed of the frozen teachers.
+A run's result is the same bits alone and in any cohort: everything random is a function of (seed, epoch,
+step), and the runs share nothing but the batch and what is computed of the frozen teachers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def train(
     """Train every run of the cohort to its end. Runs resumed at different epochs join when theirs comes; one in which torch
     raises an error is left with `failed` set, and the others go on.
 
-    checkpoint_seconds: least time between checkpoints, which are made between epochs; on_epoch: called after each epoch of
-    each run; stop: asked after each epoch, and where it is true all runs are saved as they are
+    checkpoint_seconds: least time between checkpoints, which are made between epochs; on_epoch: called after
+    each epoch of each run; stop: asked after each epoch, and where it is true all runs are saved as they are
     """
     saved = time.monotonic()
     step, recorded = None, None
@@ -46,11 +46,10 @@ def train(
             continue
         for run in active:
             run.open_epoch()
-        objectives = [(run.key, run.learner.objective) for run in active]
-        computed = [(key, objective.active, objective.phases) for key, objective in objectives]
-        if step is None or recorded != computed:  # a recorded step serves until other losses are active, or other phases of them
+        computed = [(run.key, run.learner.objective.active) for run in active]
+        if step is None or recorded != computed:  # a recorded step serves until other losses are active
             step, recorded = cohort_step(active, teachers, epoch, batches), computed
-        for batch in batches.epoch(seed, epoch):
+        for batch in batches.epoch(seed, epoch, max(run.learner.views for run in active)):
             for run in active:
                 run.learner.objective.before_step(batch)
             step(batch)

@@ -47,6 +47,9 @@ class Run:
         # sums over an epoch stay on the device: one synchronisation an epoch
         device = next(learner.parameters()).device
         self._sums = {name: torch.zeros((), device=device) for name in (*learner.objective.names, WRONG)}
+        self._images = [0] * len(
+            learner.phases
+        )  # that each phase has seen in the epoch, where they have own batches
 
     def resume(self) -> None:
         """Continue from the last checkpoint, where there is one."""
@@ -70,6 +73,7 @@ class Run:
         self.learner.open_epoch(self.epoch, self.recipe.learning_rate_at(self.epoch))
         for total in self._sums.values():
             total.zero_()
+        self._images = [0] * len(self._images)
 
     def step(self, batch: Batch, teachers: Mapping[str, Features], parts: Parts) -> None:
         """One update of every phase; with several draws, of the phase whose batch this is."""
@@ -80,23 +84,27 @@ class Run:
             learner.step(phase)
             for name, value in losses.items():
                 self._sums[name].add_(value, alpha=len(batch.labels))
+            self._images[phase] += len(batch.labels)
         wrong = (outputs.each[learner.deployed].logits.detach().argmax(1) != batch.labels).sum()
         self._sums[WRONG].add_(wrong)
 
     def close_epoch(self, images: int, evaluation: Evaluation) -> Row | None:
         """The epoch's row of the history, after so many images; None, and `diverged` set, where a number is not finite."""
-        means = {name: self._sums[name].item() / images for name in (*self.learner.objective.active, WRONG)}
+        means = {
+            name: self._sums[name].item() / self._counted(name, images)
+            for name in self.learner.objective.active
+        }
+        means[WRONG] = self._sums[WRONG].item() / images
         learning_rate = self.recipe.learning_rate_at(self.epoch)
         bad = [f"loss {name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if not bad and not all(bool(torch.isfinite(p).all()) for p in self.learner.parameters()):
             bad = ["a weight is not finite"]
-        metrics = (
-            {} if bad else evaluation.row(self.learner.alone())
-        )  # BatchNorm may overflow in eval mode alone
+        # BatchNorm may overflow in eval mode alone
+        metrics = {} if bad else evaluation.row(self.learner.alone()) | self.learner.metrics(evaluation)
         bad += [
             f"{name} is {value}"
             for name, value in metrics.items()
-            if not torch.tensor(value).isfinite().all()
+            if not torch.tensor(list(value.values()) if isinstance(value, dict) else value).isfinite().all()
         ]
         if bad:
             self.diverged = Diverged(
@@ -116,6 +124,17 @@ class Run:
         }
         self.history.append(row | metrics)
         return self.history[-1]
+
+    def _counted(self, name: str, images: int) -> int:
+        """Of how many images a loss's sum is, after an epoch of so many: one of a phase's network is computed in that phase."""
+        phases, network = self.learner.phases, self.learner.objective.losses[name].network
+        if self.learner.draws == 1:
+            return images * (len(phases) if network is None else 1)
+        return (
+            images
+            if network is None
+            else max(1, sum(n for n, one in zip(self._images, phases, strict=True) if network in one))
+        )
 
     def save(self) -> None:
         state = self.learner.state() | {"history": self.history, "environments": self.environments}

@@ -34,12 +34,26 @@ class CacheSettings:
     code: str
 
 
-def network(name: str, data: Mapping[str, Any], seed: int, device: torch.device) -> nn.Module:
+def network(
+    name: str, data: Mapping[str, Any], seed: int, device: torch.device, stream: str = "initial weights"
+) -> nn.Module:
     """A network for these classes and channels, initialised from the seed: the same for every method of a seed."""
     with torch.random.fork_rng():
-        torch.manual_seed(stream_seed("initial weights", seed))
+        torch.manual_seed(stream_seed(stream, seed))
         model = build(name, data["classes"], data["image"][2])
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def networks(spec: RunSpec, device: torch.device) -> nn.Module | dict[str, nn.Module]:
+    """The network of a run, or those of its group: of these the deployed one starts as a lone student does."""
+    config, group = spec.config, spec.terms.group
+    if group is None:
+        return network(config["network"], config["data"], spec.seed, device)
+    made = {}
+    for name, kind in group.networks.items():
+        own = {} if name == group.deployed else {"stream": f"initial weights of {name}"}
+        made[name] = network(kind, config["data"], spec.seed, device, **own)
+    return made
 
 
 def training_split(folder: Path, meta: Meta, device: torch.device, judged_on: str = "test") -> Split:

@@ -1,0 +1,198 @@
+"""`group:` of a method: the networks that it trains together, checked alone and together with the method's terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from cdkd.config.faults import Faults, show, suggest
+from cdkd.config.schema import Section
+from cdkd.core.group import Group
+from cdkd.core.schedule import TEACHER, Term
+from cdkd.losses import signature
+from cdkd.models import names
+
+Place = tuple[Any, ...]
+STUDENT, EMA = "student", "ema"
+NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+MOST = 16
+EXAMPLE = "{branches: 3, after: 2} or {networks: [student, student]}"
+WHAT = {  # what a loss may require of a group, and how a group gets it
+    "shared": "branches of one trunk: branches and after",
+    "ema": "moving averages: ema, such as ema: 0.999",
+    "branches": "two networks with branches inside: networks, such as [resnet20+css3, resnet8+css3]",
+}
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+
+
+class GroupSection(Section):
+    """Either networks, which may share their first stages, or branches: the student's network so many times on one trunk.
+
+    networks: a list (their names are then peer0, peer1, ...), or names with networks; `student` is the
+    student's share: what networks have in common: stem, or so many stages after it after: the stages after
+    the stem that branches have in common For the rest see `core.group.Group`.
+    """
+
+    networks: list[str] | dict[str, str] | None = None
+    branches: Count | None = None
+    after: Annotated[int, Field(ge=0)] | None = None
+    share: Literal["stem"] | Annotated[int, Field(ge=1)] | None = None
+    deploy: str | None = None
+    gradient: Literal["sum", "mean"] = "sum"
+    update: Literal["together", "alternate"] = "together"
+    batches: Literal["same", "fresh"] = "same"
+    views: Count = 1
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    evaluate: Literal["network", "ema"] = "network"
+    classifiers: Literal["own", "equal"] = "own"
+
+
+def group_of(value: Any, place: Place, student: str | None, faults: Faults) -> Group | None:
+    """student: the student's network, None where that is faulty. Returns None, and notes why, where the group is faulty."""
+    before = len(faults.found)
+    section: GroupSection | None = faults.section(GroupSection, value, place)
+    if section is None:
+        return None
+    networks = _networks(section, place, student, faults)
+    if len(faults.found) > before:
+        return None
+    deployed = section.deploy or next(iter(networks))
+    if isinstance(section.networks, dict) and section.deploy is None:
+        faults.add(
+            (*place, "deploy"), f"missing; expected the network that is the result: {_one_of(networks)}"
+        )
+    elif deployed not in networks:
+        what = f"no network {show(deployed)}{suggest(deployed, networks)}; expected {_one_of(networks)}"
+        faults.add((*place, "deploy"), what)
+    shared = 0 if section.share == "stem" else section.after if section.branches else section.share
+    group = Group(
+        networks,
+        deployed,
+        shared,
+        section.gradient,
+        section.update,
+        section.batches,
+        section.views,
+        section.ema,
+        section.evaluate,
+        section.classifiers,
+    )
+    _check_fields(group, place, faults)
+    return group if len(faults.found) == before else None
+
+
+def _networks(section: GroupSection, place: Place, student: str | None, faults: Faults) -> dict[str, str]:
+    """The networks by their names."""
+    own = student or names.NETWORKS[0]  # an unknown student is a fault of its own
+    if (section.networks is None) == (section.branches is None):
+        found = (
+            "networks together with branches"
+            if section.networks is not None
+            else "neither networks nor branches"
+        )
+        faults.add(place, f"{found}; expected one of the two, such as {EXAMPLE}")
+        return {}
+    if section.branches is not None:
+        if section.after is None:
+            faults.add(
+                (*place, "after"), "missing; expected the number of stages that the branches have in common"
+            )
+        if section.share is not None:
+            faults.add((*place, "share"), f"{section.share}; branches say after, how many stages are common")
+        return {f"peer{i}": own for i in range(section.branches)}
+    if section.after is not None:
+        faults.add((*place, "after"), f"{section.after}; networks say share, what they have in common")
+    given = section.networks or {}
+    if not 1 <= len(given) <= MOST:
+        faults.add((*place, "networks"), f"{len(given)} networks; expected 1 to {MOST}")
+    pairs = given.items() if isinstance(given, dict) else ((f"peer{i}", one) for i, one in enumerate(given))
+    networks = {name: own if network == STUDENT else network for name, network in pairs}
+    for index, (name, network) in enumerate(networks.items()):
+        where = (*place, "networks", name if isinstance(given, dict) else index)
+        if not NETWORK_NAME.fullmatch(name) or name in (TEACHER, EMA):
+            faults.add(
+                where, f"{show(name)} is no name of a network; expected a-z, 0-9, _, and not teacher or ema"
+            )
+        if network not in names.NETWORKS:
+            faults.add(
+                where,
+                f"unknown network {show(network)}{suggest(network, names.NETWORKS)}; expected {STUDENT}"
+                f" or one of {', '.join(names.NETWORKS)}",
+            )
+    return networks
+
+
+def _check_fields(group: Group, place: Place, faults: Faults) -> None:
+    """What the fields say together."""
+    count = len(group.networks)
+    if group.shared is not None:
+        least = min(names.stages(network) for network in group.networks.values())
+        if group.shared >= least:
+            field = "after" if len(set(group.networks.values())) == 1 else "share"
+            faults.add(
+                (*place, field),
+                f"{group.shared}; expected at most {least - 1}: the network has {least} stages",
+            )
+        if group.update == "alternate":
+            faults.add(
+                (*place, "update"), "alternate; expected together, as the networks have a part in common"
+            )
+    elif group.gradient == "mean":
+        faults.add(
+            (*place, "gradient"), "mean; expected a part that the networks have in common (after or share)"
+        )
+    if group.views not in (1, count):
+        faults.add((*place, "views"), f"{group.views}; expected 1, or {count}, one for each network")
+    if group.evaluate == EMA and group.ema is None:
+        faults.add((*place, "evaluate"), "ema; expected ema, the decay of the moving averages, beside it")
+    if group.batches == "fresh" and group.update != "alternate":
+        faults.add((*place, "batches"), "fresh; expected update: alternate beside it")
+    if group.classifiers == "equal" and len(set(group.networks.values())) > 1:
+        faults.add((*place, "classifiers"), "equal; expected networks that are all the same")
+
+
+def check_terms(terms: Mapping[str, Term], group: Group | None, place: Place, faults: Faults) -> None:
+    """What terms and networks say together: losses of several networks, and what each of them requires."""
+    several = [name for name, term in terms.items() if signature.is_group(term.loss)]
+    if group is None:
+        for name in several:
+            faults.add(
+                (*place, name),
+                f"{terms[name].loss} is a loss of several networks; expected group, such as {EXAMPLE}",
+            )
+        return
+    networks = tuple(group.networks)
+    apart = any(term.of is not None or term.source != TEACHER for term in terms.values())
+    if len(networks) > 1 and not several and not apart:
+        what = "no loss reads a second network; expected a loss such as mutual, or a term with of or from"
+        faults.add((*place, "group"), what)
+    gives = {"shared": group.shared is not None, EMA: group.ema is not None, "branches": _branched(group)}
+    for name, term in terms.items():
+        for wanted in signature.requires(term.loss):
+            if not gives[wanted]:
+                faults.add((*place, "group"), f"{term.loss} needs {WHAT[wanted]}")
+        if term.source == EMA and group.ema is None:
+            faults.add((*place, name, "from"), f"ema; expected {WHAT[EMA]}")
+        leader = term.options.get("leader")
+        if leader is not None and leader not in networks:
+            what = f"no network {show(leader)}{suggest(str(leader), networks)}; expected {_one_of(networks)}"
+            faults.add((*place, name, "leader"), what)
+        if group.update == "alternate" and name in several and term.options.get("detach") is False:
+            faults.add(
+                (*place, name, "detach"),
+                "false; expected true where networks are updated one after the other",
+            )
+
+
+def _branched(group: Group) -> bool:
+    return len(group.networks) == 2 and all(
+        network in names.CSS_NETWORKS for network in group.networks.values()
+    )
+
+
+def _one_of(networks: Mapping[str, str] | tuple[str, ...]) -> str:
+    return " or ".join(networks)
