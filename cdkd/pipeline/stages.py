@@ -148,7 +148,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
     if params.search:
-        from cdkd.search.run import kept, studied, workers
+        from cdkd.search.study import kept, studied, workers
 
         data = read_meta(data_folder(params))
         record = trained_teacher(params, data)

@@ -8,7 +8,7 @@ from cdkd.config.faults import suggest
 from cdkd.config.params import Params
 from cdkd.core.errors import BadParams
 from cdkd.search import database
-from cdkd.search.run import ADDRESS
+from cdkd.search.study import ADDRESS
 from cdkd.tracking.server import HOST, free_port
 
 

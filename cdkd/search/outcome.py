@@ -16,7 +16,7 @@ from cdkd.runs.store import Store
 from cdkd.runs.study_record import Result, Trial
 from cdkd.runs.tuned_methods import decisive
 from cdkd.search import database, propose
-from cdkd.search.run import ADDRESS, workers
+from cdkd.search.study import ADDRESS, workers
 from cdkd.search.worker import ERROR, REASON, Worker
 from cdkd.storage.files import digest
 

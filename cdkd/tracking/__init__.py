@@ -4,8 +4,8 @@ The records are the truth and MLflow a mirror that may fail, be deleted or lag: 
 result. MLflow is imported in this folder only, and only once something is to be written.
 """
 
-from cdkd.tracking.apart import Apart, settle
-from cdkd.tracking.live import Tracker
+from cdkd.tracking.subprocess_tracker import Apart, settle
+from cdkd.tracking.tracker import Tracker
 from cdkd.tracking.records import describe, experiment_id, rebuild
 from cdkd.tracking.studies import tell_study
 from cdkd.tracking.view import number, uri

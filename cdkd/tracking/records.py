@@ -11,7 +11,7 @@ from typing import Any
 from cdkd.core.errors import CdkdError
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
-from cdkd.tracking import form, story
+from cdkd.tracking import experiment_page, fields
 from cdkd.tracking.view import View, complete, uri
 
 PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, not a training
@@ -37,7 +37,7 @@ def rebuild(
                 view = View(root, record.experiment, PATIENCE)
                 views[record.experiment] = (
                     view,
-                    {run.data.tags.get(form.FINGERPRINT, "") for run in view.search() if complete(run)},
+                    {run.data.tags.get(fields.FINGERPRINT, "") for run in view.search() if complete(run)},
                 )
             view, done = views[record.experiment]
             current.setdefault((record.experiment, record.method, str(record.seed)), record.fingerprint)
@@ -48,7 +48,7 @@ def rebuild(
                 found = view.find(record.fingerprint)
                 if found is not None and complete(found):
                     continue
-                start, _ = form.times(record)
+                start, _ = fields.times(record)
                 view.finish(view.open(record, record.circumstances, start), record, more)
             created, completed = created + (found is None), completed + (found is not None)
             done.add(record.fingerprint)
@@ -71,7 +71,7 @@ def describe(root: Path, experiment: str, report: str, metrics: Mapping[str, Any
         view = View(root, experiment, PATIENCE)
         with view.locked():
             view.client.set_experiment_tag(
-                view.experiment, story.NOTE, story.note(experiment, report, metrics or {})
+                view.experiment, experiment_page.NOTE, experiment_page.note(experiment, report, metrics or {})
             )
 
 
@@ -94,14 +94,16 @@ def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
             if method is not None and method != TEACHER:
                 if method not in groups:
                     groups[method] = view.group(method, run.info.start_time).info.run_id
-                view.mark(run, form.PARENT, groups[method])
+                view.mark(run, fields.PARENT, groups[method])
             if fingerprint is not None and complete(run):
                 view.mark(
-                    run, form.CURRENT, "yes" if run.data.tags.get(form.FINGERPRINT) == fingerprint else "no"
+                    run,
+                    fields.CURRENT,
+                    "yes" if run.data.tags.get(fields.FINGERPRINT) == fingerprint else "no",
                 )
         runs = view.search()
-        for parent in (run for run in runs if form.GROUP in run.data.tags):
-            children = [run for run in runs if run.data.tags.get(form.PARENT) == parent.info.run_id]
+        for parent in (run for run in runs if fields.GROUP in run.data.tags):
+            children = [run for run in runs if run.data.tags.get(fields.PARENT) == parent.info.run_id]
             if children:
                 view.settle(parent, children)
             else:

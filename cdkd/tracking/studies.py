@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdkd.runs.study_record import Result, setting_text
-from cdkd.tracking import form
+from cdkd.tracking import fields
 from cdkd.tracking.records import PATIENCE, readable
 from cdkd.tracking.view import View
 
@@ -32,7 +32,11 @@ def tell_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
             )
             missing = [trial for trial in study.trials if str(trial.number) not in known]
             for trial in missing:
-                tags = {TRIAL: str(trial.number), form.PARENT: parent.info.run_id, form.STATUS: trial.state}
+                tags = {
+                    TRIAL: str(trial.number),
+                    fields.PARENT: parent.info.run_id,
+                    fields.STATUS: trial.state,
+                }
                 run = _create(
                     view,
                     study,
@@ -96,6 +100,6 @@ def _log(
         for step, value in enumerate(curve)
     ]
     points += [view._metric(name, value, now, 0) for name, value in numbers.items()]
-    for place in range(0, len(points), form.MOST_METRICS):
-        view.client.log_batch(key, metrics=points[place : place + form.MOST_METRICS])
+    for place in range(0, len(points), fields.MOST_METRICS):
+        view.client.log_batch(key, metrics=points[place : place + fields.MOST_METRICS])
     view.client.log_batch(key, params=[view._param(name, str(value)) for name, value in params.items()])

@@ -15,7 +15,7 @@ from typing import Any
 
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
-from cdkd.tracking import form, story
+from cdkd.tracking import experiment_page, fields
 
 # A telemetry switch of its own is honoured only as "true"; a dead server may not stall longer than seconds.
 FORCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -119,7 +119,7 @@ class View:
                 (folder(self.root) / "artifacts").as_uri() if self.database else None
             )  # else the server's own
             key: str = self.client.create_experiment(name, artifact_location=place)
-            self.client.set_experiment_tag(key, story.NOTE, NOTE.format(experiment=name))
+            self.client.set_experiment_tag(key, experiment_page.NOTE, NOTE.format(experiment=name))
             return key
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
@@ -149,15 +149,15 @@ class View:
         """The parent of a method's runs. It has no tag `method`: means over a method's runs must not count it."""
         if found := self.search(cdkd__group=method):
             return found[0]
-        tags = {form.GROUP: method, "mlflow.source.name": "cdkd", "mlflow.source.type": "LOCAL"}
+        tags = {fields.GROUP: method, "mlflow.source.name": "cdkd", "mlflow.source.type": "LOCAL"}
         return self.client.create_run(self.experiment, start_time=start, run_name=method, tags=tags)
 
     def tell(self, methods: Iterable[str]) -> None:
         """Have the page open on these methods and those it knows."""
-        old = self.client.get_experiment(self.experiment).tags.get(story.VIEW)
-        new = story.view({*methods, *story.methods(old)})
+        old = self.client.get_experiment(self.experiment).tags.get(experiment_page.VIEW)
+        new = experiment_page.view({*methods, *experiment_page.methods(old)})
         if new != old:
-            self.client.set_experiment_tag(self.experiment, story.VIEW, new)
+            self.client.set_experiment_tag(self.experiment, experiment_page.VIEW, new)
 
     def settle(self, parent: Any, children: list[Any]) -> None:
         """End a group whose runs have all ended."""
@@ -173,25 +173,25 @@ class View:
             self.client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
 
-    def open(self, run: form.Named, circumstances: Mapping[str, Any], start: int | None = None) -> str:
+    def open(self, run: fields.Named, circumstances: Mapping[str, Any], start: int | None = None) -> str:
         """The run, RUNNING: the one that exists, or a new one; others of its method and seed are current no more. A teacher's
         stands alone, any other below its method's."""
-        tags = form.tags(run, circumstances) | {form.CURRENT: "yes"}
+        tags = fields.tags(run, circumstances) | {fields.CURRENT: "yes"}
         if run.method != TEACHER:
             tags |= {
-                form.PARENT: self._running(
-                    self.group(run.method, form.apart(run.method, circumstances, start))
+                fields.PARENT: self._running(
+                    self.group(run.method, fields.apart(run.method, circumstances, start))
                 )
             }
         found = self.find(run.fingerprint)
         if found is None:
             found = self.client.create_run(
-                self.experiment, start_time=start, run_name=form.name(run), tags=tags
+                self.experiment, start_time=start, run_name=fields.name(run), tags=tags
             )
         key = self._running(found)
         for other in self.search(method=run.method, seed=str(run.seed)):
-            self.mark(other, form.CURRENT, "yes" if other.info.run_id == key else "no")
-        params, files = form.params(run)
+            self.mark(other, fields.CURRENT, "yes" if other.info.run_id == key else "no")
+        params, files = fields.params(run)
         items = [self._param(name, value) for name, value in params.items()]
         for place in range(0, len(items), 90):
             self.client.log_batch(
@@ -206,15 +206,17 @@ class View:
         if run.data.tags.get(tag) != value:
             self.client.set_tag(run.info.run_id, tag, value)
 
-    def log(self, key: str, rows: form.Rows) -> None:
+    def log(self, key: str, rows: fields.Rows) -> None:
         """Log the epochs that the run lacks, each whole: `log_batch` is one transaction, and none is split over two."""
         there = {metric.step for metric in self.client.get_metric_history(key, "learning_rate")}
         batch: list[Any] = []
         for row, when in rows:
             if row["epoch"] in there:
                 continue
-            new = [self._metric(name, value, when, row["epoch"]) for name, value in form.metrics(row).items()]
-            if len(batch) + len(new) > form.MOST_METRICS:
+            new = [
+                self._metric(name, value, when, row["epoch"]) for name, value in fields.metrics(row).items()
+            ]
+            if len(batch) + len(new) > fields.MOST_METRICS:
                 self.client.log_batch(key, metrics=batch)
                 batch = []
             batch += new
@@ -225,17 +227,19 @@ class View:
     def finish(self, key: str, record: Record, extras: Mapping[str, bytes]) -> None:
         """Everything of a finished run that is not there yet; its end comes last, so that an incomplete run shows as one."""
         now = round(1000 * time.time())
-        self.log(key, form.timed(record, now))
+        self.log(key, fields.timed(record, now))
         run = self.client.get_run(key)
         have, end = (
             run.data.metrics,
-            max(form.times(record)[1] or now, run.info.start_time),
+            max(fields.times(record)[1] or now, run.info.start_time),
         )  # a short run may end before its view was begun
         step = record.history[-1]["epoch"] if record.history else 0
-        final = {name: value for name, value in form.final_metrics(record).items() if name not in have}
-        tags = {form.STATUS: record.status} | ({"cdkd.reason": record.reason[:4000]} if record.reason else {})
+        final = {name: value for name, value in fields.final_metrics(record).items() if name not in have}
+        tags = {fields.STATUS: record.status} | (
+            {"cdkd.reason": record.reason[:4000]} if record.reason else {}
+        )
         with tempfile.TemporaryDirectory() as place:
-            for name, content in form.files(record, extras).items():
+            for name, content in fields.files(record, extras).items():
                 path = Path(place, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
@@ -284,4 +288,4 @@ def _create(address: str, path: Path) -> None:
 
 
 def complete(run: Any) -> bool:
-    return run.info.status in ("FINISHED", "FAILED") and form.STATUS in run.data.tags
+    return run.info.status in ("FINISHED", "FAILED") and fields.STATUS in run.data.tags

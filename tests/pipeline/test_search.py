@@ -24,7 +24,8 @@ from cdkd.pipeline import stages
 from cdkd.report.collect import collect
 from cdkd.runs import study_record
 from cdkd.runs.study_record import Result
-from cdkd.search import propose, run
+from cdkd.search import propose
+from cdkd.search import study as search_study
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
@@ -270,9 +271,9 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
     other = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(once))
     teacher = stages.trained_teacher(once, data)
-    assert run.kept(once, "small", data, teacher) == study(whole)
+    assert search_study.kept(once, "small", data, teacher) == study(whole)
     assert (
-        run.kept(other, "small", data, teacher) is None
+        search_study.kept(other, "small", data, teacher) is None
     )  # another key: nothing of the first is taken for it
     (own, *others), (base, *rest) = (
         propose.settings(params.search["small"], [], 3) for params in (once, other)
@@ -289,7 +290,10 @@ def test_a_study_by_another_name_is_the_same(whole: Path, tmp_path: Path) -> Non
     )
     params = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(params))
-    found, once = run.kept(params, "renamed", data, stages.trained_teacher(params, data)), study(whole)
+    found, once = (
+        search_study.kept(params, "renamed", data, stages.trained_teacher(params, data)),
+        study(whole),
+    )
     assert found is not None
     assert (found.name, found.method) == ("renamed", "edt_best")
     assert (found.key, found.trials) == (once.key, once.trials)
@@ -335,16 +339,16 @@ def test_a_damaged_database_is_one_line_and_costs_no_training(
         path.write_bytes({"text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
     said = ""
     try:
-        run.studied(params, "small", data, teacher)
+        search_study.studied(params, "small", data, teacher)
     except BadStudy as fault:
         said = str(fault)
         path.unlink()
-        run.studied(params, "small", data, teacher)
+        search_study.studied(params, "small", data, teacher)
     if damage != "half":  # which SQLite may take for a database
         assert f"{path}: " in said
     assert "\n" not in said
     assert "epoch" not in capfd.readouterr().out  # the runs are in the store
-    assert run.kept(params, "small", data, teacher) == study(whole)
+    assert search_study.kept(params, "small", data, teacher) == study(whole)
 
 
 FAULTS = [

@@ -25,7 +25,7 @@ from cdkd import tracking
 from cdkd.core.errors import CdkdError
 from cdkd.runs.record import Record
 from cdkd.runs.specification import RunPlan
-from cdkd.tracking import form, server, story
+from cdkd.tracking import experiment_page, fields, server
 from tests.waiting import PATIENCE, wait_until
 
 CIRCUMSTANCES = {
@@ -315,7 +315,8 @@ def test_the_page_opens_on_current_runs_grouped_by_method(root: Path) -> None:
         chart["metricKey"] for chart in view["compareRunCharts"]
     }
     assert (
-        len(story.view([f"{'x' * 60}{number:04}" for number in range(1000)])) <= story.LONGEST_NOTE
+        len(experiment_page.view([f"{'x' * 60}{number:04}" for number in range(1000)]))
+        <= experiment_page.LONGEST_NOTE
     )  # such a tag's bound
 
 
@@ -533,7 +534,7 @@ def test_a_long_param_becomes_a_file(root: Path) -> None:
     assert run.data.params["names"] == "in the artifact params/names.json"
     assert (
         len((root / ".cdkd/mlflow/artifacts" / run.info.run_id / "artifacts/params/names.json").read_text())
-        > form.LONGEST_PARAM
+        > fields.LONGEST_PARAM
     )
 
 

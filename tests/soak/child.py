@@ -170,9 +170,9 @@ def _arm_follower(trap: Trap) -> None:
 
 def _fork_again(trap: Trap) -> None:
     from cdkd.pipeline import scheduler
-    from cdkd.tracking import apart
+    from cdkd.tracking import subprocess_tracker
 
-    scheduler.subprocess = apart.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
+    scheduler.subprocess = subprocess_tracker.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
 
 
 def _spoil() -> None:

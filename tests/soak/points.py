@@ -129,7 +129,7 @@ def arm(trap: Trap) -> None:
     """Every point but the follower's."""
     from cdkd.data import writer
     from cdkd.runs import execution, store
-    from cdkd.tracking import apart
+    from cdkd.tracking import subprocess_tracker
     from cdkd.training import checkpoint, optimiser, run
 
     _files(trap)
@@ -155,9 +155,9 @@ def arm(trap: Trap) -> None:
         trap, run.Run, "save", before="before a checkpoint", after="after a checkpoint"
     )  # of a cohort: members stand at different epochs
     around(trap, execution, "record_of", before="before a record")
-    around(trap, apart.Apart, "epoch", before="before tracking hears of an epoch")
-    around(trap, apart.Apart, "finish", before="before tracking hears of an end")
-    around(trap, apart.Apart, "close", before="before tracking is closed")
+    around(trap, subprocess_tracker.Apart, "epoch", before="before tracking hears of an epoch")
+    around(trap, subprocess_tracker.Apart, "finish", before="before tracking hears of an end")
+    around(trap, subprocess_tracker.Apart, "close", before="before tracking is closed")
     around(trap, writer._Split, "add", before="before a part of a split", after="after a part of a split")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cdkd.losses import signature
-from cdkd.tracking.form import CURRENT
+from cdkd.tracking.fields import CURRENT
 
 KEY = "story"  # of the link: ...?viewStateShareKey=story
 VIEW = f"mlflow.sharedViewState.{KEY}"  # the experiment's tag in which MLflow keeps a shared view

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from cdkd.runs.record import Record
 from cdkd.runs.specification import RunPlan
-from cdkd.tracking.live import PATIENCE, patience_for, status_for
+from cdkd.tracking.tracker import PATIENCE, patience_for, status_for
 
 
 def settle() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
-from cdkd.tracking import form
+from cdkd.tracking import fields
 from cdkd.tracking.view import View
 
 PATIENCE = 30.0
@@ -46,7 +46,7 @@ class Tracker:
         root: Path,
         experiment: str,
         seed: int,
-        runs: Sequence[tuple[form.Named, Mapping[str, Any]]],
+        runs: Sequence[tuple[fields.Named, Mapping[str, Any]]],
         every: float = 5.0,
         patience: float = PATIENCE,
         extras: Callable[[Record], Mapping[str, bytes]] = lambda record: {},
@@ -61,9 +61,11 @@ class Tracker:
             every,
             patience,
         )
-        self.runs = {run.fingerprint: (run, {**circumstances, **form.stage()}) for run, circumstances in runs}
+        self.runs = {
+            run.fingerprint: (run, {**circumstances, **fields.stage()}) for run, circumstances in runs
+        }
         self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
-        self._rows: dict[str, form.Rows] = {}
+        self._rows: dict[str, fields.Rows] = {}
         self._records: list[Record] = []
         self._finished: set[str] = set()
         self._view: View | None = None
