@@ -25,7 +25,7 @@ from cdkd.data.load import load as load_split
 from cdkd.pipeline import scheduler, stages
 from cdkd.runs import cohort, store
 from cdkd.storage import files
-from cdkd.tracking import settle
+from cdkd.tracking import wait_for_writers
 from cdkd.training import checkpoint
 
 TEACHER_EPOCHS = 1
@@ -89,7 +89,7 @@ class Views:
         begun = self.spent()
         with self.usual(*self.seen) as view:
             view.close("FINISHED")
-        settle()
+        wait_for_writers()
         return self.spent() - begun
 
     @staticmethod
@@ -167,8 +167,8 @@ def main(words: Sequence[str] | None = None) -> None:
     clock.watch("load", load_split, *holders)
     for name in ("put", "get", "copy_out"):
         clock.watch(name, getattr(store.Store, name), store.Store)
-    views = Views(scheduler._apart)
-    scheduler._apart = views  # type: ignore[assignment]
+    views = Views(scheduler._track)
+    scheduler._track = views  # type: ignore[assignment]
     cohort.CHECKPOINT_SECONDS = 0.0
     for path in found.experiments:
         measure(path, [path.resolve() for path in found.zips], found.epochs, clock, views)

@@ -192,9 +192,10 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 def _search(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
+    from cdkd.runs.study_text import study_lines
 
     for result in stages.search(_params(), arguments.study, helper=arguments.helper):
-        print("\n".join(result.lines()))
+        print("\n".join(study_lines(result)))
 
 
 def _report(arguments: argparse.Namespace) -> None:

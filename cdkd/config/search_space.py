@@ -64,6 +64,11 @@ class Space:
         """Every loss that a trial may use."""
         return {loss for found in losses_within(self.study, self.terms).values() for loss in found}
 
+    @property
+    def trials(self) -> int:
+        """The number of trials of the whole study."""
+        return len(self.grid()) if self.study.sampler == "grid" else self.study.trials
+
     def range_of(self, name: str) -> Range | None:
         """None of a choice."""
         return range_within(name, self.study.space[name], self.terms)

@@ -1,4 +1,4 @@
-"""The process that shows training in MLflow while it runs: what `tracking.Apart` starts and talks to."""
+"""The process that shows training in MLflow while it runs; `tracking.SubprocessTracker` starts it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cdkd.tracking import Tracker
 
 
 def listen() -> None:
-    """Read events to the end of the pipe; a pipe that ends without a word was a trainer's death."""
+    """Read events to the end of the pipe. Where it ends without `close`, the trainer was killed."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group; the trainer says what it comes to
+    )  # Ctrl-C reaches the whole group; the trainer closes the pipe
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     first = json.loads(sys.stdin.readline())
     runs = [(RunPlan(**plan), circumstances) for plan, circumstances in first["runs"]]

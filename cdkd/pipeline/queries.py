@@ -11,13 +11,14 @@ from cdkd import tracking
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, report_folder, runs_folder
 from cdkd.core.errors import BadData, CdkdError
+from cdkd.core.local_server import HOST
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.stages import expected, full, show_study, todays_studies
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
 from cdkd.runs.store import Store
 from cdkd.runs.tuned_methods import with_tuned
-from cdkd.tracking.server import HOST, PORT
+from cdkd.tracking.server import PORT
 
 if TYPE_CHECKING:
     from cdkd.report.explain import Difference
@@ -53,7 +54,7 @@ def report(params: Params) -> list[str]:
 
 def _address(params: Params) -> str | None:
     """The experiment's page, as `cdkd ui` serves it."""
-    key = tracking.number(params.root, params.experiment)
+    key = tracking.stored_experiment_id(params.root, params.experiment)
     return None if key is None else f"http://{HOST}:{PORT}/#/experiments/{key}"
 
 

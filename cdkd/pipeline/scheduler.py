@@ -14,30 +14,26 @@ from typing import TYPE_CHECKING, Any
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
 from cdkd.core.errors import BadCheckpoint
+from cdkd.core.processes import cores, has_gpu, share_cores
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER, RunPlan
 from cdkd.runs.store import Store
 from cdkd.storage.progress import HELPER
-from cdkd.tracking import settle
+from cdkd.tracking import wait_for_writers
 
 if TYPE_CHECKING:
-    from cdkd.tracking import Apart
+    from cdkd.tracking import SubprocessTracker
 
 
 def jobs(params: Params) -> int:
     """Processes that train students at once. Seeds share nothing, and one thread for each of two processes is faster than two
     threads for one. A function of the params and the machine, never of what is pending: threads decide the last bits."""
-    return 1 if Path("/proc/driver/nvidia/gpus").exists() else min(cores(), len(params.seeds))
+    return 1 if has_gpu() else min(cores(), len(params.seeds))
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def share_cores(processes: int) -> None:
-    """Take this process's share of the cores; to be said before torch is imported, which reads it then."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy neighbour must not stop all threads
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+def search_workers(params: Params, study: str) -> int:
+    """Processes that share a study on this machine: one a core, as far as the trials of a generation suffice."""
+    return 1 if has_gpu() else min(cores(), params.search[study].study.generation)
 
 
 @contextlib.contextmanager
@@ -77,7 +73,7 @@ def train_pending(
             with _cohort_lock(store, waiting[0], wait=True):
                 _train(params, store, _pending(store, waiting.pop(0)), teacher)
     if cohorts:
-        settle()
+        wait_for_writers()
 
 
 def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
@@ -123,11 +119,12 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
             data_folder(params),
             weights,
             cache=params.teacher.cache,
-            watch=partial(_apart, params),
+            watch=partial(_track, params),
         )
 
 
-def _apart(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> Apart:
-    from cdkd.tracking import Apart
+def _track(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> SubprocessTracker:
+    from cdkd.tracking import SubprocessTracker
 
-    return Apart(params.root, params.experiment, plans[0].seed, [(plan, circumstances) for plan in plans])
+    runs = [(plan, circumstances) for plan in plans]
+    return SubprocessTracker(params.root, params.experiment, plans[0].seed, runs)

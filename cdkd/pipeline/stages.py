@@ -7,6 +7,7 @@ none of them.
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from cdkd.config.faults import suggest
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, run_folder, runs_folder
 from cdkd.core.errors import BadData, BadParams, BadRecord, CdkdError
+from cdkd.core.processes import share_cores
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline.scheduler import helpers, jobs, share_cores, train_pending
+from cdkd.pipeline.scheduler import helpers, jobs, search_workers, train_pending
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
 from cdkd.runs.store import Store
@@ -148,20 +150,20 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
     if params.search:
-        from cdkd.search.study import kept, studied, workers
+        from cdkd.search.study import complete_study, join_study, stored_study
 
         data = read_meta(data_folder(params))
         record = trained_teacher(params, data)
         if helper:
-            from cdkd.search.outcome import work
-
-            share_cores(workers(params, str(only)))
-            work(params, str(only), data, record)
+            workers = search_workers(params, str(only))
+            share_cores(workers)
+            join_study(params, str(only), data, record, workers)
             return []
         for name, space in params.search.items():
             wanted = name == only or (only is None and space.study.method is not None)
-            before = kept(params, name, data, record)
-            result = studied(params, name, data, record) if wanted else before
+            before = stored_study(params, name, data, record)
+            run_workers = partial(_run_search_workers, params, name)
+            result = complete_study(params, name, data, record, run_workers) if wanted else before
             if result is not None:
                 found[name] = result
                 if wanted and result != before:
@@ -175,13 +177,19 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     return list(found.values())
 
 
+def _run_search_workers(params: Params, name: str) -> None:
+    """Processes of their own that share a study: this one's number of threads is for what it trains itself."""
+    with helpers(params.root, search_workers(params, name), "search", "--study", name):
+        pass
+
+
 def show_study(params: Params, study: Result) -> None:
     """The study in MLflow; where that fails it is said, and `cdkd track` makes it up."""
     from cdkd.report.study import pictures_of
-    from cdkd.tracking import tell_study
+    from cdkd.tracking import log_study
 
     try:
-        tell_study(params.root, study, {f"{what}.png": png for what, (_, png) in pictures_of(study).items()})
+        log_study(params.root, study, {f"{what}.png": png for what, (_, png) in pictures_of(study).items()})
     except CdkdError as fault:
         print(f"{fault}; `cdkd track` completes the view", flush=True)
 

@@ -15,7 +15,8 @@ from cdkd.report.pictures.trials import history, pareto, slices
 from cdkd.report.statistics import Paired, compare
 from cdkd.report.style import both, style
 from cdkd.report.summary import Row, differences
-from cdkd.runs.study_record import Result, Trial, setting_text
+from cdkd.runs.study_record import Result, Trial
+from cdkd.runs.study_text import importance_text, setting_text
 
 PARTS = {
     "decay": "the decay of CD's weight",
@@ -92,7 +93,7 @@ def _told(study: Result, params: Params, rows: Mapping[str, Row]) -> Iterator[st
     states = [trial.state for trial in study.trials]
     spent = sum(len(trial.curve) for trial in study.trials)
     runs = spent / params.training.epochs
-    how = f"sampler {study.decisive['sampler']}, generations of {study.decisive['generation']}"
+    how = f"sampler {study.config['sampler']}, generations of {study.config['generation']}"
     yield (
         f"Study {study.name} tried {len(study.trials)} of {study.planned} settings around {study.base}, each for {study.epochs} epochs with "
         f"seed{'s' * (len(study.seeds) > 1)} {', '.join(map(str, study.seeds))}, "
@@ -110,8 +111,8 @@ def _told(study: Result, params: Params, rows: Mapping[str, Row]) -> Iterator[st
     )
     yield f"Best on validation: trial {best.number} with {fixed(best.value)} %: {setting_text(best.setting)}.{gain}"
     if study.importance:
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in study.importance.items())
-        yield f"Share of each number in the spread of the finished trials (fANOVA): {shares}."
+        shares = importance_text(study)
+        yield f"Share of each number in the variance of the finished trials ({study.evaluator}): {shares}."
     if study.method is not None and study.method in rows and study.base in rows:
         paired = compare({"tuned": differences(rows[study.method], rows[study.base])})["tuned"]
         if paired.mean is not None:
@@ -176,11 +177,11 @@ def _difference(paired: Paired) -> str:
 
 def _switches(study: Result) -> list[str] | None:
     """A grid of switches: what each does, over all pairs of settings that differ in it alone; None of another study."""
-    if study.decisive["sampler"] != "grid":
+    if study.config["sampler"] != "grid":
         return None
     settings = {tuple(trial.setting.items()): trial for trial in study.trials if trial.state == "finished"}
     effects: dict[tuple[str, str, str], list[float]] = {}
-    for name, parameter in study.decisive["space"].items():
+    for name, parameter in study.config["space"].items():
         labels = [label_of(value) for value in parameter["choices"] or ()]
         for setting, trial in settings.items():
             here = dict(setting)

@@ -1,4 +1,4 @@
-"""What a search leaves behind, sealed: its trials, what they came to, and the setting that was best. Needs no optuna."""
+"""The record of a search, sealed: its trials, what they came to, and the best setting. Needs no Optuna."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from cdkd.core.errors import BadRecord
 from cdkd.storage import sealed_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, tried. Steps of the curve count epochs over all seeds of a trial, one seed after the other.
+    """One setting that was tried. Steps of the curve count epochs over all seeds, one seed after the other.
 
-    state: finished | pruned | failed; value: mean top-1 error in percent on the validation split at the last epoch, over the
-    study's seeds; curve: the error after each epoch
+    state: finished | pruned | failed
+    value: mean top-1 error in percent on the validation split at the last epoch, over the study's seeds
+    curve: the error after each epoch
     """
 
     number: int
@@ -31,15 +32,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """A study. name: as in params.yaml; key: digest of everything that decides its trials; decisive: that, written out;
-    trials are those that are over, planned all that were asked for; importance: share of each parameter in the spread of
-    values (fANOVA), empty where it cannot be said
+    """A study.
+
+    name: as in params.yaml; config: everything that affects its trials; key: digest of config
+    trials: those that are over; planned: how many were asked for
+    importance, importance_std: each parameter's share of the variance of the values, mean and standard
+        deviation over the forests of the evaluator; empty where the values do not vary
     """
 
     experiment: str
     name: str
     key: str
-    decisive: Mapping[str, Any]
+    config: Mapping[str, Any]
     base: str
     method: str | None
     epochs: int
@@ -47,6 +51,8 @@ class Result:
     planned: int
     trials: tuple[Trial, ...]
     importance: Mapping[str, float]
+    importance_std: Mapping[str, float]
+    evaluator: str  # of importance, such as "fANOVA, 8 forests"
 
     @property
     def best(self) -> Trial | None:
@@ -60,39 +66,12 @@ class Result:
             key=lambda trial: (trial.value or 0.0, trial.number),
         )
 
-    def lines(self) -> list[str]:
-        """For a terminal."""
-        own = next((trial for trial in self.trials if trial.number == 0), None)
-        gone = {state: sum(trial.state == state for trial in self.trials) for state in ("pruned", "failed")}
-        lines = [
-            f"{self.name}: {len(self.trials)} of {self.planned} trials over, {gone['pruned']} given up early, {gone['failed']} failed"
-        ]
-        lines += [
-            f"  trial {trial.number}: {trial.value:.2f} % on validation: {setting_text(trial.setting)}"
-            for trial in self.finished[:3]
-        ]
-        if own is not None and own.value is not None:
-            lines.append(f"  {self.base} itself (trial 0): {own.value:.2f} %")
-        if self.importance:
-            lines.append(
-                "  share in the spread: "
-                + ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.importance.items())
-            )
-        return lines
-
     def write(self, path: Path) -> None:
         sealed_json.write(path, {"format": FORMAT} | asdict(self))
 
 
-def setting_text(setting: Mapping[str, float | int | str]) -> str:
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in setting.items()
-    )
-
-
 def read(path: Path) -> Result:
-    """A study's file, trusted only if its digest fits; raises `BadRecord` naming it."""
+    """A study's file, trusted only if its digest matches; raises `BadRecord` naming it."""
     body = sealed_json.read(path, "a study", FORMAT)
     try:
         trials = tuple(Trial(**{**trial, "curve": tuple(trial["curve"])}) for trial in body["trials"])

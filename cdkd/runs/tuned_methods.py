@@ -1,4 +1,4 @@
-"""What searches gave: their studies as they lie in the workspace, and the methods that came out of them. Needs no optuna."""
+"""The methods that searches found: the studies in the workspace, and params with their best settings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cdkd.runs.study_record import Result
 from cdkd.storage.files import digest
 
 
-def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str, Any]:
-    """Everything that decides the trials of a study but for their number: a study of other values is another study."""
+def study_config(params: Params, name: str, data: Meta, teacher: Record) -> dict[str, Any]:
+    """Everything that affects the trials of a study except their number. Other values make another study."""
     space = params.search[name]
     study = space.study
     chosen = {
@@ -40,19 +40,19 @@ def decisive(params: Params, name: str, data: Meta, teacher: Record) -> dict[str
 
 
 def results(params: Params, data: Meta, teacher: Record) -> dict[str, Result]:
-    """The workspace's studies that are of today's params, data, teacher and code."""
+    """The workspace's studies that match today's params, data, teacher and code."""
     found: dict[str, Result] = {}
     for name in params.search:
         path = runs_folder(params) / "search" / f"{name}.json"
         if path.exists() and (result := study_record.read(path)).key == digest(
-            decisive(params, name, data, teacher)
+            study_config(params, name, data, teacher)
         ):
             found[name] = result
     return found
 
 
 def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
-    """The params with the methods that these studies gave."""
+    """The params with the methods that these studies found."""
     methods, tuned = dict(params.methods), dict(params.tuned)
     for name, result in found.items():
         space, best = params.search[name], result.best
@@ -60,8 +60,7 @@ def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
             continue
         made = space.made(best.setting, short=False)
         if made is None:
-            raise BadRecord(
-                f"{runs_folder(params) / 'search' / name}.json: its best setting is none of the space's"
-            )
+            path = runs_folder(params) / "search" / f"{name}.json"
+            raise BadRecord(f"{path}: its best setting lies outside the search space")
         methods[space.study.method], tuned[space.study.method] = made
     return params.model_copy(update={"methods": methods, "tuned": tuned})

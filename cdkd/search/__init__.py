@@ -1,6 +1,6 @@
-"""The search: Optuna over the numbers of a method, judged on the validation split (optuna is imported in this folder only).
+"""Hyperparameter search: Optuna over the numbers of a method, judged on the validation split.
 
-A study goes generation by generation: so many settings are chosen at once, trained side by side as one cohort against one
-pass of the teacher, and judged. What is chosen is a function of what is finished, so that a study that was killed, or
-shared by many workers, comes to the same trials.
+A study runs in generations: their settings are chosen together, trained side by side as a cohort, and judged.
+The choice depends on finished trials alone, so a study that was killed or is shared reaches the same trials.
+May import everything up to `runs`; Optuna is imported here only. Start at `study.py`, then `worker.py`.
 """

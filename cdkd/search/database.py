@@ -1,29 +1,34 @@
-"""Where a study's trials are kept while it runs: a file of this project, or one PostgreSQL for many machines."""
+"""The database of trials: a SQLite file of this project, or a PostgreSQL server that many machines share."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import optuna
 import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 
 from cdkd.core.errors import BadStudy
 
-PATIENCE = 20  # seconds for a locked file
+ADDRESS = "CDKD_SEARCH_STORAGE"  # environment variable: an address whose password is not for params.yaml
+PATIENCE = 20  # seconds to wait for a locked SQLite file
+EXPECTED = "expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+LOCKED_HINT = "another process has locked it; try again"
+DAMAGED_HINT = "nothing was changed; the trials' runs are in the store, so a new database costs little"
 
 
 class Locks(Protocol):
-    """Named locks that go with the process that holds them, however it dies."""
+    """Named locks, released when the process that took them ends, however it ends."""
 
-    def held(self, name: str, *, wait: bool) -> contextlib.AbstractContextManager[bool]:
-        """Hold a lock; yields False at once if another holds it and `wait` is false."""
+    def locked(self, name: str, *, wait: bool) -> contextlib.AbstractContextManager[bool]:
+        """Take a lock; yields False at once if another process has it and `wait` is false."""
         ...
 
 
@@ -32,7 +37,7 @@ class FileLocks:
         self.folder = folder
 
     @contextlib.contextmanager
-    def held(self, name: str, *, wait: bool) -> Iterator[bool]:
+    def locked(self, name: str, *, wait: bool) -> Iterator[bool]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / name).open("a+") as file:
             try:
@@ -44,13 +49,13 @@ class FileLocks:
 
 
 class PostgresLocks:
-    """Advisory locks: the server lets them go with the connection."""
+    """Advisory locks: the server releases them when the connection ends."""
 
     def __init__(self, engine: sqlalchemy.Engine) -> None:
         self.engine = engine
 
     @contextlib.contextmanager
-    def held(self, name: str, *, wait: bool) -> Iterator[bool]:
+    def locked(self, name: str, *, wait: bool) -> Iterator[bool]:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
@@ -63,72 +68,87 @@ class PostgresLocks:
             try:
                 yield True
             finally:
-                with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # a lost connection has let it go
+                with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # a lost connection has released it
                     connection.execute(
                         sqlalchemy.text("select pg_advisory_unlock(:number)"), {"number": number}
                     )
 
 
+class Storage:
+    """Optuna's storage, whose calls raise `BadStudy` where the database is damaged, locked or away."""
+
+    def __init__(self, optuna_storage: RDBStorage, url: URL) -> None:
+        self.optuna_storage, self.url = optuna_storage, url
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self.optuna_storage, name)
+
+        def checked(*arguments: Any, **named: Any) -> Any:
+            with faults_as_one_line(self.url):
+                return call(*arguments, **named)
+
+        return checked
+
+
 def address(root: Path, given: str | None) -> URL:
-    """The database's address; without one the project's own file."""
+    """The database's address: of the environment, else as given, else the project's own file."""
+    given = os.environ.get(ADDRESS) or given
     if given is None:
         return URL.create("sqlite", database=str(root / ".cdkd" / "search.db"))
     try:
         url = make_url(given)
     except sqlalchemy.exc.ArgumentError:
-        raise BadStudy(
-            "storage: not a database's address; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
-        ) from None
+        raise BadStudy(f"storage: not the address of a database; {EXPECTED}") from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
-        raise BadStudy(
-            f"storage: {url.drivername}; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
-        )
+        raise BadStudy(f"storage: {url.drivername}; {EXPECTED}")
     if url.drivername == "sqlite":
         return url.set(database=str(root / str(url.database)))
     return url.set(drivername="postgresql+psycopg")
 
 
-def opened(url: URL, root: Path) -> tuple[RDBStorage, Locks]:
-    """The database, made where it is not there (by one process, under a lock), and the locks that belong to it."""
+def open_storage(url: URL) -> tuple[Storage, Locks]:
+    """The database and its locks. A missing one is created, by one process at a time."""
     text = url.render_as_string(hide_password=False)
-    with readable(url):
+    with faults_as_one_line(url):
         if url.drivername == "sqlite":
             Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
             locks: Locks = FileLocks(Path(f"{url.database}.locks"))
             arguments: dict[str, Any] = {"connect_args": {"timeout": PATIENCE}}
         else:
-            locks, arguments = (
-                PostgresLocks(sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool)),
-                {"pool_pre_ping": True},
-            )
-        with locks.held("schema", wait=True):  # two processes that make the tables at once break each other
-            storage = RDBStorage(text, engine_kwargs=arguments)
-    return storage, locks
+            locks = PostgresLocks(sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool))
+            arguments = {"pool_pre_ping": True}
+        with locks.locked("schema", wait=True):  # two processes that create the tables at once would fail
+            return Storage(RDBStorage(text, engine_kwargs=arguments), url), locks
 
 
 @contextlib.contextmanager
-def readable(url: URL) -> Iterator[None]:
-    """A database that cannot be used, as one line."""
-    where = url.render_as_string(hide_password=True) if url.drivername != "sqlite" else str(url.database)
+def faults_as_one_line(url: URL) -> Iterator[None]:
+    """Only storage calls belong in here: whatever they raise means that the database cannot be used."""
     try:
         yield
+    except (BadStudy, DuplicatedStudyError):
+        raise
     except ModuleNotFoundError as error:
         raise BadStudy(
-            f"{where}: needs the package {error.name}; `pip install 'psycopg[binary]'` brings it"
+            f"{_shown(url)}: needs the package {error.name}; install it with `pip install 'psycopg[binary]'`"
         ) from None
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-        optuna.exceptions.OptunaError,
-        RuntimeError,
-    ) as error:
-        cause = error
-        while cause.__cause__ is not None or getattr(cause, "orig", None) is not None:
-            cause = getattr(cause, "orig", None) or cause.__cause__  # type: ignore[assignment]
-        what = next(iter(str(cause).splitlines()), type(cause).__name__)
-        cure = (
-            "another process holds it; try again"
-            if "locked" in what
-            else "nothing was changed; its trials' runs are in the store, so that a new one costs little"
-        )
-        raise BadStudy(f"{where}: cannot be used as a search's database: {what} ({cure})") from None
+    except Exception as error:  # flipped bytes end in JSON, enumeration, date and type errors alike
+        raise BadStudy(damaged(url, _cause(error))) from None
+
+
+def damaged(url: URL, what: str) -> str:
+    hint = LOCKED_HINT if "locked" in what else DAMAGED_HINT
+    return f"{_shown(url)}: cannot be used as a search's database: {what} ({hint})"
+
+
+def _shown(url: URL) -> str:
+    return str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what was raised first."""
+    while (cause := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = cause
+    first = next(iter(str(error).splitlines()), "")
+    known = isinstance(error, sqlalchemy.exc.SQLAlchemyError | RuntimeError | OSError)
+    return first if known and first else f"{type(error).__name__}: {first}"

@@ -1,9 +1,10 @@
-"""Which settings are tried next, and which trials are given up: functions of the finished trials, and of nothing else."""
+"""Which settings are tried next, and which trials are pruned: functions of the finished trials alone."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 import optuna
@@ -13,8 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cdkd.config.search_space import Setting, Space
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-STARTED = 4  # finished trials before one may be pruned
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings about a database have several lines
+STARTUP_TRIALS = 4  # finished trials before one may be pruned
+FORESTS = 8  # random forests, each with its own seed, that importance is averaged over
+EVALUATOR = f"fANOVA, {FORESTS} forests"
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -35,7 +38,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 def settings(space: Space, earlier: Sequence[FrozenTrial], count: int) -> list[Setting]:
     """The next `count` settings after these trials; the very first is the base method's own.
 
-    A sampler is seeded anew for each trial, by its number: what it draws does not depend on what this process drew before.
+    Each trial has a sampler of its own, seeded by its number: no state is carried from one to the next.
     """
     first = len(earlier)
     if space.study.sampler == "grid":
@@ -52,37 +55,42 @@ def settings(space: Space, earlier: Sequence[FrozenTrial], count: int) -> list[S
     return found
 
 
-def total(space: Space) -> int:
-    """Trials of the whole study."""
-    return len(space.grid()) if space.study.sampler == "grid" else space.study.trials
+def should_prune(space: Space, earlier: Sequence[FrozenTrial], curve: Mapping[int, float]) -> bool:
+    """Whether the trial is worse than the median of earlier generations at its last step.
 
-
-def hopeless(space: Space, earlier: Sequence[FrozenTrial], curve: Mapping[int, float]) -> bool:
-    """Whether a trial with this curve so far (step -> error) is worse than the median of earlier generations at its last step."""
+    curve: step -> error, so far
+    """
     step = max(curve)
     warmup = space.short // 2 if space.study.warmup is None else space.study.warmup
     if space.study.pruner == "none" or step % space.short < warmup or step % space.short == space.short - 1:
-        return False  # a last epoch is paid for already
+        return False  # after the last epoch there is nothing to save
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values={step: curve[step]})
     return bool(
-        optuna.pruners.MedianPruner(n_startup_trials=STARTED, n_warmup_steps=0).prune(
+        optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=0).prune(
             _scratch(space, earlier), trial
         )
     )
 
 
-def importance(space: Space, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """Each parameter's share in the spread of the values (fANOVA; Hutter et al. 2014); empty where they do not spread."""
+def importance(space: Space, trials: Sequence[FrozenTrial]) -> dict[str, tuple[float, float]]:
+    """Each parameter's share of the variance of the values (fANOVA; Hutter et al., ICML 2014).
+
+    Mean and standard deviation over forests that differ in their seed. Empty where the values do not vary.
+    """
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len({trial.value for trial in finished}) < 2 or len(finished) < 4:
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found: dict[str, float] = optuna.importance.get_param_importances(
-            _scratch(space, finished), evaluator=evaluator
-        )
-    return {name: round(float(share), 6) for name, share in found.items()}
+    study = _scratch(space, finished)
+    shares: dict[str, list[float]] = {}
+    for seed in range(FORESTS):
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        for name, share in found.items():
+            shares.setdefault(name, []).append(float(share))
+    means = {name: (round(fmean(each), 6), round(stdev(each), 6)) for name, each in shares.items()}
+    return dict(sorted(means.items(), key=lambda item: -item[1][0]))
 
 
 def _scratch(space: Space, trials: Sequence[FrozenTrial]) -> optuna.Study:

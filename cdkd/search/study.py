@@ -1,64 +1,66 @@
-"""A study from params.yaml to its file: what is known already, the workers, and what they came to."""
+"""A study from params.yaml to its file: what is known already, and what its workers still have to train."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from cdkd.config.params import Params
 from cdkd.core.errors import BadRecord, CdkdError
 from cdkd.data.prepared import Meta
-from cdkd.pipeline.scheduler import cores, helpers
 from cdkd.runs import study_record
 from cdkd.runs.record import Record
 from cdkd.runs.study_record import Result
-from cdkd.runs.tuned_methods import decisive
+from cdkd.runs.tuned_methods import study_config
 from cdkd.storage.files import digest
 
-ADDRESS = "CDKD_SEARCH_STORAGE"  # a database's address, with a password that is not for params.yaml
+log = logging.getLogger(__name__)
 
 
-def studied(params: Params, name: str, data: Meta, teacher: Record) -> Result:
-    """The whole study, from what is kept or by training what it lacks."""
-    known = kept(params, name, data, teacher)
-    if known is not None and len(known.trials) >= _planned(params, name):
+def complete_study(
+    params: Params, name: str, data: Meta, teacher: Record, run_workers: Callable[[], None]
+) -> Result:
+    """The whole study, from its file or by training the trials that it lacks.
+
+    run_workers: starts the study's workers and waits for their end; they are processes of their own, because
+        this one has its own number of threads, which affects the last bits of what it trains later
+    """
+    planned = params.search[name].trials
+    known = stored_study(params, name, data, teacher)
+    if known is not None and len(known.trials) >= planned:
         return known
     from cdkd.search.outcome import outcome
 
     result = outcome(params, name, data, teacher)
-    if len(result.trials) < _planned(params, name):
-        with helpers(
-            params.root, workers(params, name), "search", "--study", name
-        ):  # their threads are theirs: this process has still to train
-            pass
+    if len(result.trials) < planned:
+        run_workers()
         result = outcome(params, name, data, teacher)
-        if len(result.trials) < _planned(params, name) and params.search[name].study.minutes is None:
+        if len(result.trials) < planned and params.search[name].study.minutes is None:
             raise CdkdError(
-                f"{name}: its workers ended with {len(result.trials)} of {_planned(params, name)} trials; they say why, and the same command goes on"
+                f"{name}: its workers ended after {len(result.trials)} of {planned} trials; their messages "
+                "say why, and the same command continues"
             )
     result.write(_path(params, result.key))
     return result
 
 
-def workers(params: Params, name: str) -> int:
-    """Processes that a study is shared by on this machine: one a core, as far as a generation goes round."""
-    return (
-        1 if Path("/proc/driver/nvidia/gpus").exists() else min(cores(), params.search[name].study.generation)
-    )
+def join_study(params: Params, name: str, data: Meta, teacher: Record, workers: int) -> None:
+    """Be one of so many workers of a study, until none of its trials is left."""
+    from cdkd.search.outcome import worker_of
+
+    trials_at_once = -(-params.search[name].study.generation // workers)
+    worker_of(params, name, data, teacher, trials_at_once).work()
 
 
-def _planned(params: Params, name: str) -> int:
-    space = params.search[name]
-    return len(space.grid()) if space.study.sampler == "grid" else space.study.trials
-
-
-def kept(params: Params, name: str, data: Meta, teacher: Record) -> Result | None:
-    """What is known of the study, be it whole or not."""
-    path = _path(params, digest(decisive(params, name, data, teacher)))
+def stored_study(params: Params, name: str, data: Meta, teacher: Record) -> Result | None:
+    """What the study's file holds, whether the study is complete or not."""
+    path = _path(params, digest(study_config(params, name, data, teacher)))
     if not path.exists():
         return None
     try:
-        study = params.search[name].study  # names decide no trial, and may be others by now
+        study = params.search[name].study  # names affect no trial, and may have changed since
         return replace(
             study_record.read(path),
             experiment=params.experiment,
@@ -67,7 +69,7 @@ def kept(params: Params, name: str, data: Meta, teacher: Record) -> Result | Non
             method=study.method,
         )
     except BadRecord as fault:
-        print(f"{fault}; read from the study's database again", flush=True)
+        log.warning("%s; read again from the study's database", fault)
         return None
 
 

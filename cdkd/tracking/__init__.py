@@ -1,23 +1,24 @@
-"""The MLflow view of runs: live while they train (`Tracker`, `Apart` in a process of its own), and rebuilt from records (`rebuild`).
+"""MLflow: shows runs while they train, and completes the view from the records afterwards.
 
-The records are the truth and MLflow a mirror that may fail, be deleted or lag: nothing here is ever read back into a
-result. MLflow is imported in this folder only, and only once something is to be written.
+Records are the source and MLflow a copy, which may fail, lag or be deleted; nothing is read back from it.
+May import everything up to `search`; MLflow is imported here only, and only once something is to be written.
+Start at `view.py` (one experiment), then `tracker.py` (live) and `records.py` (from records).
 """
 
-from cdkd.tracking.subprocess_tracker import Apart, settle
-from cdkd.tracking.tracker import Tracker
+from cdkd.tracking.database import stored_experiment_id, uri
 from cdkd.tracking.records import describe, experiment_id, rebuild
-from cdkd.tracking.studies import tell_study
-from cdkd.tracking.view import number, uri
+from cdkd.tracking.studies import log_study
+from cdkd.tracking.subprocess_tracker import SubprocessTracker, wait_for_writers
+from cdkd.tracking.tracker import Tracker
 
 __all__ = [
-    "Apart",
+    "SubprocessTracker",
     "Tracker",
     "describe",
     "experiment_id",
-    "number",
+    "log_study",
     "rebuild",
-    "settle",
-    "tell_study",
+    "stored_experiment_id",
     "uri",
+    "wait_for_writers",
 ]

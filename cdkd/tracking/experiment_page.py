@@ -1,4 +1,4 @@
-"""What MLflow's page of an experiment opens on: its first line, and the table of runs grouped by method. Needs no MLflow."""
+"""What MLflow's page of an experiment shows first: a headline, and the table of runs. Needs no MLflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDED = 50  # groups that a view folds: MLflow bounds the tag that holds it, an
 
 
 def view(methods: Iterable[str]) -> str:
-    """The table of current runs, a folded group a method with its mean over seeds, fewest errors first; and the charts beside it."""
+    """The table of current runs grouped by method, with means over seeds, fewest errors first; and charts."""
     losses = signature.names()  # a chart for each there is; MLflow leaves out those without a value
     sections = {
         "Errors": ERRORS,
@@ -65,7 +65,7 @@ def view(methods: Iterable[str]) -> str:
 
 
 def methods(state: str | None) -> set[str]:
-    """The methods that a view names; none where it is no view of ours."""
+    """The methods that a view names; none where another program wrote it."""
     try:
         return {group.removeprefix("tag.method.") for group in json.loads(state or "{}")["groupsExpanded"]}
     except (ValueError, KeyError, TypeError):
@@ -73,9 +73,9 @@ def methods(state: str | None) -> set[str]:
 
 
 def note(experiment: str, report: str, metrics: Mapping[str, Any]) -> str:
-    """The experiment's description: MLflow shows its first line and unfolds the rest, so that line says how it came out.
+    """The experiment's description. MLflow shows its first line, which has the result, and folds the rest.
 
-    report: Markdown; its pictures are left out with their captions: MLflow would look for them on its own server
+    report: Markdown; pictures and captions are left out, because MLflow would ask its own server for them
     metrics: the report's metrics.json
     """
     text = PICTURE.sub("", report)
@@ -92,13 +92,16 @@ def note(experiment: str, report: str, metrics: Mapping[str, Any]) -> str:
     if len(text) > LONGEST_NOTE:
         text = (
             text[: LONGEST_NOTE - 100].rpartition("\n\n")[0]
-            + f"\n\nCut here; whole in `reports/{experiment}`."
+            + f"\n\nShortened; the full report is in `reports/{experiment}`."
         )
     return text
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """ "Top-1 error (%): lowest cd 2.01 ± 0.33 (n = 3), kd 2.43 ± 0.40 (n = 3), ...": the lowest mean, then the baselines."""
+    """The lowest mean, then the baselines.
+
+    "Top-1 error (%): lowest cd 2.01 ± 0.33 (n = 3), kd 2.43 ± 0.40 (n = 3), ..."
+    """
     rows = {
         name: row
         for name, row in metrics.items()

@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: names, tags, params, metrics and files. Needs no MLflow."""
+"""What is logged of a run: its name, tags, params, metrics and files. Needs no MLflow."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
 from cdkd.runs.record import Record
+from cdkd.runs.specification import TEACHER
 
 FINGERPRINT, GROUP, STATUS, PARENT = "cdkd.fingerprint", "cdkd.group", "cdkd.status", "mlflow.parentRunId"
-CURRENT = "current"  # yes | no: whether the run is the latest of its method and seed, or was replaced when params or code changed
-LONGEST_PARAM = 6000  # MLflow's own bound
+CURRENT = (
+    "current"  # yes | no: a run whose params or code changed is replaced by another of its method and seed
+)
+LONGEST_PARAM = 6000  # characters, MLflow's own limit
 MOST_METRICS = 1000  # of one log_batch
 
 Row = Mapping[str, Any]
@@ -42,8 +44,17 @@ def name(run: Named) -> str:
     return f"{run.method} · seed {run.seed}"
 
 
+def group_name(method: str) -> str:
+    return f"{method} · all seeds"
+
+
+def command(run: Named) -> str:
+    """What a user types to get this run, whichever command happened to train it."""
+    return "cdkd teacher" if run.method == TEACHER else f"cdkd distill {run.method}"
+
+
 def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
-    """By these runs are found, grouped (method, seed) and traced to their inputs."""
+    """Runs are found by these, grouped (method, seed) and traced to their inputs."""
     git, environment = circumstances.get("git") or {}, circumstances.get("environment") or {}
     found = {
         FINGERPRINT: run.fingerprint,
@@ -54,9 +65,8 @@ def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
         "git.commit": git.get("commit"),
         "git.dirty": git.get("dirty"),
         "cdkd.cohort": ", ".join(circumstances.get("cohort") or ()) or None,
-        "dvc.stage": circumstances.get("stage"),
         "device": environment.get("device"),
-        "mlflow.source.name": "cdkd",
+        "mlflow.source.name": command(run),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git.get("commit"),
     }
@@ -66,11 +76,6 @@ def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
         for key, value in found.items()
         if value is not None
     }
-
-
-def stage() -> dict[str, str]:
-    """The DVC stage this process runs in, as a circumstance."""
-    return {"stage": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}
 
 
 def params(run: Named) -> tuple[dict[str, str], dict[str, str]]:
@@ -119,19 +124,17 @@ def clean(key: str) -> str:
 
 
 def final_metrics(record: Record) -> dict[str, float]:
-    """Numbers of the whole run. The last epoch's errors need no name of their own: they are the curves' last points."""
+    """Numbers of the whole run. The last epoch's errors are the last points of the curves."""
     result, circumstances = record.result, record.circumstances
     best = {
         f"best.{key}": result["best"][key]
         for key in ("epoch", "test_top1_error", "test_top5_error", "test_loss")
         if key in result.get("best", {})
     }
-    whole = {key: result[key] for key in ("parameters", "multiply_adds") if key in result}
+    size = {key: result[key] for key in ("parameters", "multiply_adds") if key in result}
     pace = {key: circumstances[key] for key in ("seconds", "images_per_second") if key in circumstances}
-    alone = (
-        {} if record.history else result.get("last", {})
-    )  # weights from a file: measured once, never trained
-    return metrics(alone | best | whole | pace)
+    alone = {} if record.history else result.get("last", {})  # weights from a file: measured, never trained
+    return metrics(alone | best | size | pace)
 
 
 def files(record: Record, extras: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -158,8 +161,8 @@ def times(record: Record) -> tuple[int | None, int | None]:
     return start, start + round(1000 * record.circumstances.get("seconds", 0))
 
 
-def apart(method: str, circumstances: Mapping[str, Any], start: int | None) -> int | None:
-    """The start of a method's group: milliseconds apart in a cohort, so that MLflow, newest first, has them in the cohort's order."""
+def group_start(method: str, circumstances: Mapping[str, Any], start: int | None) -> int | None:
+    """When a method's group starts. MLflow lists the newest first: earlier methods start later."""
     cohort = list(circumstances.get("cohort") or ())
     return start + len(cohort) - cohort.index(method) if start is not None and method in cohort else start
 

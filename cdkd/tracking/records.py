@@ -1,4 +1,4 @@
-"""The whole view from the records, whatever part of it exists."""
+"""The view completed from the records, whatever part of it exists."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from cdkd.core.errors import CdkdError
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
-from cdkd.tracking import experiment_page, fields
-from cdkd.tracking.view import View, complete, uri
+from cdkd.tracking import database, experiment_page, fields
+from cdkd.tracking.view import View, complete
 
 PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, not a training
 
@@ -20,38 +20,41 @@ PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, 
 def rebuild(
     root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None
 ) -> tuple[int, int]:
-    """Create the runs that MLflow lacks and complete the partial ones; returns how many of each. A second call finds (0, 0).
+    """Create the runs that MLflow lacks and complete the partial ones; how many of each. A second call: 0, 0.
 
-    Runs without a record are left as they are: one that shows as RUNNING may be in training, or may have been killed
-    and go on when its command is given again, which reopens it.
+    A run whose numbers differ from its record is written again: the database was damaged or edited.
+    Runs without a record are left as they are: one that shows as RUNNING may be in training, or was killed
+    and continues when its command is given again.
 
     records: the workspace's first; of several of one method and seed the first is the current one
-    extras: further files of a run, by name; asked only for runs that are written.
+    extras: further files of a run, by name; asked only for runs that are written
     """
     created = completed = 0
     current: dict[tuple[str, str, str], str] = {}  # experiment, method, seed -> fingerprint
-    views: dict[str, tuple[View, set[str]]] = {}
-    with readable(root):
+    views: dict[str, tuple[View, dict[str, Any]]] = {}
+    with faults_as_one_line(root):
+        file = database.sqlite_file(database.uri(root))
+        if file is not None and file.exists():
+            database.check_integrity(file, PATIENCE)
         for record in records:
             if record.experiment not in views:
                 view = View(root, record.experiment, PATIENCE)
-                views[record.experiment] = (
-                    view,
-                    {run.data.tags.get(fields.FINGERPRINT, "") for run in view.search() if complete(run)},
-                )
+                done = {run.data.tags.get(fields.FINGERPRINT): run for run in view.search() if complete(run)}
+                views[record.experiment] = view, done
             view, done = views[record.experiment]
             current.setdefault((record.experiment, record.method, str(record.seed)), record.fingerprint)
-            if record.fingerprint in done:
+            if record.fingerprint in done and _agrees(done[record.fingerprint], record):
                 continue
             more = extras(record) if extras else {}
             with view.locked():  # a tracker that is just finishing this run comes before or after
                 found = view.find(record.fingerprint)
                 if found is not None and complete(found):
-                    continue
+                    if _agrees(found, record):
+                        continue
+                    view.client.delete_run(found.info.run_id)
                 start, _ = fields.times(record)
                 view.finish(view.open(record, record.circumstances, start), record, more)
             created, completed = created + (found is None), completed + (found is not None)
-            done.add(record.fingerprint)
         for experiment, (view, _) in views.items():
             _tidy(
                 view,
@@ -64,10 +67,18 @@ def rebuild(
     return created, completed
 
 
+def _agrees(run: Any, record: Record) -> bool:
+    """Whether the run's last numbers are the record's."""
+    wanted = fields.metrics(record.history[-1]) if record.history else {}
+    return bool(wanted.items() <= run.data.metrics.items())
+
+
 def describe(root: Path, experiment: str, report: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """The text at the top of the experiment's page, from the report and its metrics.json. What is longer than MLflow keeps ends
-    after a whole paragraph."""
-    with readable(root):
+    """The text at the top of the experiment's page, from the report and its metrics.json.
+
+    A text that is longer than MLflow allows ends after a whole paragraph.
+    """
+    with faults_as_one_line(root):
         view = View(root, experiment, PATIENCE)
         with view.locked():
             view.client.set_experiment_tag(
@@ -77,14 +88,14 @@ def describe(root: Path, experiment: str, report: str, metrics: Mapping[str, Any
 
 def experiment_id(root: Path, experiment: str) -> str:
     """MLflow's number of an experiment, which is created where it is missing."""
-    with readable(root):
+    with faults_as_one_line(root):
         return View(root, experiment, PATIENCE).experiment
 
 
 def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
-    """Every run below its method's, marked as current or not; the groups ended, and those that are empty removed.
+    """Put every run below its method's group, mark it as current or not, end the groups, remove empty ones.
 
-    current: (method, seed) -> fingerprint; a run without a record there is left as it is: it may be in training
+    current: (method, seed) -> fingerprint; a run without a record is left as it is: it may be in training
     """
     with view.locked():
         groups: dict[str, str] = {}
@@ -105,30 +116,18 @@ def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
         for parent in (run for run in runs if fields.GROUP in run.data.tags):
             children = [run for run in runs if run.data.tags.get(fields.PARENT) == parent.info.run_id]
             if children:
-                view.settle(parent, children)
+                view.end_group(parent, children)
             else:
                 view.client.delete_run(parent.info.run_id)
-        view.tell({run.data.tags["method"] for run in runs if "method" in run.data.tags})
+        view.show_methods({run.data.tags["method"] for run in runs if "method" in run.data.tags})
 
 
 @contextlib.contextmanager
-def readable(root: Path) -> Iterator[None]:
-    """What MLflow and its store raise, as one readable line."""
-    try:
-        yield
-    except Exception as error:
-        if not known(error):
-            raise
-        raise CdkdError(f"MLflow at {uri(root)}: {reason(error)}") from None
-
-
-def known(error: Exception) -> bool:
-    """Whether a fault is the store's, rather than ours."""
-    from mlflow.exceptions import MlflowException
+def faults_as_one_line(root: Path) -> Iterator[None]:
+    """What the store raises outside MLflow's client."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(error, MlflowException | SQLAlchemyError | OSError | sqlite3.Error)
-
-
-def reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
+    try:
+        yield
+    except (sqlite3.Error, SQLAlchemyError, OSError, UnicodeError) as error:
+        raise CdkdError(database.fault(root, error)) from None

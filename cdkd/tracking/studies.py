@@ -1,4 +1,4 @@
-"""Searches in MLflow: in an experiment of their own, a parent run a study, below it a run a trial."""
+"""Searches in MLflow: an experiment of their own, a parent run for each study and a run for each trial."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdkd.runs.study_record import Result, setting_text
+from cdkd.runs.study_record import Result
+from cdkd.runs.study_text import setting_text
 from cdkd.tracking import fields
-from cdkd.tracking.records import PATIENCE, readable
+from cdkd.tracking.records import PATIENCE, faults_as_one_line
 from cdkd.tracking.view import View
 
 STUDY, TRIAL = "cdkd.study", "cdkd.trial"
 
 
-def tell_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
+def log_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
     """Create the runs of a study that MLflow lacks; returns how many. A second call finds none.
 
-    A trial that was given up ends FINISHED, with the tag `cdkd.status` pruned: it did what was asked of it.
+    A pruned trial ends FINISHED, with the tag `cdkd.status` = pruned: nothing went wrong.
     pictures: of the study, by file name
     """
-    with readable(root):
+    with faults_as_one_line(root):
         view = View(root, f"{study.experiment}-search", PATIENCE)
         with view.locked():
-            there = view.search(cdkd__study=study.key)
-            known = {run.data.tags.get(TRIAL) for run in there}
-            parent = next((run for run in there if TRIAL not in run.data.tags), None) or _create(
+            existing = view.search(cdkd__study=study.key)
+            known = {run.data.tags.get(TRIAL) for run in existing}
+            parent = next((run for run in existing if TRIAL not in run.data.tags), None) or _create(
                 view, study, study.name, {}
             )
             missing = [trial for trial in study.trials if str(trial.number) not in known]
@@ -95,11 +96,11 @@ def _log(
 ) -> None:
     now = round(1000 * time.time())
     points = [
-        view._metric(name, value, now, step)
+        view.metric(name, value, now, step)
         for name, curve in curves.items()
         for step, value in enumerate(curve)
     ]
-    points += [view._metric(name, value, now, 0) for name, value in numbers.items()]
+    points += [view.metric(name, value, now, 0) for name, value in numbers.items()]
     for place in range(0, len(points), fields.MOST_METRICS):
         view.client.log_batch(key, metrics=points[place : place + fields.MOST_METRICS])
-    view.client.log_batch(key, params=[view._param(name, str(value)) for name, value in params.items()])
+    view.client.log_batch(key, params=[view.param(name, str(value)) for name, value in params.items()])

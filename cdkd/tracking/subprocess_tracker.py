@@ -1,12 +1,13 @@
-"""The live view in a process of its own, so that training shares neither interpreter nor memory with MLflow and its friends.
+"""A tracker in a process of its own, so that training shares neither interpreter nor memory with MLflow.
 
-The training process writes one JSON line for each event into a pipe; the other, `cdkd.pipeline.mlflow_writer`, reads them into a
-`Tracker`. It ends with the pipe: a trainer that was killed leaves runs that are marked so.
+The training process writes one JSON line for each event into a pipe. `cdkd.pipeline.mlflow_writer` reads them
+into a `Tracker` and ends with the pipe; where the trainer was killed, its runs are marked as killed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import subprocess
@@ -22,15 +23,17 @@ from cdkd.runs.record import Record
 from cdkd.runs.specification import RunPlan
 from cdkd.tracking.tracker import PATIENCE, patience_for, status_for
 
-
-def settle() -> None:
-    """Wait for the views of all cohorts that are trained."""
-    while _settling:
-        _settling.pop().wait(PATIENCE)
+log = logging.getLogger(__name__)
 
 
-class Apart:
-    """Tells another process of the runs that train side by side with one seed. Nothing here waits but `close`, and nothing fails."""
+def wait_for_writers() -> None:
+    """Wait until everything about finished cohorts is written."""
+    while _closing:
+        _closing.pop().wait(PATIENCE)
+
+
+class SubprocessTracker:
+    """Sends what happens in a cohort to the writer's process. Only `close` waits, and nothing raises."""
 
     def __init__(
         self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunPlan, Mapping[str, Any]]]
@@ -46,7 +49,7 @@ class Apart:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        self._thread = threading.Thread(target=self._carry, name="cdkd-tracking", daemon=True)
+        self._thread = threading.Thread(target=self._send_events, name="cdkd-tracking", daemon=True)
         self._thread.start()
         named = [[asdict(plan), dict(circumstances)] for plan, circumstances in runs]
         self._events.put({"root": str(root), "experiment": experiment, "seed": seed, "runs": named})
@@ -59,19 +62,19 @@ class Apart:
         self._events.put({"finish": record.text()})
 
     def close(self, status: str = "KILLED") -> None:
-        """End the runs. After a good end the other process writes on beside the next cohort, until `settle`."""
+        """End the runs. After a good end the writer continues until `wait_for_writers`."""
         if self._closed:
             return
         self._closed = True
         self._events.put({"close": status})
         self._events.put(None)
         if status == "FINISHED":
-            _settling.append(self)
+            _closing.append(self)
         else:
             self.wait(patience_for(status))
 
     def wait(self, patience: float) -> None:
-        """Until the view is written, or so many seconds."""
+        """Until everything is written, or so many seconds."""
         try:
             self._child.wait(patience + 5.0)
         except subprocess.TimeoutExpired:
@@ -86,7 +89,7 @@ class Apart:
     ) -> None:
         self.close(status_for(kind))
 
-    def _carry(self) -> None:
+    def _send_events(self) -> None:
         pipe = self._child.stdin
         if pipe is None:
             return
@@ -95,13 +98,12 @@ class Apart:
                 pipe.write(json.dumps(event) + "\n")
                 pipe.flush()
             pipe.close()
-        except OSError:  # it has ended; `cdkd track` completes the view
+        except OSError:
             if not self._closed:
-                print(
-                    "MLflow's process has ended; the training goes on, `cdkd track` completes the view later",
-                    file=sys.stderr,
-                    flush=True,
+                log.warning(
+                    "the process that writes to MLflow has ended; training continues, `cdkd track` "
+                    "completes the view later"
                 )
 
 
-_settling: list[Apart] = []
+_closing: list[SubprocessTracker] = []

@@ -1,10 +1,10 @@
-"""The live view of one cohort. The training only fills a queue; one thread carries it to MLflow."""
+"""Shows one cohort in MLflow while it trains. Training only fills a queue; one thread writes to MLflow."""
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,27 +18,27 @@ from cdkd.tracking import fields
 from cdkd.tracking.view import View
 
 PATIENCE = 30.0
-LOCKED_PATIENCE = (
-    0.5  # seconds for a database that another program holds; then it is tried again at the next flush
-)
+LOCKED_PATIENCE = 0.5  # seconds for a database that another program has locked; the next flush tries again
+
+log = logging.getLogger(__name__)
 
 
 def status_for(kind: type[BaseException] | None) -> str:
-    """MLflow's word for how the training ended."""
+    """MLflow's status for how the training ended."""
     return "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
 
 
 def patience_for(status: str, patience: float = PATIENCE) -> float:
-    """Seconds to wait for MLflow at the end. Whoever kills a program grants it little time."""
+    """Seconds to wait for MLflow at the end. A program that is being killed has little time."""
     return min(patience, 5.0) if status == "KILLED" else patience
 
 
 class Tracker:
-    """Live view of the runs that train side by side with one seed.
+    """The runs of one cohort: several students and one seed.
 
-    `epoch` and `finish` return at once. What cannot be written is said once, kept and tried again at the next flush,
-    and dropped at the end: `rebuild` completes the view from the records. An epoch is logged once, however often a run
-    is killed and resumed.
+    `epoch` and `finish` return at once. What cannot be written gives one warning, is tried again at each
+    flush, and is dropped at the end: `rebuild` completes the view from the records. An epoch is logged once,
+    however often a run is killed and resumed.
     """
 
     def __init__(
@@ -51,19 +51,14 @@ class Tracker:
         patience: float = PATIENCE,
         extras: Callable[[Record], Mapping[str, bytes]] = lambda record: {},
     ) -> None:
-        """runs: each with its circumstances; every: seconds between flushes; patience: seconds that `close` may take;
-        extras: further files of a finished run, by name."""
-        self.extras = extras
-        self.root, self.experiment, self.seed, self.every, self.patience = (
-            root,
-            experiment,
-            seed,
-            every,
-            patience,
-        )
-        self.runs = {
-            run.fingerprint: (run, {**circumstances, **fields.stage()}) for run, circumstances in runs
-        }
+        """
+        runs: each with its circumstances
+        every: seconds between flushes; patience: seconds that `close` may take
+        extras: further files of a finished run, by name
+        """
+        self.root, self.experiment, self.seed = root, experiment, seed
+        self.every, self.patience, self.extras = every, patience, extras
+        self.runs = {run.fingerprint: (run, circumstances) for run, circumstances in runs}
         self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._rows: dict[str, fields.Rows] = {}
         self._records: list[Record] = []
@@ -71,7 +66,7 @@ class Tracker:
         self._view: View | None = None
         self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
         self._closing: str | None = None
-        self._warned = self._told = False
+        self._warned = self._shown = False
         self._owner, self._started = os.getpid(), round(1000 * time.time())
         self._thread = threading.Thread(target=self._work, name="cdkd-tracking", daemon=True)
         self._thread.start()
@@ -85,7 +80,7 @@ class Tracker:
         self._put(("record", record))
 
     def close(self, status: str = "KILLED") -> None:
-        """Write what is queued and end the runs that are not finished with this status; returns within `patience`."""
+        """Write what is queued, and end unfinished runs with this status; returns within `patience`."""
         if self._closing is not None or os.getpid() != self._owner:
             return
         self._closing = status
@@ -120,7 +115,7 @@ class Tracker:
             due = time.monotonic() + self.every
 
     def _take(self, due: float) -> bool:
-        """Sort events until it is time to flush; False at the end."""
+        """Collect events until it is time to flush; False at the end."""
         while True:
             try:
                 event = self._events.get(timeout=max(0.0, due - time.monotonic()))
@@ -136,15 +131,15 @@ class Tracker:
                 self._records.append(content)
 
     def _flush(self, last: bool) -> None:
-        """Everything that waits; what fails waits on, and what was written before it is not written again."""
+        """Write everything that waits. What fails waits on; nothing is written twice."""
         view = self._view = self._view or View(self.root, self.experiment, LOCKED_PATIENCE)
         with view.locked():
             for fingerprint, (run, circumstances) in self.runs.items():
                 if fingerprint not in self._keys:
                     self._keys[fingerprint] = view.open(run, circumstances, self._started)
-            if not self._told:
-                view.tell(run.method for run, _ in self.runs.values())
-                self._told = True
+            if not self._shown:
+                view.show_methods(run.method for run, _ in self.runs.values())
+                self._shown = True
             while self._rows:
                 fingerprint = next(iter(self._rows))
                 view.log(self._keys[fingerprint], self._rows[fingerprint])
@@ -164,14 +159,12 @@ class Tracker:
             )
         for method in sorted({run.method for run, _ in self.runs.values()} - {TEACHER}):
             for parent in view.search(cdkd__group=method):
-                view.settle(parent, view.search(mlflow__parentRunId=parent.info.run_id))
+                view.end_group(parent, view.search(mlflow__parentRunId=parent.info.run_id))
 
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            clear = "\r\033[K" if sys.stderr.isatty() else ""  # a progress line may stand there
-            print(
-                f"{clear}MLflow cannot be written ({text}); the training goes on, `cdkd track` completes the view later",
-                file=sys.stderr,
-                flush=True,
+            log.warning(
+                "MLflow cannot be written (%s); training continues, `cdkd track` completes the view later",
+                text,
             )

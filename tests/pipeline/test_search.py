@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,13 +22,17 @@ from cdkd import tracking
 from cdkd.config import paths
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams, BadStudy
-from cdkd.data.prepared import read_meta
+from cdkd.core.local_server import free_port
+from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline import stages
 from cdkd.report.collect import collect
 from cdkd.runs import study_record
+from cdkd.runs.record import Record
 from cdkd.runs.study_record import Result
-from cdkd.search import propose
+from cdkd.search import database, outcome, propose
 from cdkd.search import study as search_study
+from cdkd.search.worker import DIGEST, trial_digest
+from tests.pipeline.test_tracking import asked, hostile
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
@@ -39,7 +46,10 @@ training: {epochs: 4, batch: 32, learning_rate: 0.05, milestones: [2], augmentat
 seeds: [0]
 methods:
   student: {ce: {weight: 1}}
-  edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1, 3]}, gkd: {weight: 0.1, temperature: 1, start: 1}}
+  edt:
+    ce: {weight: 1, start: 1}
+    cd: {weight: 6, decay: 0.9, milestones: [1, 3]}
+    gkd: {weight: 0.1, temperature: 1, start: 1}
 search:
   small:
     base: edt
@@ -121,7 +131,7 @@ def study(folder: Path, name: str = "small") -> Result:
 
 @pytest.fixture(scope="module")
 def whole(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study, uninterrupted. Its test split can be read for the method that comes out of it, and not before: see below."""
+    """The study, uninterrupted."""
     folder = copied(taught, tmp_path_factory.mktemp("whole") / "project")
     searched(folder, "--study", "small")
     return folder
@@ -163,7 +173,7 @@ def test_the_study_shows_in_mlflow_once(whole: Path) -> None:
     client = MlflowClient(tracking_uri=tracking.uri(whole))
     experiment = client.get_experiment_by_name("tiny-search")
     result = study(whole)
-    assert tracking.tell_study(whole, result, {}) == 0  # the command has told all of it
+    assert tracking.log_study(whole, result, {}) == 0  # the command has told all of it
     runs = client.search_runs([experiment.experiment_id])
     parent = next(run for run in runs if "cdkd.trial" not in run.data.tags)
     children = {
@@ -209,7 +219,7 @@ def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverge
     for path in tests:
         path.unlink()
     said = searched(folder, "--study", "switches")  # gives no method, so that nothing is to be tested
-    assert "switches: 3 of 3 trials over, 0 given up early, 1 failed" in said
+    assert "switches: 3 of 3 trials over, 0 pruned, 1 failed" in said
     failed = study(folder, "switches").trials[2]
     assert (failed.setting, failed.state, failed.value) == ({"cd": "wild"}, "failed", None)
     assert "is nan in epoch 0" in failed.reason or "is inf in epoch 0" in failed.reason
@@ -271,9 +281,9 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
     other = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(once))
     teacher = stages.trained_teacher(once, data)
-    assert search_study.kept(once, "small", data, teacher) == study(whole)
+    assert search_study.stored_study(once, "small", data, teacher) == study(whole)
     assert (
-        search_study.kept(other, "small", data, teacher) is None
+        search_study.stored_study(other, "small", data, teacher) is None
     )  # another key: nothing of the first is taken for it
     (own, *others), (base, *rest) = (
         propose.settings(params.search["small"], [], 3) for params in (once, other)
@@ -291,7 +301,7 @@ def test_a_study_by_another_name_is_the_same(whole: Path, tmp_path: Path) -> Non
     params = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(params))
     found, once = (
-        search_study.kept(params, "renamed", data, stages.trained_teacher(params, data)),
+        search_study.stored_study(params, "renamed", data, stages.trained_teacher(params, data)),
         study(whole),
     )
     assert found is not None
@@ -309,15 +319,27 @@ def test_more_trials_continue_the_study(whole: Path, tmp_path: Path) -> None:
     assert more.key == once.key
 
 
-def test_an_edited_value_in_the_database_is_noticed(whole: Path, tmp_path: Path) -> None:
+def inputs(folder: Path) -> tuple[Params, Meta, Record]:
+    """What a study is made of, without the study's own file."""
+    shutil.rmtree(folder / ".cdkd" / "studies", ignore_errors=True)
+    params = load(folder / "params.yaml")
+    data = read_meta(paths.data_folder(params))
+    return params, data, stages.trained_teacher(params, data)
+
+
+@pytest.mark.parametrize("digest_too", [False, True], ids=["value", "value and digest"])
+def test_an_edited_value_in_the_database_is_noticed(whole: Path, tmp_path: Path, digest_too: bool) -> None:
     folder = copied(whole, tmp_path / "project")
-    shutil.rmtree(folder / ".cdkd" / "studies")
-    with sqlite3.connect(folder / ".cdkd" / "search.db") as database:
-        database.execute(
-            "update trial_values set value = 0.0 where trial_id = (select min(trial_id) from trial_values)"
-        )
-    with pytest.raises(BadStudy, match="by its runs"):
-        stages.search(load(folder / "params.yaml"), "small")
+    params, data, teacher = inputs(folder)
+    first = outcome.worker_of(params, "small", data, teacher, 1).trials()[0]
+    sealed = json.dumps(trial_digest(first.state, first.params, first.intermediate_values, [0.0]))
+    with sqlite3.connect(folder / ".cdkd" / "search.db") as connection:
+        connection.execute("update trial_values set value = 0.0 where trial_id = ?", (first._trial_id,))
+        if digest_too:
+            edit = "update trial_user_attributes set value_json = ? where trial_id = ? and key = ?"
+            connection.execute(edit, (sealed, first._trial_id, DIGEST))
+    with pytest.raises(BadStudy, match="by its runs" if digest_too else "trial 0 do not match their digest"):
+        outcome.outcome(params, "small", data, teacher)
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "version"])
@@ -325,30 +347,116 @@ def test_a_damaged_database_is_one_line_and_costs_no_training(
     whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
 ) -> None:
     folder = copied(whole, tmp_path / "project")
-    shutil.rmtree(folder / ".cdkd" / "studies")
-    params = load(folder / "params.yaml")
-    data = read_meta(paths.data_folder(params))
-    teacher = stages.trained_teacher(params, data)
+    params, data, teacher = inputs(folder)
     path = folder / ".cdkd" / "search.db"
     content = path.read_bytes()
     if damage == "version":
-        with sqlite3.connect(path) as database:
-            database.execute("update version_info set schema_version = 99, library_version = '99.0.0'")
-            database.execute("update alembic_version set version_num = 'v99.a'")
+        with sqlite3.connect(path) as connection:
+            connection.execute("update version_info set schema_version = 99, library_version = '99.0.0'")
+            connection.execute("update alembic_version set version_num = 'v99.a'")
     else:
         path.write_bytes({"text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
+    run_workers = partial(stages._run_search_workers, params, "small")
     said = ""
     try:
-        search_study.studied(params, "small", data, teacher)
+        search_study.complete_study(params, "small", data, teacher, run_workers)
     except BadStudy as fault:
         said = str(fault)
         path.unlink()
-        search_study.studied(params, "small", data, teacher)
+        search_study.complete_study(params, "small", data, teacher, run_workers)
     if damage != "half":  # which SQLite may take for a database
         assert f"{path}: " in said
     assert "\n" not in said
     assert "epoch" not in capfd.readouterr().out  # the runs are in the store
-    assert search_study.kept(params, "small", data, teacher) == study(whole)
+    assert search_study.stored_study(params, "small", data, teacher) == study(whole)
+
+
+def test_flipped_bytes_in_the_database_are_one_line_or_change_nothing(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    params, data, teacher = inputs(folder)
+    path, known = folder / ".cdkd" / "search.db", study(whole)
+    with sqlite3.connect(path) as connection:
+        connection.execute("pragma journal_mode = delete")
+    content, draw, refused = path.read_bytes(), random.Random(0), list[str]()
+    for _ in range(25):
+        damaged = bytearray(content)
+        for place in draw.sample(range(100, len(content)), 8):
+            damaged[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = outcome.outcome(params, "small", data, teacher)
+        except BadStudy as fault:
+            refused.append(str(fault))
+        else:  # a page that nothing was read from, or the end of a table: what is read is true
+            assert found.trials == known.trials[: len(found.trials)]
+    assert refused  # the flips do reach what is read
+    assert all("\n" not in text and str(path) in text for text in refused)
+
+
+def test_each_attribute_of_a_study_may_be_damaged(whole: Path, tmp_path: Path) -> None:
+    params, data, teacher = inputs(copied(whole, tmp_path / "project"))
+    path = params.root / ".cdkd" / "search.db"
+    content = path.read_bytes()
+    for edit in (
+        "update trial_params set distribution_json = '{\"name\": '",
+        "update trial_params set distribution_json = '{}'",
+        "update trial_params set param_value = 'x' where trial_id = 1",
+        "update trial_params set param_value = 3.25 where trial_id = 1",
+        "update trial_user_attributes set value_json = 'nothing'",
+        "update trial_user_attributes set value_json = '[1]' where key = 'cdkd.digest'",
+        "update trial_intermediate_values set intermediate_value = 1.0 where step = 1",
+        "update trials set state = 'XYZ' where number = 1",
+        "update trials set state = 'PRUNED' where number = 0",
+        "update trials set datetime_start = 'yesterday'",
+        "update study_user_attributes set value_json = '\"many\"'",
+        "delete from trial_values",
+    ):
+        path.write_bytes(content)
+        with sqlite3.connect(path) as connection:
+            assert connection.execute(edit).rowcount
+        with pytest.raises(BadStudy) as caught:
+            outcome.outcome(params, "small", data, teacher)
+        assert "\n" not in str(caught.value), edit
+
+
+def test_a_study_has_a_readable_name_in_the_database(whole: Path) -> None:
+    params = load(whole / "params.yaml")
+    storage, _ = database.open_storage(database.address(params.root, None))
+    assert [each.study_name for each in storage.get_all_studies()] == [f"tiny small ({study(whole).key[:8]})"]
+
+
+def test_the_dashboard_answers_requests_to_itself_only(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    port = free_port(8600)
+    process = command(folder, "dashboard", "--port", str(port))
+    try:
+        assert process.stdout
+        assert f"127.0.0.1:{port}" in process.stdout.readline()
+        process.stdout.readline()
+        wait_until(lambda: _listens(port), process)
+        for headers in hostile(port):
+            for method, path in (
+                ("DELETE", "/api/studies/1"),
+                ("GET", "/dashboard"),
+                ("GET", "/api/studies"),
+            ):
+                status, text = asked(port, method, path, **headers)
+                assert (status, text[:8]) == (403, "refused:"), headers
+        own = f"http://127.0.0.1:{port}"
+        assert "tiny small" in asked(port, "GET", "/api/studies", Origin=own)[1]
+        assert asked(port, "DELETE", "/api/studies/1", Origin=own)[0] in (200, 204)
+        assert "tiny small" not in asked(port, "GET", "/api/studies")[1]
+    finally:
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert "stopped" in said
+    assert "Traceback" not in said
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 FAULTS = [

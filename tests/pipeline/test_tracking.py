@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -99,7 +101,7 @@ def record(run: RunPlan, epochs: int = EPOCHS, status: str = "finished") -> Reco
     )
 
 
-# Where compiled Python is not kept, every import of MLflow takes nine seconds instead of two: keep it for these tests.
+# Where compiled Python is not kept, an import of MLflow takes nine seconds instead of two: keep it here.
 COMPILED = str(Path(tempfile.gettempdir()) / f"cdkd-pycache-{os.getuid()}")
 
 
@@ -110,7 +112,7 @@ def child_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _mlflow_imported() -> None:
-    tracking.view.silence()
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     before = sys.dont_write_bytecode, sys.pycache_prefix
     if sys.dont_write_bytecode:
         sys.dont_write_bytecode, sys.pycache_prefix = False, COMPILED
@@ -207,11 +209,14 @@ def test_runs_are_grouped_by_method_beside_the_teacher(root: Path, monkeypatch: 
             tracker.finish(record(one))
 
     found = runs(root)
-    assert set(found) == {"teacher · seed 0", "kd", "cd_gkd_edt", "kd · seed 0", "cd_gkd_edt · seed 0"}
+    groups = {"kd · all seeds", "cd_gkd_edt · all seeds"}
+    assert set(found) == {"teacher · seed 0", "kd · seed 0", "cd_gkd_edt · seed 0"} | groups
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     run = found["cd_gkd_edt · seed 0"]
-    assert run.data.tags["mlflow.parentRunId"] == found["cd_gkd_edt"].info.run_id
-    assert "method" not in found["kd"].data.tags  # means over the tag would count the group itself
+    assert run.data.tags["mlflow.parentRunId"] == found["cd_gkd_edt · all seeds"].info.run_id
+    assert (
+        "method" not in found["kd · all seeds"].data.tags
+    )  # means over the tag would count the group itself
     assert "mlflow.parentRunId" not in found["teacher · seed 0"].data.tags
     expected = {
         "cdkd.fingerprint": plans[1].fingerprint,
@@ -224,7 +229,7 @@ def test_runs_are_grouped_by_method_beside_the_teacher(root: Path, monkeypatch: 
     expected |= {
         "git.commit": "abc123",
         "git.dirty": "true",
-        "dvc.stage": "distill@kd",
+        "mlflow.source.name": "cdkd distill cd_gkd_edt",
         "device": "cpu",
         "env.torch": "2.15.0",
         "cdkd.status": "finished",
@@ -259,8 +264,10 @@ def test_rebuild_makes_the_view_from_records_once(root: Path) -> None:
         START_MS,
         START_MS + 50_000,
     )
-    assert found["kd"].info.end_time == START_MS + 50_000
-    assert found["kd"].info.start_time > found["cd"].info.start_time  # the cohort's order, newest first
+    assert found["kd · all seeds"].info.end_time == START_MS + 50_000
+    assert (
+        found["kd · all seeds"].info.start_time > found["cd · all seeds"].info.start_time
+    )  # the cohort's order, newest first
     assert found["cd · seed 1"].info.status == "FAILED"
     assert found["cd · seed 1"].data.tags["cdkd.reason"] == "loss ce is nan in epoch 5"
     assert {run.info.status for name, run in found.items() if name != "cd · seed 1"} == {"FINISHED"}
@@ -291,16 +298,16 @@ def test_a_view_that_was_grouped_by_seed_is_grouped_anew(root: Path) -> None:
     tracking.rebuild(root, map(record, plans))
     mlflow, found = client(root), runs(root)
     old = mlflow.create_run(
-        found["kd"].info.experiment_id, run_name="seed 0", tags={"cdkd.group": "seed 0"}
+        found["kd · all seeds"].info.experiment_id, run_name="seed 0", tags={"cdkd.group": "seed 0"}
     ).info.run_id
     for name in ("kd · seed 0", "cd · seed 0"):
         mlflow.set_tag(found[name].info.run_id, "mlflow.parentRunId", old)
-    for name in ("kd", "cd"):
+    for name in ("kd · all seeds", "cd · all seeds"):
         mlflow.delete_run(found[name].info.run_id)
     assert tracking.rebuild(root, map(record, plans)) == (0, 0)
     found = runs(root)
-    assert set(found) == {"kd", "cd", "kd · seed 0", "cd · seed 0"}
-    assert found["kd · seed 0"].data.tags["mlflow.parentRunId"] == found["kd"].info.run_id
+    assert set(found) == {"kd · all seeds", "cd · all seeds", "kd · seed 0", "cd · seed 0"}
+    assert found["kd · seed 0"].data.tags["mlflow.parentRunId"] == found["kd · all seeds"].info.run_id
 
 
 def test_the_page_opens_on_current_runs_grouped_by_method(root: Path) -> None:
@@ -381,17 +388,17 @@ def test_leaving_by_an_exception_ends_the_runs(root: Path, error: type[BaseExcep
     assert runs(root)["kd · seed 0"].info.status == status
 
 
-def train_something(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines on stderr. Whatever MLflow does, no call waits for it: the writing thread is the only one to open it."""
+def train_something(root: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged. Whatever MLflow does, no call waits for it: the writing thread is the only one to open it."""
     one, opened = plan("kd"), list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        client = tracking.live.View.__init__
+        client = tracking.tracker.View.__init__
 
         def noted(self: Any, *words: Any, **more: Any) -> None:
             opened.append(threading.current_thread().name)
             client(self, *words, **more)
 
-        patch.setattr(tracking.live.View, "__init__", noted)
+        patch.setattr(tracking.tracker.View, "__init__", noted)
         tracker = live(root, [one])
         for epoch in range(EPOCHS):
             tracker.epoch(one.fingerprint, row(epoch))
@@ -399,14 +406,14 @@ def train_something(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]
         tracker.finish(record(one))
         tracker.close("FINISHED")
     assert set(opened) == {"cdkd-tracking"}
-    return capsys.readouterr().err.splitlines()
+    return [each.getMessage() for each in caplog.records]
 
 
 def test_a_locked_database_costs_a_warning_and_nothing_else(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with held(root):
-        said = train_something(root, capsys)
+        said = train_something(root, caplog)
         with pytest.raises(CdkdError, match="locked"):
             tracking_impatient(root)
     assert len(said) == 1
@@ -421,25 +428,25 @@ def tracking_impatient(root: Path) -> None:
         tracking.rebuild(root, [record(plan("kd"))])
 
 
-def test_a_lock_that_goes_is_written_after(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, lines = plan("kd"), list[str]()
+def test_a_lock_that_goes_is_written_after(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = plan("kd")
     with held(root):
         tracker = live(root, [one])
         tracker.epoch(one.fingerprint, row(0))
-        wait_until(lambda: lines or lines.extend(capsys.readouterr().err.splitlines()))
+        wait_until(lambda: caplog.records)
     for epoch in range(1, EPOCHS):
         tracker.epoch(one.fingerprint, row(epoch))
     tracker.finish(record(one))
     tracker.close("FINISHED")
     assert steps(root, "kd · seed 0") == list(range(EPOCHS))
-    assert len(lines + capsys.readouterr().err.splitlines()) == 1
+    assert len(caplog.records) == 1
 
 
 def test_a_dead_server_costs_a_warning_and_nothing_else(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    said = train_something(root, capsys)
+    said = train_something(root, caplog)
     assert len(said) == 1
     with pytest.raises(CdkdError, match=r"^MLflow at http://127\.0\.0\.1:9: "):
         tracking.rebuild(root, [record(plan("kd"))])
@@ -568,7 +575,7 @@ def test_the_experiment_is_described_and_comes_back_when_deleted(root: Path) -> 
         client(root)
         .get_experiment(key)
         .tags["mlflow.note.content"]
-        .endswith("paragraph\n\nCut here; whole in `reports/digits`.")
+        .endswith("paragraph\n\nShortened; the full report is in `reports/digits`.")
     )
     client(root).delete_experiment(key)
     assert tracking.experiment_id(root, "digits") == key
@@ -588,7 +595,7 @@ def test_a_forked_child_and_a_closed_tracker_write_nothing(root: Path) -> None:
     assert steps(root, "kd · seed 0") == []
 
 
-SERVER = "import sys, pathlib; from cdkd.tracking import server; server.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]), say=lambda text: print(text, flush=True))"
+SERVER = "import sys, pathlib; from cdkd.tracking import server; server.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]))"
 
 
 @pytest.mark.slow
@@ -621,6 +628,116 @@ def test_the_pages_are_served_and_no_process_is_left(template: Path, tmp_path: P
                 server.send_signal(number)
                 assert server.wait(PATIENCE) == (0 if number == signal.SIGINT else -number)
             wait_until(lambda group=group: gone(group))  # the server does not outlive the command
+
+
+def asked(port: int, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
+    """Status and text of a request whose headers are as given; Host is right unless it is given."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    given = {"Host": f"127.0.0.1:{port}", "Content-Type": "application/json"} | headers
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    for name, value in given.items():
+        if value:
+            connection.putheader(name, value)
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body.encode())
+    answer = connection.getresponse()
+    text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer.status, text
+
+
+def hostile(port: int) -> list[dict[str, str]]:
+    """Headers of requests that other sites can make a browser send, or that no browser of ours would."""
+    origins = ("http://evil.example", "null", f"http://127.0.0.1:{port + 1}", f"https://127.0.0.1:{port}")
+    hosts = (
+        "evil.example",
+        f"evil.example:{port}",
+        f"127.0.0.1:{port + 1}",
+        "127.0.0.1",
+        "",
+        f"127.0.0.1:{port}@x",
+    )
+    return [{"Host": host} for host in hosts] + [{"Origin": origin} for origin in origins]
+
+
+@pytest.mark.slow
+def test_mlflow_answers_requests_to_itself_only(template: Path, tmp_path: Path) -> None:
+    root = fresh(template, tmp_path / "project")
+    key = tracking.experiment_id(root, "digits")
+    port = server.free_port(5600)
+    words = [sys.executable, "-c", SERVER, str(root), str(port)]
+    delete, body = "/api/2.0/mlflow/experiments/delete", json.dumps({"experiment_id": key})
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment()) as process:
+        try:
+            assert process.stdout
+            assert f"127.0.0.1:{port}" in process.stdout.readline()
+            for headers in hostile(port):
+                for method, path in (("POST", delete), ("GET", "/"), ("GET", "/health")):
+                    status, text = asked(port, method, path, body, **headers)
+                    assert (status, text[:8]) in ((403, "refused:"), (400, "Invalid ")), headers
+            assert client(root).get_experiment(key).lifecycle_stage == "active"
+            for headers in ({}, {"Origin": f"http://127.0.0.1:{port}"}, {"Host": f"localhost:{port}"}):
+                assert (
+                    asked(port, "GET", f"/api/2.0/mlflow/experiments/get?experiment_id={key}", **headers)[0]
+                    == 200
+                )
+            assert asked(port, "POST", delete, body, Origin=f"http://localhost:{port}")[0] == 200
+            assert client(root).get_experiment(key).lifecycle_stage == "deleted"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+def test_a_copied_checkout_writes_nothing_into_the_original(root: Path, tmp_path: Path) -> None:
+    tracking.rebuild(root, [record(plan("kd"))], lambda one: {"curves.png": b"picture"})
+    copy = tmp_path / "copy of it"
+    shutil.copytree(root, copy)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert tracking.rebuild(copy, [record(plan("kd")), record(plan("cd"))], lambda one: {"x.png": b"x"}) == (
+        1,
+        0,
+    )
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    shutil.rmtree(root)  # a moved checkout is a copy whose original is gone
+    for name, picture in (("kd · seed 0", "curves.png"), ("cd · seed 0", "x.png")):
+        run = runs(copy)[name]
+        assert run.info.artifact_uri.startswith((copy / ".cdkd" / "mlflow" / "artifacts").as_uri() + "/")
+        assert picture in {file.path for file in client(copy).list_artifacts(run.info.run_id)}
+    with live(copy, [plan("at")]) as tracker:
+        tracker.finish(record(plan("at")))
+    assert not root.exists()
+
+
+def test_a_damaged_view_is_one_line_or_completed(root: Path, tmp_path: Path) -> None:
+    records = [record(plan(method, seed)) for method in ("kd", "cd") for seed in (0, 1)]
+    tracking.rebuild(root, records)
+    path, whole = root / ".cdkd" / "mlflow" / "mlflow.db", tmp_path / "whole.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("update latest_metrics set value = 0.5 where key = 'test_top1_error'")
+        connection.commit()
+    assert tracking.rebuild(root, records) == (0, 4)  # the records are right, and MLflow is not
+    assert runs(root)["kd · seed 0"].data.metrics["test_top1_error"] == row(EPOCHS - 1)["test_top1_error"]
+    with (
+        contextlib.closing(sqlite3.connect(path)) as one,
+        contextlib.closing(sqlite3.connect(whole)) as other,
+    ):
+        one.backup(other)
+    content, draw, refused = whole.read_bytes(), random.Random(0), []
+    texts = {"text": b"no database\n" * 99, "half": content[: len(content) // 2]}
+    for count in range(10):
+        flipped = bytearray(content)
+        for place in draw.sample(range(100, len(content)), 8 << count):
+            flipped[place] ^= 1 << draw.randrange(8)
+        texts[f"flipped{count}"] = bytes(flipped)
+    for name, text in texts.items():
+        file = fresh(whole, tmp_path / name) / ".cdkd" / "mlflow" / "mlflow.db"
+        file.write_bytes(text)
+        try:
+            tracking.rebuild(tmp_path / name, records)
+        except CdkdError as fault:
+            refused.append((name, str(fault)))
+    assert {"text", "half"} < {name for name, _ in refused}
+    assert all("\n" not in text and name in text for name, text in refused), refused
 
 
 def gone(group: int) -> bool:

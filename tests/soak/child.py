@@ -75,7 +75,7 @@ def _mute() -> None:
 
         return nobody(plans, circumstances)
 
-    scheduler._apart = unwatched
+    scheduler._track = unwatched
 
 
 class Forked:

@@ -155,9 +155,9 @@ def arm(trap: Trap) -> None:
         trap, run.Run, "save", before="before a checkpoint", after="after a checkpoint"
     )  # of a cohort: members stand at different epochs
     around(trap, execution, "record_of", before="before a record")
-    around(trap, subprocess_tracker.Apart, "epoch", before="before tracking hears of an epoch")
-    around(trap, subprocess_tracker.Apart, "finish", before="before tracking hears of an end")
-    around(trap, subprocess_tracker.Apart, "close", before="before tracking is closed")
+    around(trap, subprocess_tracker.SubprocessTracker, "epoch", before="before tracking hears of an epoch")
+    around(trap, subprocess_tracker.SubprocessTracker, "finish", before="before tracking hears of an end")
+    around(trap, subprocess_tracker.SubprocessTracker, "close", before="before tracking is closed")
     around(trap, writer._Split, "add", before="before a part of a split", after="after a part of a split")
 
 

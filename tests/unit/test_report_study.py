@@ -42,6 +42,8 @@ STUDY = Result(
     6,
     TRIALS,
     {"gate": 0.75, "cd.weight": 0.25},
+    {"gate": 0.02, "cd.weight": 0.02},
+    "fANOVA, 8 forests",
 )
 
 
@@ -64,7 +66,7 @@ def test_the_section_counts_trials_and_names_the_best() -> None:
     assert "3 to their end, 1 given up early, 1 failed" in text
     assert "7 epochs in all, as many as 1.75 runs" in text
     assert "trial 1 with 3.00 %: cd.weight 12, gate 0. edt's own numbers (trial 0): 5.00 %" in text
-    assert "gate 75 %, cd.weight 25 %" in text
+    assert "gate 75 ± 2 %, cd.weight 25 ± 2 %" in text
     assert (
         "edt_tuned minus edt is −1.00 points (95 % interval −1.50 to −0.50, n = 3)" in text
     )  # mean −1, std 0.2: t(2) 4.303 * 0.2 / 3 ** 0.5
@@ -145,7 +147,7 @@ def test_switches_are_compared_where_nothing_else_differs() -> None:
     study = replace(
         STUDY,
         name="ablation",
-        decisive={"sampler": "grid", "generation": 2, "space": space},
+        config={"sampler": "grid", "generation": 2, "space": space},
         method=None,
         epochs=1,
         seeds=(0, 1),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from cdkd.core.processes import cores as cores_here
 from cdkd.pipeline import scheduler
 from cdkd.pipeline.doctor.site import (
     Fault,
@@ -81,7 +82,7 @@ def packages(site: Site) -> Verdict:
 
 def determinism(site: Site) -> Verdict:
     """The settings that decide the last bits: threads above all."""
-    given, cores = os.environ.get("OMP_NUM_THREADS"), scheduler.cores()
+    given, cores = os.environ.get("OMP_NUM_THREADS"), cores_here()
     jobs = scheduler.jobs(site.params) if site.params else 1
     usual = max(1, cores // jobs)
     faults = [

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from cdkd.pipeline.doctor.site import Fault, Site, Verdict, amount, dvc_settings, size_of, some
 from cdkd.runs.record import Record
 from cdkd.runs.specification import TEACHER
-from cdkd.tracking import view
+from cdkd.tracking.database import folder as mlflow_folder
 
 REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it anew from the records"
 
@@ -55,7 +55,7 @@ def dvc_cache(site: Site) -> Verdict:
 
 def mlflow(site: Site) -> Verdict:
     """The view's database: whole, of the installed MLflow's form, and no run in it RUNNING that nobody trains."""
-    path = view.folder(site.root) / "mlflow.db"
+    path = mlflow_folder(site.root) / "mlflow.db"
     if address := os.environ.get("MLFLOW_TRACKING_URI"):
         return Verdict(f"kept at {address} (MLFLOW_TRACKING_URI), which is not examined", [])
     if not path.exists():

@@ -96,7 +96,7 @@ def slices(study: Result) -> Figure | None:
             across = [float(value) for value in values]
             if all(isinstance(value, int) for value in values):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if study.decisive["space"][name]["log"]:
+            if study.config["space"][name]["log"]:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style shows no formulas
