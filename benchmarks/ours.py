@@ -265,7 +265,7 @@ def _flat(features: Features) -> list[Tensor]:
 
 def tracking(folder: Path, epochs: int = 40) -> float:
     """Processor seconds that the MLflow view of one run's epoch costs, its run's opening and end included. The training does not wait for it."""
-    from cdkd.runs.specification import RunPlan
+    from cdkd.core.run_spec import RunSpec
     from cdkd.tracking import Tracker
 
     row = {
@@ -277,7 +277,7 @@ def tracking(folder: Path, epochs: int = 40) -> float:
     tested = {"test_top1_error": 50.0, "test_top5_error": 20.0, "test_loss": 1.0}
 
     def view(name: str, count: int) -> None:
-        plan = RunPlan("benchmark", name, 0, {"network": name})
+        plan = RunSpec("benchmark", name, 0, {"network": name}, "")
         with Tracker(folder / "tracking", "benchmark", 0, [(plan, {})]) as tracker:
             for epoch in range(count):
                 tracker.epoch(plan.fingerprint, row | tested | {"epoch": epoch})

@@ -7,9 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
+from cdkd.core.run_spec import RunSpec
 from cdkd.report.figures import run_pictures
 from cdkd.runs.record import parse
-from cdkd.runs.specification import RunPlan
 from cdkd.tracking import Tracker
 
 
@@ -20,7 +20,7 @@ def listen() -> None:
     )  # Ctrl-C reaches the whole group; the trainer closes the pipe
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     first = json.loads(sys.stdin.readline())
-    runs = [(RunPlan(**plan), circumstances) for plan, circumstances in first["runs"]]
+    runs = [(RunSpec(**plan), circumstances) for plan, circumstances in first["runs"]]
     tracker = Tracker(Path(first["root"]), first["experiment"], first["seed"], runs, extras=run_pictures)
     status = "KILLED"
     for line in sys.stdin:

@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
 from cdkd.core.errors import BadStudy
+from cdkd.core.run_spec import RunSpec
 from cdkd.data.prepared import Meta
 from cdkd.runs.record import Record
-from cdkd.runs.specification import RunPlan, variant_plan
+from cdkd.runs.specification import variant_plan
 from cdkd.runs.store import Store
 from cdkd.search import propose
 from cdkd.search.database import Locks, Storage, damaged, faults_as_one_line
@@ -192,7 +193,7 @@ class Worker:
         earlier = self.trials()[: mine[0].number // size * size]
         running = [RunningTrial(trial) for trial in mine]
         for place, seed in enumerate(self.space.study.seeds):
-            plans: dict[str, RunPlan] = {}
+            plans: dict[str, RunSpec] = {}
             trials_of: dict[str, list[RunningTrial]] = {}  # equal settings share a run
             for one in running:
                 if not one.over and (plan := self._plan(one, seed)) is not None:
@@ -200,7 +201,7 @@ class Worker:
                     trials_of.setdefault(plan.fingerprint, []).append(one)
 
             def report(
-                plan: RunPlan,
+                plan: RunSpec,
                 history: Sequence[Row],
                 place: int = place,
                 trials_of: Mapping[str, list[RunningTrial]] = trials_of,
@@ -219,7 +220,7 @@ class Worker:
         for one in running:
             self._finish(one)
 
-    def _plan(self, one: RunningTrial, seed: int) -> RunPlan | None:
+    def _plan(self, one: RunningTrial, seed: int) -> RunSpec | None:
         made = self.space.made(one.trial.params, short=True)
         if made is None:
             one.failed = "trains nothing in some epoch"
@@ -239,7 +240,7 @@ class Worker:
             self.storage.set_trial_intermediate_value(one.trial._trial_id, step, row[ERROR])
             one.pruned = propose.should_prune(self.space, earlier, one.curve)
 
-    def _train_cohort(self, plans: list[RunPlan], prune: Prune) -> None:
+    def _train_cohort(self, plans: list[RunSpec], prune: Prune) -> None:
         """Train what the store lacks; a run that another process trains is waited for."""
         from cdkd.runs.execution import train_cohort
 

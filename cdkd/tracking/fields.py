@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
 
 FINGERPRINT, GROUP, STATUS, PARENT = "cdkd.fingerprint", "cdkd.group", "cdkd.status", "mlflow.parentRunId"
 CURRENT = (

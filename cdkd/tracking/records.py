@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cdkd.core.errors import CdkdError
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
 from cdkd.tracking import database, experiment_page, fields
 from cdkd.tracking.view import View, complete
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cdkd.core.run_spec import RunSpec
 from cdkd.runs.record import Record
-from cdkd.runs.specification import RunPlan
 from cdkd.tracking.tracker import PATIENCE, patience_for, status_for
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class SubprocessTracker:
     """Sends what happens in a cohort to the writer's process. Only `close` waits, and nothing raises."""
 
     def __init__(
-        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunPlan, Mapping[str, Any]]]
+        self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunSpec, Mapping[str, Any]]]
     ) -> None:
         """runs: each with its circumstances"""
         self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
 from cdkd.tracking import fields
 from cdkd.tracking.view import View
 

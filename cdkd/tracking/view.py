@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
 from cdkd.tracking import database, experiment_page, fields
 
 NOTE = """**{experiment}**: one run for each method and seed, grouped by method, and the teacher.

@@ -25,8 +25,8 @@ import pytest
 
 from cdkd import tracking
 from cdkd.core.errors import CdkdError
+from cdkd.core.run_spec import RunSpec
 from cdkd.runs.record import Record
-from cdkd.runs.specification import RunPlan
 from cdkd.tracking import experiment_page, fields, server
 from tests.waiting import PATIENCE, wait_until
 
@@ -39,7 +39,7 @@ STARTED, START_MS = "2026-01-02T03:04:05+00:00", 1767323045000
 EPOCHS = 5
 
 
-def plan(method: str, seed: int = 0, **more: Any) -> RunPlan:
+def plan(method: str, seed: int = 0, **more: Any) -> RunSpec:
     weight = {"value": 6.0, "start": 0, "stop": None, "milestones": [2], "decay": 0.9}
     of = (
         None
@@ -52,9 +52,8 @@ def plan(method: str, seed: int = 0, **more: Any) -> RunPlan:
         "training": {"epochs": EPOCHS, "learning_rate": 0.05},
         "teacher": of,
     }
-    return RunPlan(
-        "digits", method, seed, config | {"method": {method: {"weight": weight, "options": {}}}} | more
-    )
+    terms = {"method": {method: {"weight": weight, "options": {}}}}
+    return RunSpec("digits", method, seed, config | terms | more, "c" * 64)
 
 
 def row(epoch: int) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def row(epoch: int) -> dict[str, Any]:
     } | errors
 
 
-def record(run: RunPlan, epochs: int = EPOCHS, status: str = "finished") -> Record:
+def record(run: RunSpec, epochs: int = EPOCHS, status: str = "finished") -> Record:
     rows = [row(epoch) for epoch in range(epochs)]
     result = (
         {
@@ -98,6 +97,7 @@ def record(run: RunPlan, epochs: int = EPOCHS, status: str = "finished") -> Reco
         result,
         circumstances,
         reason,
+        run.code,
     )
 
 
@@ -166,7 +166,7 @@ def steps(root: Path, name: str, metric: str = "test_top1_error") -> list[int]:
     )
 
 
-def live(root: Path, plans: list[RunPlan], **more: Any) -> tracking.Tracker:
+def live(root: Path, plans: list[RunSpec], **more: Any) -> tracking.Tracker:
     return tracking.Tracker(
         root, "digits", plans[0].seed, [(one, CIRCUMSTANCES) for one in plans], **{"every": 0.05} | more
     )
