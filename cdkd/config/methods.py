@@ -15,7 +15,7 @@ from cdkd.core.schedule import TEACHER, Inactive, Method, Term, Weight
 from cdkd.losses import signature
 
 TAKEN = ("teacher", "search")  # their runs lie in the folder of the methods'
-METHOD_KEYS = ("inactive", "group")  # what a method says beside its terms
+METHOD_KEYS = ("inactive", "group")  # what a method says besides its terms
 NO_TERMS = (
     *METHOD_KEYS,
     "training",

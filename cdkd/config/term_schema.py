@@ -14,7 +14,7 @@ from cdkd.core.errors import BadParams
 from cdkd.core.schedule import TEACHER, Curve, Rise
 from cdkd.losses import signature
 
-MAX_WEIGHT = 1e12  # what float32 holds with the loss and the gradient beside it
+MAX_WEIGHT = 1e12  # times a loss and a learning rate it is still a number of float32
 
 Lasting = Annotated[Epoch, Field(ge=1)]
 
@@ -40,7 +40,7 @@ class WeightFields(Section):
     rise_from: Literal[0, 1] = 0
 
 
-# what a term says beside its weight: its loss, the networks that it trains, and what they learn from
+# what a term says besides its weight: its loss, the networks that it trains, and what they learn from
 NETWORKS: dict[str, Any] = {
     "loss": (Text | None, None),
     "of": (Text | Annotated[list[Text], Field(min_length=1, max_length=100)] | None, None),
