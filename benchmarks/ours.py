@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from cdkd.runs.cohort import keep_freed_memory
 from torch import Tensor
 
 from benchmarks import images
@@ -31,7 +32,6 @@ from cdkd.config.params import load
 from cdkd.core.features import Features
 from cdkd.core.schedule import Method, Term, Weight
 from cdkd.data.batches import Batch, Batches, Split, evaluation
-from cdkd.runs.cohort import keep_freed_memory
 from cdkd.training.evaluation import Examination, Reference
 from cdkd.training.loop import Run, network
 from cdkd.training.teacher import Teacher

@@ -16,10 +16,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from cdkd.runs.cohort import train_cohort
+
 from cdkd.config.params import load
 from cdkd.config.paths import data_folder
 from cdkd.data.prepare import prepare
-from cdkd.runs.cohort import train_cohort
 from cdkd.runs.specification import RunPlan, teacher_plan, variant_plan
 from cdkd.runs.store import Store
 from cdkd.search.propose import settings

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cdkd import tracking
 from cdkd.config.params import Params
@@ -20,33 +19,33 @@ from cdkd.runs.store import Store
 from cdkd.runs.tuned_methods import with_tuned
 from cdkd.tracking.server import PORT
 
-if TYPE_CHECKING:
-    from cdkd.report.explain import Difference
-
 
 def report(params: Params) -> list[str]:
     """Tables and figures from the records; returns the tables as lines for a terminal."""
     from cdkd.report.collect import collect
+    from cdkd.report.explain import explain as differences
     from cdkd.report.render import render
-    from cdkd.report.study import section, tuned_sentences
+    from cdkd.report.search_section import section, tuned_sentences
     from cdkd.report.summary import rows
 
     studies = todays_studies(params)
     params = with_tuned(params, studies)
-    known, runs = expected(params), runs_folder(params)
-    found = section(params, studies, rows(params, collect(params, known, runs)))
+    found = collect(params, expected(params), runs_folder(params))
+    numbers = rows(params, found)
     try:
         classes = read_meta(data_folder(params)).classes
     except CdkdError:
         classes = ()
     return render(
         params,
-        known,
-        runs,
+        found,
         report_folder(params),
         tuned=tuned_sentences(studies),
-        search_section=found,
-        deviations=_deviations(params, params.methods),
+        search_section=section(params, studies, numbers),
+        deviations={
+            method: differences(params, method, numbers[method], numbers[TEACHER])
+            for method in params.methods
+        },
         class_names=classes,
         mlflow=_address(params),
     )
@@ -59,21 +58,16 @@ def _address(params: Params) -> str | None:
 
 
 def explain(params: Params, method: str) -> list[str]:
-    """What differs between a method here and as it is published, for a terminal."""
+    """Differences between a method here and as it is published, for a terminal."""
+    from cdkd.report.collect import collect
+    from cdkd.report.explain import explain as differences
     from cdkd.report.explain import lines
+    from cdkd.report.summary import rows
 
     params = params if method in params.methods else full(params)
     params.method(method)
-    return lines(_deviations(params, [method])[method])
-
-
-def _deviations(params: Params, methods: Iterable[str]) -> dict[str, list[Difference]]:
-    from cdkd.report.collect import collect
-    from cdkd.report.explain import explain as differences
-
-    found = collect(params, expected(params), runs_folder(params))
-    first = {name: next((run.ok for run in runs if run.ok), None) for name, runs in found.items()}
-    return {method: differences(params, method, first.get(method), first[TEACHER]) for method in methods}
+    numbers = rows(params, collect(params, expected(params), runs_folder(params)))
+    return lines(params, method, differences(params, method, numbers[method], numbers[TEACHER]))
 
 
 def compare(root: Path, names: list[str]) -> list[str]:

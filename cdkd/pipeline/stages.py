@@ -185,7 +185,7 @@ def _run_search_workers(params: Params, name: str) -> None:
 
 def show_study(params: Params, study: Result) -> None:
     """The study in MLflow; where that fails it is said, and `cdkd track` makes it up."""
-    from cdkd.report.study import pictures_of
+    from cdkd.report.search_section import pictures_of
     from cdkd.tracking import log_study
 
     try:

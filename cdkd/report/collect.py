@@ -1,16 +1,17 @@
-"""Which records stand behind a report: the runs that params name, each found, or said to be missing, stale or damaged."""
+"""Finds the records of a report: the runs that params.yaml names, each found, missing, stale or damaged."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cdkd.config.params import Params
 from cdkd.core.errors import BadRecord
+from cdkd.report.error_analysis import ErrorAnalysis, error_analysis
+from cdkd.report.history import History, finite
 from cdkd.runs.record import Record, read
 
 TEACHER = "teacher"
@@ -18,39 +19,43 @@ Expected = Mapping[tuple[str, int], str]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies where the record of one run should be. Only a run whose state is `ok` counts in a number."""
+class FoundRun:
+    """What was found where the record of one run should be. Only a run whose state is `ok` counts in a number.
+
+    record: without its history and error analysis, which are kept beside it in less memory
+    detail, brief: why the run does not count, for a footnote and for a cell
+    unreadable: why the record's error analysis cannot be used
+    """
 
     method: str
     seed: int
     state: str  # ok | missing | stale | unverified | diverged | unfinished | damaged | duplicate
     record: Record | None = None
-    detail: str = ""  # why, for a footnote
-    brief: str = ""  # why, for a cell
+    detail: str = ""
+    brief: str = ""
+    history: History = field(default_factory=History)
+    analysis: ErrorAnalysis | None = None
+    unreadable: str = ""
 
     @property
     def ok(self) -> Record | None:
         return self.record if self.state == "ok" else None
 
 
-def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[Found, ...]]:
-    """Every run of the experiment, the teacher's first: enumerated from params, never from what happens to lie there.
+def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[FoundRun, ...]]:
+    """Every run of the experiment, the teacher's first. The list comes from params, not from the files that exist.
 
-    expected: today's fingerprint of each (method, seed); a run that it lacks cannot be verified and does not count
-    runs: the folder that holds `<method>/seed-<n>.json`, and `search/<method>/` of those that a search gave
+    Each record is read once.
+    expected: today's fingerprint of each (method, seed); a run without one cannot be verified and does not count
+    runs: the folder with `<method>/seed-<n>.json`, and `search/<method>/` for methods that a search produced
     """
-    named = (
-        *params.methods,
-        *params.report.ablation,
-        *params.report.comparison,
-    )  # a search may have to give some of them first
+    named = (*params.methods, *params.report.ablation, *params.report.comparison)
     wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(named, params.seeds)
     found = {}
     for method, seeds in wanted.items():
         folder = runs / "search" / method if method in params.tuned else runs / method
-        found[method] = _without_duplicates(
-            folder, tuple(_look(folder, method, seed, expected) for seed in seeds)
-        )
+        read_runs = tuple(_find_run(folder, method, seed, expected) for seed in seeds)
+        found[method] = _without_duplicates(folder, read_runs)
     return found
 
 
@@ -60,52 +65,49 @@ def number(record: Record, row: str, key: str) -> float | None:
     return finite(rows.get(key)) if isinstance(rows, dict) else None
 
 
-def finite(value: Any) -> float | None:
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
-
-
-def _look(folder: Path, method: str, seed: int, expected: Expected) -> Found:
+def _find_run(folder: Path, method: str, seed: int, expected: Expected) -> FoundRun:
     path = folder / f"seed-{seed}.json"
     if not path.exists():
-        return Found(method, seed, "missing")
+        return FoundRun(method, seed, "missing")
     try:
         record = read(path)
     except (BadRecord, RecursionError) as fault:
-        return Found(method, seed, "damaged", detail=_relative(str(fault), folder.parent) or "not a record")
+        detail = str(fault).replace(f"{folder.parent}/", "") or "not a record"
+        return FoundRun(method, seed, "damaged", detail=detail)
     today = expected.get((method, seed))
     if record.fingerprint != today:
-        # a fingerprint that fits is enough: it names no method, so a renamed method keeps its runs
+        # a fingerprint that matches is enough: it contains no method name, so a renamed method keeps its runs
         if (record.method, record.seed) != (method, seed):
-            return Found(
-                method,
-                seed,
-                "damaged",
-                record,
-                f"{method}/{path.name} holds the record of {record.method} seed {record.seed}",
-            )
-        return Found(method, seed, "unverified" if today is None else "stale", record)
+            other = f"{method}/{path.name} holds the record of {record.method} seed {record.seed}"
+            return FoundRun(method, seed, "damaged", _slim(record), other)
+        return FoundRun(method, seed, "unverified" if today is None else "stale", _slim(record))
     if record.status == "diverged":
-        return Found(method, seed, "diverged", record, record.reason or "", _where(record))
+        return FoundRun(method, seed, "diverged", _slim(record), record.reason or "", _where(record))
     if record.status != "finished":
-        return Found(method, seed, "unfinished", record, f"its status is {record.status}")
+        return FoundRun(method, seed, "unfinished", _slim(record), f"its status is {record.status}")
     error = number(record, "last", "test_top1_error")
     if error is None or not 0 <= error <= 100:
-        return Found(
-            method,
-            seed,
-            "damaged",
-            record,
-            f"{method}/{path.name}: no test_top1_error from 0 to 100 in result.last",
-        )
-    return Found(method, seed, "ok", record)
+        why = f"{method}/{path.name}: no test_top1_error from 0 to 100 in result.last"
+        return FoundRun(method, seed, "damaged", _slim(record), why)
+    analysis, unreadable = None, ""
+    try:
+        analysis = error_analysis(record)
+    except ValueError as fault:
+        unreadable = str(fault)
+    history = History(record.history if isinstance(record.history, list) else ())
+    return FoundRun(
+        method, seed, "ok", _slim(record), history=history, analysis=analysis, unreadable=unreadable
+    )
 
 
-def _without_duplicates(folder: Path, found: tuple[Found, ...]) -> tuple[Found, ...]:
-    """A second file with another result for the same run makes both unusable; an identical one is harmless."""
+def _slim(record: Record) -> Record:
+    """Without what takes most of the memory."""
+    result = record.result if isinstance(record.result, dict) else {}
+    return replace(record, history=[], result={key: result[key] for key in result if key != "examined"})
+
+
+def _without_duplicates(folder: Path, found: tuple[FoundRun, ...]) -> tuple[FoundRun, ...]:
+    """A second file with another result of the same run makes the run unusable; an identical copy does no harm."""
     mine = {f"seed-{run.seed}.json" for run in found}
     others: dict[str, Record] = {}
     for path in sorted(folder.glob("*.json")):
@@ -113,28 +115,25 @@ def _without_duplicates(folder: Path, found: tuple[Found, ...]) -> tuple[Found, 
             try:
                 others[path.name] = read(path)
             except (BadRecord, RecursionError):
-                continue  # nothing asked for this file
+                continue  # params.yaml does not ask for this file
+    same_run = {
+        run.seed: [name for name, other in others.items() if other.fingerprint == run.ok.fingerprint]
+        for run in found
+        if run.ok
+    }
 
-    def settle(run: Found) -> Found:
-        record = run.ok
-        if record is None:
-            return run
-        for name, other in others.items():
-            same_run = other.fingerprint == record.fingerprint
-            if same_run and (other.status, other.config, other.history, other.result) != (
-                record.status,
-                record.config,
-                record.history,
-                record.result,
-            ):
-                return replace(
-                    run,
-                    state="duplicate",
-                    detail=f"{run.method}/seed-{run.seed}.json and {run.method}/{name} differ and are the same run",
-                )
+    def check(run: FoundRun) -> FoundRun:
+        for name in same_run.get(run.seed, ()):
+            if _outcome(others[name]) != _outcome(read(folder / f"seed-{run.seed}.json")):
+                names = f"{run.method}/seed-{run.seed}.json and {run.method}/{name}"
+                return replace(run, state="duplicate", detail=f"{names} differ and are the same run")
         return run
 
-    return tuple(settle(run) for run in found)
+    return tuple(map(check, found))
+
+
+def _outcome(record: Record) -> tuple[Any, ...]:
+    return record.status, record.config, record.history, record.result
 
 
 def _where(record: Record) -> str:
@@ -142,10 +141,5 @@ def _where(record: Record) -> str:
     reason = record.reason or ""
     epoch = re.search(r"in epoch (\d+)", reason)
     losses = re.findall(r"loss (\S+) is", reason) or (["a weight"] if "weight" in reason else [])
-    return f"in epoch {epoch.group(1) if epoch else len(record.history)}" + (
-        f" ({', '.join(losses)})" if losses else ""
-    )
-
-
-def _relative(text: str, runs: Path) -> str:
-    return text.replace(f"{runs}/", "")
+    where = f"in epoch {epoch.group(1) if epoch else len(record.history)}"
+    return where + (f" ({', '.join(losses)})" if losses else "")

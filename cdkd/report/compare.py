@@ -12,16 +12,19 @@ from cdkd.config.faults import suggest
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
 from cdkd.report.collect import TEACHER, Expected, collect
-from cdkd.report.formats import md, tex
-from cdkd.report.notes import STALE, UNVERIFIED, faults, recipe, written_out
+from cdkd.report.document import NONE
+from cdkd.report.escape import md, tex
+from cdkd.report.notes import STALE, UNVERIFIED, excluded, formula, recipe
 from cdkd.report.published import Reference
 from cdkd.report.summary import Row, Summary, rows
-from cdkd.report.tables import NONE, shown
+from cdkd.report.wording import mean_std
 from cdkd.storage.files import digest, write_atomically
 
 CAPTION = (
-    "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n seeds. "
-    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values stand under the protocol of their source, which need not be ours."
+    "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n "
+    "seeds. "
+    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values stand under the "
+    "protocol of their source, which need not be ours."
 )
 
 
@@ -120,7 +123,8 @@ class _Table:
             if self._with_published(column):
                 there = row.published if row else None
                 cells.append(
-                    f"{shown(Summary(there.top1_error, there.top1_std, 1))} [{self.references.index(_cited(there)) + 1}]"
+                    f"{mean_std(Summary(there.top1_error, there.top1_std, 1))} "
+                    f"[{self.references.index(_cited(there)) + 1}]"
                     if there
                     else NONE
                 )
@@ -132,7 +136,8 @@ class _Table:
         for one in self.experiments:
             seeds = ", ".join(map(str, one.params.seeds))
             notes.append(
-                f"{one.title}: recipe “{one.params.training.recipe}” ({recipe(one.params.training)}); seeds {seeds}"
+                f"{one.title}: recipe “{one.params.training.recipe}” ({recipe(one.params.training)}); seeds "
+                f"{seeds}"
             )
         states = {run.state for column in self.columns for row in column.values() for run in row.runs}
         return notes + [
@@ -146,9 +151,7 @@ class _Table:
             forms: dict[str, list[str]] = {}
             for one in self.experiments:
                 if method in one.params.methods:
-                    forms.setdefault(written_out(one.params.methods[method]), []).append(
-                        one.params.experiment
-                    )
+                    forms.setdefault(formula(one.params.methods[method]), []).append(one.params.experiment)
             if len(forms) > 1:
                 notes.append(
                     f"{method} is not the same everywhere: "
@@ -246,8 +249,8 @@ def _ours(row: Row | None) -> str:
         return NONE
     if all(run.state == "missing" for run in row.runs):
         return "no records"
-    number = f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else ""
-    return "; ".join(filter(None, (number, faults(row.runs))))
+    number = f"{mean_std(row.top1)} (n = {row.top1.n})" if row.top1.n else ""
+    return "; ".join(filter(None, (number, excluded(row.runs))))
 
 
 def _cited(there: Reference) -> str:
@@ -267,7 +270,7 @@ def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, obje
     }
     cells |= {"student": params.student.network, "recipe": params.training.recipe, "method": method}
     cells |= {
-        "as_run": written_out(params.methods[method]) if method in params.methods else "",
+        "as_run": formula(params.methods[method]) if method in params.methods else "",
         "n": row.top1.n if row else "",
     }
     cells |= {
@@ -283,4 +286,4 @@ def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, obje
         "published_protocol": there.protocol if there else None,
         "published_source": there.source if there else None,
     }
-    return cells | {"faults": faults(row.runs) if row else "" if method == TEACHER else "no such method"}
+    return cells | {"faults": excluded(row.runs) if row else "" if method == TEACHER else "no such method"}

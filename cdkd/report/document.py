@@ -1,4 +1,4 @@
-"""What a report consists of, before it is written as a page, Markdown or LaTeX: sections of text, tables and pictures."""
+"""The parts of a report before it is written as HTML, Markdown or LaTeX: sections of text, tables and figures."""
 
 from __future__ import annotations
 
@@ -12,33 +12,49 @@ NONE = "–"
 class Link(NamedTuple):
     text: str
     address: str
-    says: str = ""  # for who hears it without its surroundings
+    label: str = ""  # for screen readers, which read it without the cells around
+
+
+class Bar(NamedTuple):
+    """A value with its interval on the scale from `left` to `right`; the HTML page draws it, with a mark at 0."""
+
+    value: float
+    low: float | None
+    high: float | None
+    left: float
+    right: float
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with more than its text: links, and an emphasis (the page's alone)."""
+    """A cell with more than its text.
+
+    strong: bold; hint: shown when the pointer rests on the cell; order: what the page sorts by, if not by the text
+    """
 
     text: str
     links: tuple[Link, ...] = ()
     strong: bool = False
+    hint: str = ""
+    bar: Bar | None = None
+    order: float | None = None
 
 
 class Column(NamedTuple):
     title: str
-    words: bool = False  # set to the left, and broken into lines
+    words: bool = False  # aligned left, with line breaks
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. The first cell of a row is its name; `name` is that of its file and its address in the page."""
+    """A table. The first cell of a row is its name; `name` is the table's anchor in the page."""
 
     name: str
     title: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    empty: str = "Nothing to show."  # said where there are no rows
+    empty: str = "Nothing to show."  # shown where there are no rows
 
     @classmethod
     def of(
@@ -50,14 +66,8 @@ class Grid:
         rows: Sequence[Sequence[str | Cell]],
         empty: str = "Nothing to show.",
     ) -> Grid:
-        return cls(
-            name,
-            title,
-            caption,
-            tuple(columns),
-            tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows),
-            empty,
-        )
+        cells = (tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+        return cls(name, title, caption, tuple(columns), tuple(cells), empty)
 
 
 @dataclass(frozen=True)
@@ -83,22 +93,22 @@ class Code:
 
 @dataclass(frozen=True)
 class Picture:
-    """`name`.svg and `name`.png; `says` is its alternative text."""
+    """The figure `name`.svg and `name`.png; alt: its text for screen readers."""
 
     name: str
     caption: str
-    says: str
+    alt: str
 
 
 @dataclass(frozen=True)
-class Fold:
-    """What only some readers want: closed in the page, set in full elsewhere."""
+class Collapsed:
+    """Details: closed at first in the page, printed in full elsewhere."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
-Block = Grid | Text | Items | Code | Picture | Fold
+Block = Grid | Text | Items | Code | Picture | Collapsed
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What differs between our recipe and the one behind a published number, and what each difference is known to be worth.
+"""Differences between our recipe and that of a published result, and the known effect of each difference.
 
-The knowledge is explain.yaml, with its sources; here it is only compared with params.
+explain.yaml holds the published recipes and known effects with their sources; this module compares them with params.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from cdkd.config.faults import Faults
-from cdkd.config.reading import read
 from cdkd.config.methods import method_of
 from cdkd.config.params import Params
+from cdkd.config.reading import read
 from cdkd.config.schema import Normalisation, Published, Training
 from cdkd.core.schedule import Method, Term
-from cdkd.report.collect import TEACHER, number
-from cdkd.report.notes import written_out
+from cdkd.report.collect import TEACHER
+from cdkd.report.notes import formula
 from cdkd.report.published import Reference, find, table
-from cdkd.runs.record import Record
+from cdkd.report.summary import Row
+from cdkd.report.wording import decimals, mean_std, plural
 
 KNOWLEDGE = Path(__file__).with_name("explain.yaml")
 UNKNOWN = "not known"
@@ -31,9 +32,9 @@ Recipe = Mapping[str, Any]  # one of explain.yaml's recipes
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was where the published number was made."""
+    """One value that differs from the published recipe."""
 
-    what: str  # in the words of params.yaml where it is one of its values
+    what: str  # as in params.yaml where it is one of its values
     ours: str
     theirs: str
     worth: str  # points of top-1 accuracy, or "not known"
@@ -41,30 +42,33 @@ class Difference:
 
 
 def explain(
-    params: Params, method: str, record: Record | None, teacher: Record | None = None
+    params: Params, method: str, row: Row | None = None, teacher: Row | None = None
 ) -> list[Difference]:
-    """The differences to the published row of this method and pair; where there is none, to the nearest pair's that is known.
+    """The differences to the published result of this method and pair of networks, else to the nearest known pair's.
 
-    record: a run of the method, whose result stands beside the published one; teacher: the teacher's run
+    Empty where nothing is published that could be compared.
+    row: our results of the method, means over its seeds; teacher: the teacher's
     Raises `BadParams` for a method that params do not have.
     """
     terms = params.method(method)
     pair = params.report.published
     name = (pair.methods if pair else {}).get(method) or knowledge()["names"].get(method, method)
-    row, near = find(pair, method), None
-    if row is None:
+    there, near = find(pair, method), None
+    if there is None:
         near = _nearest(params, method, name)
-        row = find(near, method)
-    recipe = _recipe(near or pair, row)
-    found = [_result(params, method, record, row, near)]
+        there = find(near, method)
+    recipe = _recipe(near or pair, there)
+    if there is None:
+        return list(_remarks(name, recipe))
+    found = [_result(params, row, there, near)]
     if recipe is not None and name in recipe.get("copied", {}):
-        there = f"copied from {recipe['copied'][name]}: another code base and another recipe"
-        found.append(Difference("recipe", params.recipe(method).recipe, there, UNKNOWN, recipe["cite"]))
-    elif recipe is not None and row is not None:
+        copied = f"copied from {recipe['copied'][name]}: another code base and another recipe"
+        found.append(Difference("recipe", params.recipe(method).recipe, copied, UNKNOWN, recipe["cite"]))
+    elif recipe is not None:
         found += _teachers(params, near or pair, recipe, teacher)
-        found += _reporting(params, recipe, record)
+        found += _reporting(params, recipe, row)
         found += [
-            _valued(what, ours, theirs, recipe, name)
+            _with_worth(what, ours, theirs, recipe, name)
             for what, ours, theirs in (
                 *_recipes(params, params.recipe(method), recipe),
                 *_losses(terms, name, recipe),
@@ -73,11 +77,16 @@ def explain(
     return found + list(_remarks(name, recipe))
 
 
-def lines(differences: Sequence[Difference]) -> list[str]:
+def lines(params: Params, method: str, differences: Sequence[Difference]) -> list[str]:
     """A table for a terminal, its sources numbered below."""
+    if not differences:
+        pair = f"{params.data.source}, {params.teacher.network} → {params.student.network}"
+        return [
+            f"No published result of {method} on {pair}, or on a similar pair, is known: nothing to compare."
+        ]
     sources = list(dict.fromkeys(one.source for one in differences))
     cells = [
-        ("", "here", "published", "worth, points of top-1"),
+        ("", "here", "published", "known effect, points of top-1"),
         *((d.what, d.ours, d.theirs, f"{d.worth} [{sources.index(d.source) + 1}]") for d in differences),
     ]
     widths = [
@@ -102,9 +111,12 @@ def knowledge() -> dict[str, Any]:
 
 
 def _nearest(params: Params, method: str, name: str) -> Published | None:
-    """Another pair on the same images whose row of this method was made by a recipe that is known; one network shared if possible."""
-    there = params.report.published
-    data = there.dataset if there else knowledge()["datasets"].get(params.data.source)
+    """Another pair on the same data with a published result of this method whose recipe is known.
+
+    A pair that shares a network with ours is preferred.
+    """
+    asked = params.report.published
+    data = asked.dataset if asked else knowledge()["datasets"].get(params.data.source)
     known = [one for one in knowledge()["recipes"] if one["data"] == data and name in one["methods"]]
     sources = tuple(one["source"] for one in known)
     rows = (
@@ -133,7 +145,7 @@ def _nearest(params: Params, method: str, name: str) -> Published | None:
 
 
 def _recipe(pair: Published | None, row: Reference | None) -> Recipe | None:
-    """What the row was made by; without a row, what the others of the pair were."""
+    """The recipe of the published result; where it has none, that of the other results of the pair."""
     origin = row.source if row else pair.source if pair else ""
     return next(
         (
@@ -145,52 +157,43 @@ def _recipe(pair: Published | None, row: Reference | None) -> Recipe | None:
     )
 
 
-def _result(
-    params: Params, method: str, record: Record | None, row: Reference | None, near: Published | None
-) -> Difference:
-    ours = number(record, "last", "test_top1_error") if record else None
-    here = f"{ours:.2f} % (last epoch, seed {record.seed})" if record and ours is not None else "no run yet"
-    pair = f"{params.data.source}, {params.teacher.network} → {params.student.network}"
-    if row is None:
-        return Difference(
-            "top-1 error",
-            here,
-            f"no published row for {method} on {pair}",
-            "nothing to explain",
-            "published.csv",
-        )
-    there = f"{row.top1_error:.2f} % ({row.protocol})"
+def _result(params: Params, row: Row | None, there: Reference, near: Published | None) -> Difference:
+    ours = row.top1.mean if row else None
+    here = f"{mean_std(row.top1)} % ({_seeds(row)}, last epoch)" if row and ours is not None else "no run yet"
+    published = f"{there.top1_error:.2f} % ({there.protocol})"
     asked = params.report.published
-    if (
-        near is not None
-        and asked is not None
-        and (near.dataset, near.teacher, near.student) == (asked.dataset, asked.teacher, asked.student)
-    ):
-        return Difference(
-            "top-1 error",
-            here,
-            f"no row of its own; {near.methods[method]}: {there}",
-            "another method: see the losses below",
-            row.source,
-        )
-    if near is not None:
-        there = f"no row for this pair; nearest {near.dataset}, {near.teacher} → {near.student}: {there}"
-        return Difference(
-            "top-1 error",
-            f"{here}; {pair}",
-            there,
-            "another pair: the recipes can be compared, the numbers cannot",
-            row.source,
-        )
-    gap = NOTHING if ours is None else f"{ours - row.top1_error:+.2f} of error: the gap".replace("-", "−")
-    return Difference("top-1 error", here, there, gap, row.source)
+    if near is None:
+        gap = NOTHING if ours is None else f"{decimals(ours - there.top1_error, sign=True)} of error: the gap"
+        return Difference("top-1 error", here, published, gap, there.source)
+    if asked is not None and _pair(near) == _pair(asked):
+        text = f"not published under this name; {next(iter(near.methods.values()))}: {published}"
+        return Difference("top-1 error", here, text, "another method: see its losses below", there.source)
+    pair = f"{params.data.source}, {params.teacher.network} → {params.student.network}"
+    text = (
+        f"not published for this pair; nearest {near.dataset}, {near.teacher} → {near.student}: {published}"
+    )
+    return Difference(
+        "top-1 error",
+        f"{here}; {pair}",
+        text,
+        "another pair: the recipes can be compared, the errors cannot",
+        there.source,
+    )
+
+
+def _pair(published: Published) -> tuple[str, str, str]:
+    return published.dataset, published.teacher, published.student
+
+
+def _seeds(row: Row) -> str:
+    return f"seed {row.runs[0].seed}" if len(row.runs) == 1 else f"mean over {plural(row.top1.n, 'seed')}"
 
 
 def _teachers(
-    params: Params, pair: Published | None, recipe: Recipe, teacher: Record | None
+    params: Params, pair: Published | None, recipe: Recipe, teacher: Row | None
 ) -> Iterator[Difference]:
     there = find(pair, TEACHER)
-    ours = number(teacher, "last", "test_top1_error") if teacher else None
+    ours = teacher.top1.mean if teacher else None
     if there is not None and (ours is None or abs(ours - there.top1_error) >= 0.005):
         here = "not trained yet" if ours is None else f"{ours:.2f} %"
         yield Difference("teacher's top-1 error", here, f"{there.top1_error:.2f} %", UNKNOWN, there.source)
@@ -201,22 +204,22 @@ def _teachers(
         )
 
 
-def _reporting(params: Params, recipe: Recipe, record: Record | None) -> Iterator[Difference]:
-    """Which number is the number: best or last epoch, and of how many runs."""
+def _reporting(params: Params, recipe: Recipe, row: Row | None) -> Iterator[Difference]:
+    """Which epoch is reported, and of how many runs."""
     if recipe["reported"] != "last epoch":
-        yield _valued("the number reported", "last epoch", recipe["reported"], recipe, "")
-        last, best = (number(record, row, "test_top1_error") if record else None for row in ("last", "best"))
-        if record and last is not None and best is not None:
+        yield _with_worth("the number reported", "last epoch", recipe["reported"], recipe, "")
+        if row and row.top1.mean is not None and row.best.mean is not None:
+            last, best = row.top1.mean, row.best.mean
             worth = f"{last - best:.2f}, measured"
             yield Difference(
                 "best epoch against last",
                 f"best {best:.2f} %, last {last:.2f} %",
                 NOTHING,
                 worth,
-                f"our own run, seed {record.seed}",
+                f"our own runs, {_seeds(row)}",
             )
     if str(recipe["runs"]).split()[0] != str(len(params.seeds)):
-        yield _valued(
+        yield _with_worth(
             "runs",
             f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "1 seed",
             str(recipe["runs"]),
@@ -226,26 +229,26 @@ def _reporting(params: Params, recipe: Recipe, record: Record | None) -> Iterato
 
 
 def _recipes(params: Params, own: Training, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """What, ours, theirs: of the values that decide a training."""
+    """What, ours, theirs: of the values of a training recipe."""
     training = own.model_dump()
     for what, theirs in [*recipe["training"].items(), ("precision", "float32")]:
         if _plain(training[what]) != _plain(theirs):
-            yield what, _shown(training[what]), _shown(theirs)
+            yield what, _text(training[what]), _text(theirs)
     for what, theirs in recipe["augmentation"].items():
         ours = training["augmentation"][what]
         if ours != theirs and not (
             what == "padding" and not training["augmentation"]["pad"]
-        ):  # of no padding there is no kind
-            yield f"augmentation.{what}", _shown(ours), _shown(theirs)
+        ):  # without padding its kind is irrelevant
+            yield f"augmentation.{what}", _text(ours), _text(theirs)
     statistics = recipe.get("normalisation")
     if statistics and not _close(params.data.normalisation, statistics):
         ours = params.data.normalisation
         yield (
             "normalisation",
-            ours if isinstance(ours, str) else f"mean {_shown(ours.mean)}",
-            f"mean {_shown(statistics['mean'])}, std {_shown(statistics['std'])}",
+            ours if isinstance(ours, str) else f"mean {_text(ours.mean)}",
+            f"mean {_text(statistics['mean'])}, std {_text(statistics['std'])}",
         )
-    if params.data.train_images:  # what a search holds out is trained on too
+    if params.data.train_images:  # the validation split of a search is trained on in the end
         yield "training images", f"{params.data.train_images} kept", str(recipe["training_images"])
     if params.data.size and "cut_from" in recipe:
         yield "crops are cut from", f"a centre square of {params.data.size} pixels", str(recipe["cut_from"])
@@ -253,7 +256,7 @@ def _recipes(params: Params, own: Training, recipe: Recipe) -> Iterator[tuple[st
 
 def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     if name not in recipe["methods"]:
-        yield "losses", written_out(ours), "not stated in what this project carries"
+        yield "losses", formula(ours), "not stated in the sources of this project"
         return
     faults = Faults(KNOWLEDGE, {})
     theirs = method_of(recipe["methods"][name], ("methods", name), None, faults)
@@ -261,8 +264,7 @@ def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str,
     for loss in dict.fromkeys((*theirs, *ours)):
         if loss not in ours or loss not in theirs:
             mine, their = (
-                written_out(Method({loss: terms[loss]})) if loss in terms else "none"
-                for terms in (ours, theirs)
+                formula(Method({loss: terms[loss]})) if loss in terms else "none" for terms in (ours, theirs)
             )
             yield f"loss {loss}", mine, their
             continue
@@ -271,24 +273,24 @@ def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str,
 
 
 def _values(term: Term) -> dict[str, str]:
-    """What a term says, as it is shown; the same keys for every term of one loss."""
+    """The values of a term as text; the same keys for every term of one loss."""
     weight = term.weight
     decay = (
-        f"×{weight.decay:g} at {_shown(weight.milestones)}"
+        f"×{weight.decay:g} at {_text(weight.milestones)}"
         if weight.milestones and weight.decay != 1
         else "none"
     )
     decay = decay if weight.over is None else f"{weight.curve} to ×{weight.decay:g} over {weight.over}"
-    options = {option: _shown(value) for option, value in sorted(term.options.items())}
+    options = {option: _text(value) for option, value in sorted(term.options.items())}
     return {
-        "weight": _shown(weight.value),
-        "start": _shown(weight.start),
-        "stop": _shown(weight.stop),
+        "weight": _text(weight.value),
+        "start": _text(weight.start),
+        "stop": _text(weight.stop),
         "decay": decay,
     } | options
 
 
-def _valued(what: str, ours: str, theirs: str, recipe: Recipe, name: str) -> Difference:
+def _with_worth(what: str, ours: str, theirs: str, recipe: Recipe, name: str) -> Difference:
     fits = (
         one
         for one in knowledge()["worth"]
@@ -297,9 +299,7 @@ def _valued(what: str, ours: str, theirs: str, recipe: Recipe, name: str) -> Dif
     known = next((one for one in fits if one.get("method", name) == name), None)
     if known is None:
         return Difference(what, ours, theirs, UNKNOWN, recipe["cite"])
-    return Difference(
-        what, ours, theirs, str(known["worth"]), f"{recipe['cite']}; the worth: {known['source']}"
-    )
+    return Difference(what, ours, theirs, str(known["worth"]), f"{recipe['cite']}; effect: {known['source']}")
 
 
 def _remarks(name: str, recipe: Recipe | None) -> Iterator[Difference]:
@@ -313,7 +313,7 @@ def _remarks(name: str, recipe: Recipe | None) -> Iterator[Difference]:
 
 
 def _close(ours: Any, theirs: Mapping[str, Sequence[float]]) -> bool:
-    """The same statistics, however many digits of them were written."""
+    """Equal up to the number of digits written."""
     if not isinstance(ours, Normalisation):
         return False
     pairs = [
@@ -326,9 +326,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value)) or "none"
+        return ", ".join(map(_text, value)) or "none"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,16 +1,20 @@
-"""What the experiment says, in the few sentences that a reader takes away."""
+"""The first lines of the report: three sentences that answer what a reader wants to know first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics as stdlib
+from collections.abc import Mapping, Sequence
 
 from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER
-from cdkd.report.document import Items, Text
-from cdkd.report.notes import faults
-from cdkd.report.phrases import fixed, interval, listed, shown
-from cdkd.report.published import against
+from cdkd.report.document import Text
+from cdkd.report.notes import excluded
+from cdkd.report.published import compare_published
+from cdkd.report.statistics import detectable
 from cdkd.report.summary import BASELINES, Row
+from cdkd.report.tables import lowest
+from cdkd.report.wording import decimals, join_names, mean_std, plural
 
 DATASETS = {
     "digits": "digits (scikit-learn's)",
@@ -20,80 +24,126 @@ DATASETS = {
     "svhn": "SVHN",
     "folder": "image folders",
 }
-SAID = {
-    "lower": "fewer errors",
-    "higher": "more errors",
-    "suggestive": "suggestive only (its own interval excludes 0; corrected for all comparisons it is open)",
-    "undecided": "undecided",
-    "flat": "no spread to judge by",
-    "one": "one seed, nothing to say of chance",
-}
-NUMBER = (
-    "The number is the last epoch's top-1 error on the test split, mean over the seeds; nothing here was chosen on the test split. "
-    "Best epochs stand beside it, so named, because some sources report them."
-)
+
+_PUBLISHED = {"yes": "the published value is within our 95 % interval"}
 
 
 def title(params: Params) -> str:
-    """Data set, pair and recipe by name; the experiment's own name where that is another."""
+    """Data set, networks and recipe by name; the experiment's own name where that is another."""
     part = f" ({params.data.train_images} training images)" if params.data.train_images else ""
     name = "" if params.experiment == params.data.source else f"{params.experiment}: "
-    return f"{name}{DATASETS[params.data.source]}{part}, {params.teacher.network} → {params.student.network}, recipe {params.training.recipe}"
+    data = DATASETS.get(params.data.source, params.data.source)
+    pair = f"{params.teacher.network} → {params.student.network}"
+    return f"{name}{data}{part}, {pair}, recipe {params.training.recipe}"
 
 
-def headline(rows: Sequence[Row]) -> tuple[Items | Text, ...]:
-    students = [row for row in rows if row.name != TEACHER]
-    measured = [row for row in students if row.top1.mean is not None]
+def headline(rows: Mapping[str, Row]) -> tuple[Text, ...]:
+    """Which method is best, what is significant, and how far that can be trusted; then what is incomplete."""
+    measured = [row for row in rows.values() if row.name != TEACHER and row.top1.mean is not None]
     if not measured:
         return (Text("No student has a result yet."),)
-    items = [("Lowest error", _lowest(measured, rows))]
-    items += [
-        (f"Against {base}", _against(base, measured))
-        for base in BASELINES
-        if any(base in row.minus for row in measured)
+    sentences = [
+        _best(measured, rows),
+        *_compared([rows[base] for base in BASELINES if base in rows and _tested(base, measured)], measured),
+        _trust(measured),
+        *_published([row for row in rows.values() if row.published and row.top1.mean is not None]),
+        *_incomplete(list(rows.values())),
     ]
-    compared = [row for row in rows if row.published and row.top1.mean is not None]
-    items += [("Against the published values", _published(compared))] if compared else []
-    items += [("Which number", NUMBER), ("Runs", _runs(rows))]
-    return (Items(tuple(items)),)
+    return tuple(Text(sentence) for sentence in sentences if sentence)
 
 
-def _lowest(measured: Sequence[Row], rows: Sequence[Row]) -> str:
-    best = min(measured, key=lambda row: row.top1.mean or 0.0)
-    text = f"{best.title}, {shown(best.top1)} % (n = {best.top1.n}"
-    text += f"; 95 % interval {interval(best.top1)})" if best.top1.low is not None else ")"
+def _best(measured: Sequence[Row], rows: Mapping[str, Row]) -> str:
+    best = lowest(measured) or measured[0]
+    first = f"{best.title} has the lowest top-1 error: " if len(measured) > 1 else f"{best.title}: "
+    text = f"{first}{mean_std(best.top1)} % on the test split (mean over {plural(best.top1.n, 'seed')})"
     others = [
-        f"{row.title} {shown(row.top1)} %"
-        for row in rows
-        if row.name in (TEACHER, *BASELINES) and row is not best and row.top1.mean is not None
+        f"{mean_std(rows[name].top1)} % for {rows[name].title if name != 'student' else 'the student alone'}"
+        for name in BASELINES
+        if name in rows and name != best.name and rows[name].top1.mean is not None
     ]
-    luck = f" The lowest of {len(measured)} means favours luck." if len(measured) > 2 else ""
-    return f"{text}. For comparison: {', '.join(others)}.{luck}" if others else f"{text}.{luck}"
+    teacher = rows.get(TEACHER)
+    text += f", compared with {join_names(others)}" if others else ""
+    return text + (f"; the teacher has {mean_std(teacher.top1)} %." if teacher and teacher.top1.n else ".")
 
 
-def _against(base: str, measured: Sequence[Row]) -> str:
-    """The methods by what their differences to one baseline say, at 5 % after Holm's correction."""
-    groups: dict[str, list[str]] = {}
+def _tested(base: str, measured: Sequence[Row]) -> bool:
+    return any(base in row.minus and row.minus[base].mean is not None for row in measured)
+
+
+def _compared(bases: Sequence[Row], measured: Sequence[Row]) -> list[str]:
+    """The methods by what their differences to each baseline show, at 5 % after Holm's correction."""
+    results = {
+        ("the student alone" if base.name == "student" else base.title): _result(base, measured)
+        for base in bases
+    }
+    if len(set(results.values())) == 1 and len(results) > 1:  # the same for all baselines
+        return [f"Compared with {' or '.join(results)}, {next(iter(results.values()))}."]
+    return [f"Compared with {name}, {result}." for name, result in results.items()]
+
+
+def _result(base: Row, measured: Sequence[Row]) -> str:
+    groups: dict[str, list[Row]] = {}
     for row in measured:
-        if base in row.minus and row.minus[base].verdict != "none":
-            paired = row.minus[base]
-            said = "suggestive" if paired.suggestive else paired.verdict
-            groups.setdefault(said, []).append(f"{row.title} ({fixed(paired.mean, sign=True)})")
-    parts = [f"{said}: {listed(groups[verdict])}" for verdict, said in SAID.items() if verdict in groups]
-    return "; ".join(parts) + ". In brackets: mean difference in points." if parts else "no seed in common."
+        if base.name in row.minus and row.minus[base.name].mean is not None:
+            groups.setdefault(row.minus[base.name].verdict, []).append(row)
+
+    def listed(rows: Sequence[Row]) -> str:
+        return join_names([f"{row.title} ({decimals(row.minus[base.name].mean, sign=True)})" for row in rows])
+
+    significant = [
+        f"significantly {word} errors: {listed(groups[kind])}"
+        for kind, word in (("lower", "fewer"), ("higher", "more"))
+        if kind in groups
+    ]
+    undecided = len(groups.get("undecided", ()))
+    tested = undecided + sum(len(groups.get(kind, ())) for kind in ("lower", "higher"))
+    if not tested:
+        untested = [*groups.get("one_seed", ()), *groups.get("no_spread", ())]
+        one_seed = all(row.minus[base.name].n < 2 for row in untested)
+        return f"no difference can be tested: {'one seed' if one_seed else 'the seeds do not differ'}"
+    if not significant:
+        return f"no difference is significant after correction for {plural(tested, 'comparison')}"
+    rest = f"; the other {undecided} differences are not significant" if undecided > 1 else ""
+    rest = rest or "; the other difference is not significant" * undecided
+    return f"{'; '.join(significant)} (points){rest}"
 
 
-def _published(compared: Sequence[Row]) -> str:
+def _trust(measured: Sequence[Row]) -> str:
+    """What such a number of seeds can show."""
+    base = next((base for base in BASELINES if _tested(base, measured)), None)
+    pairs = [row.minus[base] for row in measured if base is not None and base in row.minus]
+    spreads = [paired.std for paired in pairs if paired.std]
+    luck = f"the best of {len(measured)} methods is partly luck (selection bias)" if len(measured) > 2 else ""
+    if not spreads:
+        return f"{luck[:1].upper()}{luck[1:]}." if luck else ""
+    seeds = max(paired.n for paired in pairs)
+    family = max(paired.family for paired in pairs)
+    points = _roughly(detectable(stdlib.median(spreads), seeds, family))
+    text = f"With {plural(seeds, 'seed')}, differences below about {points} points cannot be detected"
+    return f"{text}, and {luck}." if luck else f"{text}."
+
+
+def _roughly(value: float) -> str:
+    """One significant digit."""
+    return f"{value:.{max(0, -math.floor(math.log10(value)))}f}" if value > 0 else "0"
+
+
+def _published(rows: Sequence[Row]) -> list[str]:
     groups: dict[str, list[str]] = {}
-    for row in compared:
+    for row in rows:
         if row.published:
-            ours = against(row.published, row.top1, row.best)
-            groups.setdefault(ours.verdict, []).append(f"{row.title} ({fixed(ours.difference, sign=True)})")
-    return "; ".join(f"{said}: {listed(names)}" for said, names in groups.items()) + "."
+            ours = compare_published(row.published, row.top1, row.best)
+            groups.setdefault(_PUBLISHED.get(ours.verdict, ours.verdict.removeprefix("no: ")), []).append(
+                f"{row.title} ({decimals(ours.difference, sign=True)})"
+            )
+    if not groups:
+        return []
+    parts = "; ".join(f"{verdict}: {join_names(names)}" for verdict, names in groups.items())
+    return [f"Ours minus the published values, in points: {parts}."]
 
 
-def _runs(rows: Sequence[Row]) -> str:
+def _incomplete(rows: Sequence[Row]) -> list[str]:
     runs = [run for row in rows for run in row.runs]
     counted = sum(run.ok is not None for run in runs)
-    missing = [f"{row.title}: {faults(row.runs)}" for row in rows if faults(row.runs)]
-    return f"{counted} of {len(runs)} count" + (f"; {'; '.join(missing)}." if missing else ".")
+    missing = [f"{row.title}: {excluded(row.runs)}" for row in rows if excluded(row.runs)]
+    return [f"Incomplete: {counted} of {len(runs)} runs count; {'; '.join(missing)}."] if missing else []

@@ -1,12 +1,12 @@
-"""The report as LaTeX: tables that a paper takes in, and one document that compiles. Needs booktabs, graphicx and array."""
+"""The report as LaTeX: tables for a paper, and one document that compiles. Needs booktabs, graphicx and array."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from cdkd.report.document import Block, Cell, Code, Document, Fold, Grid, Items, Picture, Text
-from cdkd.report.formats import tex
+from cdkd.report.document import Block, Cell, Code, Collapsed, Document, Grid, Items, Picture, Text
+from cdkd.report.escape import tex
 
 PREAMBLE = r"""\documentclass[a4paper]{article}
 \usepackage{array,booktabs,graphicx}
@@ -16,11 +16,11 @@ PREAMBLE = r"""\documentclass[a4paper]{article}
 \setlength{\emergencystretch}{3em}
 \setlength{\belowcaptionskip}{4pt}
 \makeatletter
-% a caption where the table or picture stands, so that nothing floats away from its text
+% tables and figures stay where they are in the text
 \newenvironment{here}[1]{\par\medskip\begin{minipage}{\linewidth}\def\@captype{#1}\centering}{\end{minipage}\par\medskip}
 \makeatother
 """
-PAGE = 40  # rows of a table on a page; a longer table goes on in another
+PAGE = 40  # rows of a table on a page; a longer table is continued
 WORDS = 26  # characters beyond which a column of words is broken into lines
 HEAD = 13  # and a column's title
 
@@ -38,7 +38,7 @@ def latex(document: Document) -> str:
     return "\n".join([*lines, "\\end{document}", ""])
 
 
-def standing_alone(grid: Grid, caption: str, notes: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:
+def standalone(grid: Grid, caption: str, notes: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:
     """A table environment for somebody's paper."""
     below = [f"{note}." for note in notes] + [f"{name}: {text}." for name, text in legend]
     lines = [
@@ -54,13 +54,13 @@ def standing_alone(grid: Grid, caption: str, notes: Sequence[str], legend: Seque
 
 
 def _tabular(grid: Grid, rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """In its natural width, or shrunk to the line's."""
+    """In its natural width, or shrunk to the width of the line."""
     lengths = [max((len(row[index].text) for row in rows), default=0) for index in range(len(grid.columns))]
     columns = "".join(
         _column(column.words, length) for column, length in zip(grid.columns, lengths, strict=True)
     )
     header = " & ".join(_head(column.title, column.words) for column in grid.columns)
-    body = [f"{' & '.join(tex(cell.text) for cell in row)} \\\\" for row in rows]
+    body = [f"{' & '.join(map(_cell, row))} \\\\" for row in rows]
     if not rows:
         body = [f"\\multicolumn{{{len(grid.columns)}}}{{l}}{{{tex(grid.empty.replace('`', ''))}}} \\\\"]
     lines = [
@@ -74,6 +74,10 @@ def _tabular(grid: Grid, rows: Sequence[Sequence[Cell]]) -> list[str]:
         "\\end{tabular}}%",
     ]
     return [*lines, "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi"]
+
+
+def _cell(cell: Cell) -> str:
+    return f"\\textbf{{{tex(cell.text)}}}" if cell.strong and cell.text else tex(cell.text)
 
 
 def _column(words: bool, length: int) -> str:
@@ -129,6 +133,6 @@ def _blocks(blocks: Iterable[Block]) -> list[str]:
                     f"\\caption{{{tex(block.caption)}}}",
                     "\\end{here}",
                 ]
-            case Fold():
+            case Collapsed():
                 lines += [f"\\subsection*{{{tex(block.title)}}}", *_blocks(block.blocks)]
     return lines

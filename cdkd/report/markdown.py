@@ -1,11 +1,12 @@
-"""The report as Markdown, for a repository's page and MLflow's."""
+"""The report as Markdown, for a repository and MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cdkd.report.document import Block, Cell, Code, Document, Fold, Grid, Items, Picture, Text
-from cdkd.report.formats import md
+from cdkd.report.document import Block, Cell, Code, Collapsed, Document, Grid, Items, Picture, Text
+from cdkd.report.escape import md
+from cdkd.report.wording import decimals
 
 
 def markdown(document: Document) -> str:
@@ -16,7 +17,7 @@ def markdown(document: Document) -> str:
 
 
 def table(grid: Grid) -> str:
-    """The rows alone; a table without rows has its header and says why."""
+    """The rows alone; a table without rows shows its header and the reason."""
     header = [
         _line([md(column.title) for column in grid.columns]),
         f"|{'|'.join('---' if column.words else '---:' for column in grid.columns)}|",
@@ -26,7 +27,7 @@ def table(grid: Grid) -> str:
     return "\n".join([*header, *(_line([_cell(cell) for cell in row]) for row in grid.rows), ""])
 
 
-def standing_alone(grid: Grid, notes: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:
+def standalone(grid: Grid, notes: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:
     """A table with its caption, footnotes and methods in full."""
     return (
         "\n\n".join(part.rstrip("\n") for part in (table(grid), md(grid.caption), *_notes(notes, legend)))
@@ -58,8 +59,8 @@ def _blocks(blocks: Iterable[Block], level: int) -> list[str]:
             case Code():
                 parts.append("\n".join(["```sh", *block.lines, "```"]))
             case Picture():
-                parts.append(f"![{md(block.says)}]({block.name}.svg)\n\n{md(block.caption)}")
-            case Fold():
+                parts.append(f"![{md(block.alt)}]({block.name}.svg)\n\n{md(block.caption)}")
+            case Collapsed():
                 parts += [f"{'#' * level} {md(block.title)}", *_blocks(block.blocks, min(level + 1, 6))]
     return parts
 
@@ -69,7 +70,10 @@ def _items(items: Items) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return " ".join([md(cell.text), *(f"[{md(link.text)}](<{link.address}>)" for link in cell.links)])
+    text = f"**{md(cell.text)}**" if cell.strong and cell.text else md(cell.text)
+    if cell.bar and cell.bar.low is not None and cell.bar.high is not None:
+        text += f" ({decimals(cell.bar.low, sign=True)} to {decimals(cell.bar.high, sign=True)})"
+    return " ".join([text, *(f"[{md(link.text)}](<{link.address}>)" for link in cell.links)])
 
 
 def _line(cells: Sequence[str]) -> str:

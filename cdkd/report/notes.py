@@ -1,4 +1,4 @@
-"""What a reader must know beside the numbers: which form of each method was run, and what is wrong or mixed."""
+"""Footnotes: which form of each method ran, which runs do not count, and what is mixed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from typing import Any
 
 from cdkd.config.params import Params
 from cdkd.config.schema import Training
-from cdkd.core.schedule import Method, Term
-from cdkd.report.collect import TEACHER, Found
+from cdkd.core.schedule import Term
+from cdkd.report.collect import TEACHER, FoundRun
 from cdkd.report.summary import Row
 
-UNVERIFIED = "Unverified: today's fingerprint of the run is not known here (no prepared data, or no teacher trained for these params); excluded from the means"
-STALE = "Stale: trained for other params, data, teacher or code than today's; excluded from the means"
+UNVERIFIED = (
+    "Unverified: today's fingerprint of the run is not known here (no prepared data, or no teacher trained "
+    "for these "
+    "params); excluded from the means"
+)
+STALE = "Stale: trained with other params, data, teacher or code than today's; excluded from the means"
 TRAIN_MODE = (
-    "The teacher ran in train mode: BatchNorm with the statistics of the batch, and running statistics that drift, as in the released code of CD; "
-    "a deviation from the usual frozen teacher in eval mode"
+    "The teacher ran in train mode: BatchNorm used the statistics of the batch and its running statistics "
+    "changed, as "
+    "in the released code of CD; usually the teacher is frozen in eval mode"
 )
 RKD = (
-    "The loss rkd is Relational KD (Park et al., 2019); the row “RKD” in the tables of CD is Residual KD + AT (arXiv 2002.09168), "
-    "another method, copied from there"
+    "The loss rkd is Relational KD (Park et al., 2019); the row “RKD” in the tables of CD is Residual KD + "
+    "AT (arXiv "
+    "2002.09168), another method, copied from there"
 )
 
 
-def faults(runs: Iterable[Found]) -> str:
-    """What keeps seeds out of a row's numbers, for its cell: "missing seed 2; seed 1 diverged in epoch 3 (kd)"."""
+def excluded(runs: Iterable[FoundRun]) -> str:
+    """Seeds that do not count, for a row's cell: "missing seed 2; seed 1 diverged in epoch 3 (kd)"."""
     grouped: dict[str, list[int]] = {}
     for run in runs:
         if run.state == "diverged":
@@ -40,61 +46,78 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     runs = [run for row in shown for run in row.runs]
     notes = [f"{run.method} seed {run.seed} {run.state}: {run.detail}" for run in runs if run.detail]
     notes += [
-        f"{row.name} seed {seed}: what it measured beyond its errors cannot be read ({why})"
+        f"{row.name} seed {seed}: its error analysis cannot be read ({why})"
         for row in shown
         for seed, why in row.unreadable.items()
     ]
     notes += [
-        f"{row.name}: no search has given this method yet; `cdkd search` does"
+        f"{row.name}: no search has produced this method yet; `cdkd search` runs it"
         for row in shown
         if row.name not in (TEACHER, *params.methods)
     ]
     notes += [f"{row.title}: {row.tuned}" for row in shown if row.tuned]
     own = {name: training for name, training in params.tuned.items() if training != params.training}
     notes += [
-        f"{row.title} was trained by a recipe of its own: {recipe(own[row.name])}"
+        f"{row.title} was trained with a recipe of its own: {recipe(own[row.name])}"
         for row in shown
         if row.name in own
     ]
     states = {run.state for run in runs}
     notes += [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
     counted = [run for run in runs if run.ok]
-    notes += _environments(
-        [run for run in counted if run.method != TEACHER]
-    )  # the teacher is pinned by its digest
+    notes += _environments([run for run in counted if run.method != TEACHER])  # a digest pins the teacher
     inexact = [run for run in counted if run.record and run.record.circumstances.get("exact") is False]
-    notes += [
-        f"Resumed in another environment than it was begun in, so that an uninterrupted run may differ in the last bits: {_names(inexact, counted)}"
-    ] * bool(inexact)
+    if inexact:
+        notes.append(
+            "Resumed in another environment than it was started in, so that the last bits may differ from "
+            "those of an "
+            f"uninterrupted run: {_names(inexact, counted)}"
+        )
+    notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
+    losses = {term.loss or name for row in shown for name, term in params.methods.get(row.name, {}).items()}
+    return notes + ([RKD] if "rkd" in losses else [])
+
+
+def git_notes(rows: Iterable[Row]) -> list[str]:
+    """Runs whose commit does not name their code. The fingerprint's code digest does, so these change no number."""
+    counted = [run for row in rows for run in row.runs if run.ok]
     dirty = [run for run in counted if _git(run).get("dirty")]
     outside = [run for run in counted if _git(run).get("commit") is None]
-    notes += [f"Trained from a git tree with uncommitted changes: {_names(dirty, counted)}"] if dirty else []
-    notes += (
-        [f"Trained outside a git repository, so no commit names the code: {_names(outside, counted)}"]
-        if outside
-        else []
-    )
-    notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
-    notes += [RKD] if any("rkd" in params.methods.get(row.name, {}) for row in shown) else []
+    notes = [f"Trained from a git tree with uncommitted changes: {_names(dirty, counted)}"] if dirty else []
+    if outside:
+        notes.append(
+            f"Trained outside a git repository, so no commit names the code: {_names(outside, counted)}"
+        )
     return notes
 
 
 def legend(params: Params, rows: Iterable[Row]) -> list[tuple[str, str]]:
     """Every method of a table written out in full."""
-    return [(row.name, written_out(params.methods[row.name])) for row in rows if row.name in params.methods]
+    return [
+        (
+            row.title if row.title == row.name else f"{row.title} ({row.name})",
+            formula(params.methods[row.name]),
+        )
+        for row in rows
+        if row.name in params.methods
+    ]
 
 
-def written_out(method: Method) -> str:
+def formula(method: Mapping[str, Term]) -> str:
     """The sum that a method minimises: "1 ce (from epoch 60) + 6 cd ×0.9 at 59, 159"; epochs count from 0."""
-    return " + ".join(_term(loss, term) for loss, term in method.items())
+    text = " + ".join(_term(name, term) for name, term in method.items())
+    if getattr(method, "inactive", "untouched") == "decayed":
+        text += (
+            "; parameters without an active term still undergo weight decay and momentum (inactive: decayed)"
+        )
+    return text
 
 
 def recipe(training: Training) -> str:
     crop = training.augmentation
     parts = [f"{training.epochs} epochs", f"batch {training.batch}", f"SGD {training.learning_rate:g}"]
-    parts += (
-        [f"×{training.decay:g} at {', '.join(map(str, training.milestones))}"] if training.milestones else []
-    )
+    if training.milestones:
+        parts.append(f"×{training.decay:g} at {', '.join(map(str, training.milestones))}")
     parts += [f"warm-up {training.warmup}"] if training.warmup else []
     parts += [
         f"momentum {training.momentum:g}{' (Nesterov)' if training.nesterov else ''}",
@@ -108,34 +131,38 @@ def recipe(training: Training) -> str:
     return ", ".join(parts)
 
 
-def _term(loss: str, term: Term) -> str:
+def _term(name: str, term: Term) -> str:
     weight = term.weight
-    brackets = [f"{option} {_value(value)}" for option, value in term.options.items()]
+    brackets = [f"loss {term.loss}"] if term.loss not in ("", name) else []
+    brackets += [f"of {', '.join(term.of)}"] if term.of else []
+    brackets += [f"from {term.source}"] if term.source != TEACHER else []
+    brackets += [f"{option} {_value(value)}" for option, value in term.options.items()]
     brackets += [f"from epoch {weight.start}"] if weight.start else []
     brackets += [f"before epoch {weight.stop}"] if weight.stop is not None else []
-    decay = (
-        f" ×{weight.decay:g} at {', '.join(map(str, weight.milestones))}"
-        if weight.milestones and weight.decay != 1
-        else ""
-    )
-    return f"{weight.value:g} {loss}{decay}" + (f" ({', '.join(brackets)})" if brackets else "")
+    brackets += [f"rises for {weight.rise} epochs"] if weight.rise else []
+    decay = ""
+    if weight.over is not None and weight.decay != 1:
+        decay = f" {weight.curve} to ×{weight.decay:g} over {weight.over} epochs"
+    elif weight.milestones and weight.decay != 1:
+        decay = f" ×{weight.decay:g} at {', '.join(map(str, weight.milestones))}"
+    return f"{weight.value:g} {name}{decay}" + (f" ({', '.join(brackets)})" if brackets else "")
 
 
 def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _git(run: Found) -> Mapping[str, Any]:
+def _git(run: FoundRun) -> Mapping[str, Any]:
     git = run.record.circumstances.get("git") if run.record else None
     return git if isinstance(git, dict) else {}
 
 
-def _environments(runs: list[Found]) -> list[str]:
-    """Where the runs' environments differ, and which runs hold the rarer values."""
+def _environments(runs: list[FoundRun]) -> list[str]:
+    """Where the runs' environments differ, and which runs have the rarer values."""
     flat = [_flat((run.record.circumstances if run.record else {}).get("environment")) for run in runs]
     differences = []
     for key in sorted({key for environment in flat for key in environment}):
-        holders: dict[str, list[Found]] = {}
+        holders: dict[str, list[FoundRun]] = {}
         for run, environment in zip(runs, flat, strict=True):
             holders.setdefault(environment.get(key, "not recorded"), []).append(run)
         if len(holders) > 1:
@@ -155,7 +182,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: str(node)} if prefix else {}
 
 
-def _names(runs: list[Found], among: list[Found]) -> str:
+def _names(runs: list[FoundRun], among: list[FoundRun]) -> str:
     if len(runs) == len(among):
         return "all runs"
     by_method: dict[str, list[int]] = {}

@@ -1,7 +1,9 @@
-"""The report as one page: everything in it, styles and pictures too; nothing is fetched and nothing is run."""
+"""The report as one HTML file: style, figures and the script that sorts tables are inside; nothing is loaded."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +11,23 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cdkd.report.document import Block, Document
-from cdkd.report.style import GREY, PALE
+from cdkd.report.document import Bar, Block, Document
+from cdkd.report.style import GREY, LIGHT, PALE
 
 FOLDER = Path(__file__).parent
-# the pictures' black, white and greys follow the page's theme; the methods' colours stay
-THEMED = {"#000000": "currentColor", "#ffffff": "var(--paper)", GREY: "var(--axis)", PALE: "var(--grid)"}
+WIDTH, EDGE = 150, 7  # of a bar, in pixels
+# black, white and greys of the figures follow the page's theme; other colours stay
+THEMED = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--paper)",
+    GREY: "var(--axis)",
+    LIGHT: "var(--light)",
+    PALE: "var(--grid)",
+}
 
 
 def page(document: Document, pictures: Mapping[str, bytes]) -> str:
-    """pictures: `<name>.svg` -> its bytes, for every picture that the document names"""
+    """pictures: `<name>.svg` -> its bytes, for every figure that the document names"""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -26,18 +35,52 @@ def page(document: Document, pictures: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"kind": _kind, "anchor": anchor}
+    environment.filters |= {"kind": _kind, "anchor": anchor, "bar": bar}
     drawn = {
         name.removesuffix(".svg"): Markup(inline(content.decode(), name.removesuffix(".svg")))
         for name, content in pictures.items()
         if name.endswith(".svg")
     }
     style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(document=document, pictures=drawn, style=style) + "\n"
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    template = environment.get_template("page.html")
+    return (
+        template.render(
+            document=document,
+            pictures=drawn,
+            style=style,
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+        + "\n"
+    )
+
+
+def bar(value: Bar) -> Markup:
+    """A bar from 0 to the value with its interval; an interval beyond the scale ends in an arrowhead."""
+    wide = WIDTH - 2 * EDGE
+
+    def x(number: float) -> float:
+        share = (number - value.left) / (value.right - value.left)
+        return round(EDGE + wide * min(1.0, max(0.0, share)), 1)
+
+    zero, end = x(0.0), x(value.value)
+    parts = [f'<rect x="{min(zero, end)}" y="4" width="{abs(end - zero):.1f}" height="8"/>']
+    if value.low is not None and value.high is not None:
+        parts.append(f'<path d="M{x(value.low)} 8H{x(value.high)}"/>')
+        if value.low < value.left:
+            parts.append(f'<path class="head" d="M{EDGE} 4L{EDGE - 5} 8L{EDGE} 12Z"/>')
+        if value.high > value.right:
+            parts.append(
+                f'<path class="head" d="M{WIDTH - EDGE} 4L{WIDTH - EDGE + 5} 8L{WIDTH - EDGE} 12Z"/>'
+            )
+    parts.append(f'<path class="zero" d="M{zero} 0V16"/>')
+    size = f'width="{WIDTH}" height="16" viewBox="0 0 {WIDTH} 16"'
+    return Markup(f'<svg {size} aria-hidden="true" focusable="false">{"".join(parts)}</svg>')  # numbers alone
 
 
 def inline(svg: str, name: str) -> str:
-    """A picture of matplotlib's as a part of the page: identifiers of its own, its black and white those of the theme."""
+    """A figure of matplotlib as a part of the page: with identifiers of its own and the colours of the theme."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     prefix = anchor(name)
@@ -56,7 +99,7 @@ def inline(svg: str, name: str) -> str:
 
 
 def anchor(text: str) -> str:
-    """A name that may stand as an id, different for different texts."""
+    """A valid id, different for different texts."""
     plain = re.sub(r"[^a-z0-9-]", lambda match: f"_{ord(match.group()):x}_", text.lower().replace(" ", "-"))
     return plain if plain[:1].isalpha() else f"x{plain}"
 

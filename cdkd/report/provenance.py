@@ -1,4 +1,7 @@
-"""Where the numbers come from: every run, the inputs and machines behind it, and the commands that make them again."""
+"""Where the numbers come from: data, weights, code and environment behind them, and the commands that repeat them.
+
+What is here is the same for the same results; dates, times, commits and links are in `local_page.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,141 +10,111 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cdkd.config.params import Params
-from cdkd.report.collect import TEACHER, Found, finite
-from cdkd.report.document import NONE, Cell, Code, Column, Grid, Items, Link, Text
-from cdkd.report.notes import faults, recipe
-from cdkd.report.phrases import duration, fixed, shown, si
-from cdkd.report.summary import Row, cost
-from cdkd.report.tables import Links
+from cdkd.report.collect import TEACHER, number
+from cdkd.report.document import NONE, Cell, Code, Column, Grid, Items, Text
+from cdkd.report.headline import DATASETS
+from cdkd.report.notes import excluded, recipe
+from cdkd.report.summary import BASELINES, Row
+from cdkd.report.wording import decimals, join_names, mean_std, plural, si_prefix
 from cdkd.runs.record import Record
 
 SHORT = 12  # characters of a digest that are shown
 
 
-def size_and_cost(rows: Sequence[Row]) -> Grid:
+def networks(rows: Sequence[Row]) -> Grid:
+    """Size of teacher and student as they are deployed."""
     teacher = next((row for row in rows if row.name == TEACHER), None)
-    columns = [Column("Method", words=True), Column("Network", words=True)]
-    columns += map(
-        Column,
-        (
-            "Parameters",
-            "Multiply-adds",
-            "Latency (ms)",
-            "Training of one run",
-            "Training, all seeds",
-            "Images/s",
-        ),
-    )
-    cells = []
+    lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        whole = row.seconds.mean * row.seconds.n if row.seconds.mean is not None else None
-        rate = f"{row.images_per_second:,.0f}" if row.images_per_second is not None else NONE
-        share = (
-            (_ratio(row.parameters, teacher.parameters), _ratio(row.multiply_adds, teacher.multiply_adds))
-            if teacher and row is not teacher
-            else ("", "")
-        )
-        sizes = [si(row.parameters) + share[0], si(row.multiply_adds) + share[1]]
-        latency = shown(row.latency, row.top1.n) if row.latency.n else "not recorded" if row.top1.n else NONE
-        cells.append(
-            [row.title, row.network, *sizes, latency, duration(row.seconds.mean), duration(whole), rate]
-        )
+        share = ("", "")
+        if teacher and row is not teacher:
+            share = (
+                _ratio(row.parameters, teacher.parameters),
+                _ratio(row.multiply_adds, teacher.multiply_adds),
+            )
+        sizes = (si_prefix(row.parameters) + share[0], si_prefix(row.multiply_adds) + share[1])
+        if row.records:
+            lines.setdefault((row.network, *sizes), []).append(row.title)
+    every = {row.title for row in rows if row.name != TEACHER and row.records}
+    cells = [
+        [network, "all students" if set(titles) == every and len(titles) > 1 else ", ".join(titles), *sizes]
+        for (network, *sizes), titles in lines.items()
+    ]
+    columns = [Column("Network", words=True), Column("Used by", words=True), Column("Parameters")]
     caption = (
-        "Parameters of the network as it is deployed, and multiply-adds of one image's forward pass; in brackets the share of the teacher's. "
-        "Latency: median of one image's forward pass on the machine of the run (batch 1, float32), mean ± standard deviation over the runs. "
-        "Training: wall time; methods trained side by side share their cohort's equally, which is approximate. "
-        "Images/s: training images of all students of the cohort together. Energy is not measured."
+        "Of the network as it is deployed, without connectors or other parts that only training needs. "
+        "Multiply-adds: "
+        "of one image's forward pass. In brackets: share of the teacher's."
     )
-    return Grid.of("cost", "Networks and training", caption, columns, cells)
+    return Grid.of("networks", "Networks", caption, [*columns, Column("Multiply-adds")], cells)
 
 
-def runs_table(rows: Sequence[Row], links: Links) -> Grid:
-    columns = [
-        Column("Run", words=True),
-        Column("State", words=True),
-        Column("Top-1 error (%)"),
-        Column("Fingerprint", words=True),
-    ]
-    columns += [
-        Column("Commit", words=True),
-        Column("Device", words=True),
-        Column("Started (UTC)", words=True),
-        Column("Wall time"),
-        Column("Side by side"),
-    ]
-    cells = [_run(run, row, links) for row in rows for run in row.runs]
+def runs_table(rows: Sequence[Row]) -> Grid:
+    columns = [Column("Run", words=True), Column("State", words=True), Column("Top-1 error (%)")]
+    columns += [Column("Fingerprint", words=True), Column("Code", words=True)]
+    cells: list[list[str | Cell]] = []
+    for row in rows:
+        for run in row.runs:
+            record = run.record
+            digests = (
+                [record.fingerprint[:SHORT], code_of(record)[:SHORT] or NONE] if record else [NONE, NONE]
+            )
+            error = decimals(row.errors.get(run.seed))
+            cells.append(
+                [f"{row.title}, seed {run.seed}", "counts" if run.ok else run.state, error, *digests]
+            )
     caption = (
-        "Every run that params.yaml names. Fingerprint: digest of all that decides the result; the run lies in .cdkd/store under it, and MLflow finds it by "
-        "the tag cdkd.fingerprint. Commit: of the code when the run ended; + means with uncommitted changes. Wall time: of the process that finished the run; "
-        "side by side: methods that shared it."
+        "Every run that params.yaml names. Fingerprint: digest of everything that affects the result; the "
+        "run is "
+        "stored under it in .cdkd/store. Code: digest of the source files among them."
     )
     return Grid.of("runs", "Runs", caption, columns, cells)
 
 
-def _run(run: Found, row: Row, links: Links) -> list[Cell | str]:
-    record = run.record
-    name = f"{row.title}, seed {run.seed}"
-    if record is None:
-        return [name, run.state, *[NONE] * 7]
-    address = links(record)
-    fingerprint = Cell(record.fingerprint[:SHORT], (Link("MLflow", address),) if address else ())
-    around = record.circumstances
-    cohort = around.get("cohort")
-    started = str(around.get("started", NONE)).replace("T", " ").removesuffix("+00:00")
-    return [
-        name,
-        "counts" if run.ok else run.state,
-        fixed(row.errors.get(run.seed)),
-        fingerprint,
-        _commit(record),
-        str(_part(record, "environment").get("device", NONE)),
-        started,
-        duration(finite(around.get("seconds"))),
-        str(len(cohort)) if isinstance(cohort, list) else NONE,
-    ]
+def run_quantities(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For the CSV file: every run; `cdkd report --compare` reads it where the records are elsewhere."""
+    lines: list[dict[str, Any]] = []
+    for row in rows:
+        for run in row.runs:
+            record, ok = run.record, run.ok
+            line: dict[str, Any] = {"method": row.name, "seed": run.seed, "state": run.state}
+            line |= {
+                "top1_error": row.errors.get(run.seed),
+                "top5_error": number(ok, "last", "test_top5_error") if ok else None,
+                "best_epoch_top1_error": number(ok, "best", "test_top1_error") if ok else None,
+            }
+            line |= {"fingerprint": record.fingerprint if record else None}
+            line |= {"code": code_of(record) if record else None, "detail": run.detail}
+            lines.append(line)
+    return lines
 
 
 def inputs(rows: Sequence[Row]) -> Items:
-    """Commits, digests, machines and times, each with how many runs share it where they differ."""
+    """Digests and environments, each with how many runs share it where they differ."""
     records = [record for row in rows for record in row.records]
     students = [record for row in rows if row.name != TEACHER for record in row.records]
     environments = [
         " · ".join(
             f"{key} {value}"
-            for key, value in sorted(_part(record, "environment").items())
+            for key, value in sorted(part(record, "environment").items())
             if not isinstance(value, dict)
         )
         for record in records
     ]
-    started = sorted(
-        str(record.circumstances["started"]) for record in records if record.circumstances.get("started")
-    )
-    seconds = [value for record in records if (value := cost(record)) is not None]
     items = [
-        ("Code", _counted(map(_commit, records))),
-        (
-            "Data",
-            _counted(
-                str(_part_of_config(record, "data").get("digest", "not recorded")) for record in records
-            ),
-        ),
+        ("Data", _counted(_of_config(record, "data", "digest") for record in records)),
         (
             "Teacher's weights",
-            _counted(
-                str(_part_of_config(record, "teacher").get("weights_sha256", "not recorded"))
-                for record in students
-            ),
+            _counted(_of_config(record, "teacher", "weights_sha256") for record in students),
         ),
         ("Environment", _counted(environments)),
         (
-            "Trained",
-            f"{started[0][:10]} to {started[-1][:10]}, {duration(sum(seconds))} in all"
-            if started and seconds
-            else "not recorded",
-        ),
-        (
             "Store",
-            "every run lies in .cdkd/store under its fingerprint; fingerprints, links and commits are in “Every run” and in runs.csv",
+            "every run is in .cdkd/store under its fingerprint; fingerprints and code digests are in “Every "
+            "run” and "
+            "in runs.csv; commits, dates, times and links to MLflow are in local.html and local.csv, which "
+            "are not "
+            "committed",
         ),
     ]
     return Items(tuple(items))
@@ -152,9 +125,9 @@ def setting(params: Params, teacher: Row) -> Items:
     record = teacher.runs[0].ok
     digest = str(record.result.get("weights_sha256", "unknown"))[:SHORT] if record else ""
     state = (
-        f"top-1 error {shown(teacher.top1)} % at the last epoch, weights {digest}"
+        f"top-1 error {mean_std(teacher.top1)} % at the last epoch, weights {digest}"
         if record
-        else faults(teacher.runs)
+        else excluded(teacher.runs)
     )
     how = (
         f"weights from {params.teacher.weights}"
@@ -170,101 +143,81 @@ def setting(params: Params, teacher: Row) -> Items:
     )
 
 
+def methods_paragraph(params: Params, rows: Sequence[Row]) -> Text:
+    """Protocol, seeds and statistics, as a paper states them; to copy."""
+    data = DATASETS.get(params.data.source, params.data.source)
+    part = f" (the first {params.data.train_images} training images of a seeded draw)" * bool(
+        params.data.train_images
+    )
+    bases = [
+        row.title if row.name != "student" else "the student alone" for row in rows if row.name in BASELINES
+    ]
+    tuned = [row.title for row in rows if row.tuned]
+    seeds = plural(len(params.seeds), "seed")
+    text = (
+        f"We distil {params.teacher.network} into {params.student.network} on {data}{part}. Students are "
+        "trained by "
+        f"{recipe(params.training)}. All methods of one seed start from the same weights and see the same "
+        "batches. "
+        "We report the top-1 error on the test split after the last epoch, mean ± sample standard deviation "
+        "over "
+        f"{seeds}; nothing was chosen on the test split. "
+    )
+    if tuned:
+        text += (
+            f"The weights of {join_names(tuned)} were chosen on a validation split held out of the training "
+            "set, after "
+            "which the method was trained on the whole training set. "
+        )
+    if len(params.seeds) > 1 and bases:
+        text += (
+            f"Methods are compared with {join_names(bases)} by two-sided paired t tests over seeds at the 5 "
+            "% level, "
+            "with Holm's correction for all comparisons with the same baseline; intervals are 95 % t "
+            "intervals "
+            "without correction."
+        )
+    return Text(text.strip())
+
+
 def reproduce(params: Params, rows: Sequence[Row]) -> tuple[Text | Code, ...]:
-    """The exact commands, and what they need."""
-    records = [record for row in rows for record in row.records]
-    commits = sorted(
-        {str(git["commit"])[:SHORT] for record in records if (git := _part(record, "git")).get("commit")}
-    )
-    several = (
-        (
-            Text(
-                f"The records come from the commits {', '.join(commits)}; a run counts where its fingerprint is today's."
-            ),
-        )
-        if len(commits) > 1
-        else ()
-    )
-    dirty = any(_part(record, "git").get("dirty") for record in records)
-    unclean = (
-        (
-            Text(
-                "Some runs were trained with uncommitted changes: their commit alone need not suffice; the fingerprint tells."
-            ),
-        )
-        if dirty
-        else ()
-    )
+    """The exact commands."""
     example = next(
         (name for name in ("kd", *params.methods) if name in params.methods and shlex.quote(name) == name),
         TEACHER,
     )
-    lines = [
-        *([f"git checkout {commits[0]}"] if len(commits) == 1 else []),
-        "make env && . .venv/bin/activate",
-    ]
-    lines += [
-        f"cdkd use {params.experiment}   # makes it params.yaml",
-        "dvc repro   # data, teacher, every run, this report",
-    ]
-    lines += [
-        "cdkd report   # the report alone, from the records",
-        f"cdkd verify {example}   # trains a finished run again and compares the bits",
-    ]
-    return (*several, *unclean, Code(tuple(lines)))
-
-
-def run_quantities(rows: Sequence[Row], links: Links) -> list[dict[str, Any]]:
-    """For the file: every run."""
-    lines: list[dict[str, Any]] = []
-    for row in rows:
-        for run in row.runs:
-            record = run.record
-            line: dict[str, Any] = {
-                "method": row.name,
-                "seed": run.seed,
-                "state": run.state,
-                "top1_error": row.errors.get(run.seed),
-            }
-            git, environment = (_part(record, "git"), _part(record, "environment")) if record else ({}, {})
-            line |= {
-                "fingerprint": record.fingerprint if record else None,
-                "commit": git.get("commit"),
-                "dirty": git.get("dirty"),
-            }
-            line |= {key: environment.get(key) for key in ("device", "torch", "threads", "processor")}
-            line |= {
-                key: record.circumstances.get(key) if record else None
-                for key in ("started", "seconds", "images_per_second", "latency_ms")
-            }
-            lines.append(
-                line
-                | {
-                    "share_of_seconds": cost(record) if record else None,
-                    "mlflow": links(record) if record else None,
-                    "detail": run.detail,
-                }
+    return (
+        Code(
+            (
+                "make env && . .venv/bin/activate",
+                f"cdkd use {params.experiment}   # makes it params.yaml",
+                "dvc repro   # data, teacher, every run, this report",
+                "cdkd report   # the report alone, from the records",
+                f"cdkd verify {example}   # trains a finished run again and compares the bits",
             )
-    return lines
+        ),
+    )
+
+
+def code_of(record: Record) -> str:
+    """Digest of the code that affects the result; older records have it in their configuration."""
+    code = record.code or (record.config.get("code") if isinstance(record.config, dict) else "")
+    return str(code or "")
+
+
+def part(record: Record | None, key: str) -> dict[str, Any]:
+    """A part of the record's circumstances, or an empty one."""
+    found = record.circumstances.get(key) if record and isinstance(record.circumstances, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _ratio(ours: int | None, theirs: int | None) -> str:
     return f" ({100 * ours / theirs:.0f} %)" if ours and theirs else ""
 
 
-def _commit(record: Record) -> str:
-    git = _part(record, "git")
-    return "no git" if not git.get("commit") else str(git["commit"])[:SHORT] + "+" * bool(git.get("dirty"))
-
-
-def _part(record: Record | None, key: str) -> dict[str, Any]:
-    part = record.circumstances.get(key) if record and isinstance(record.circumstances, dict) else None
-    return part if isinstance(part, dict) else {}
-
-
-def _part_of_config(record: Record, key: str) -> dict[str, Any]:
-    part = record.config.get(key) if isinstance(record.config, dict) else None
-    return part if isinstance(part, dict) else {}
+def _of_config(record: Record, key: str, name: str) -> str:
+    found = record.config.get(key) if isinstance(record.config, dict) else None
+    return str(found.get(name, "not recorded")) if isinstance(found, dict) else "not recorded"
 
 
 def _counted(values: Iterable[str]) -> str:
@@ -273,10 +226,6 @@ def _counted(values: Iterable[str]) -> str:
     for value in values:
         counts[value] = counts.get(value, 0) + 1
     by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return (
-        "; ".join(
-            f"{value} ({count} run{'s' * (count != 1)})" if len(counts) > 1 else value
-            for value, count in by_count
-        )
-        or "not recorded"
-    )
+    several = len(counts) > 1
+    texts = [f"{value} ({plural(count, 'run')})" if several else value for value, count in by_count]
+    return "; ".join(texts) or "not recorded"

@@ -1,4 +1,4 @@
-"""Published results, as collected in published.csv, and which of them stand beside our rows."""
+"""Published results from published.csv, and their comparison with ours."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class Reference:
 
     @property
     def epoch(self) -> str:
-        """Which epoch of ours stands against it: best | last; last where the source does not say."""
+        """Which epoch of ours it is compared with: best | last; last where the source does not say."""
         return "best" if "best epoch" in self.protocol else "last"
 
 
 @dataclass(frozen=True)
-class Against:
+class PublishedComparison:
     """Our mean minus the published value, and whether that value lies in the 95 % interval of our mean."""
 
     difference: float | None
     verdict: str
 
 
-def against(reference: Reference, last: Summary, best: Summary) -> Against:
-    """Like with like: our best epoch against a best epoch, our last against anything else."""
+def compare_published(reference: Reference, last: Summary, best: Summary) -> PublishedComparison:
+    """Our best epoch is compared with a best epoch, our last epoch with anything else."""
     ours = best if reference.epoch == "best" else last
     if ours.mean is None:
-        return Against(None, "nothing to compare")
+        return PublishedComparison(None, "no result of ours")
     difference = ours.mean - reference.top1_error
     if ours.low is None or ours.high is None:
-        return Against(
-            difference, "too few seeds to say" if ours.n < 2 else "all seeds alike: no interval to say"
+        return PublishedComparison(
+            difference, "no interval (one seed)" if ours.n < 2 else "no interval (no spread)"
         )
     if ours.low <= reference.top1_error <= ours.high:
-        return Against(difference, "within the interval")
-    return Against(difference, f"outside it: ours is {'lower' if difference < 0 else 'higher'}")
+        return PublishedComparison(difference, "yes")
+    return PublishedComparison(difference, f"no: ours is {'lower' if difference < 0 else 'higher'}")
 
 
 @cache
@@ -74,13 +74,13 @@ def find(published: Published | None, method: str) -> Reference | None:
     main = next((row for row in rows if row["metric"] in ("top1_acc", "top1_err")), None)
     if main is None:
         return None
-    beside = {row["metric"]: float(row["value"]) for row in reversed(rows) if row["source"] == main["source"]}
+    others = {row["metric"]: float(row["value"]) for row in reversed(rows) if row["source"] == main["source"]}
     place, _, protocol = main["source"].partition("; ")
     return Reference(
         top1_error=_error(main["metric"], float(main["value"])),
-        top1_std=beside.get(f"{main['metric']}_std"),
+        top1_std=others.get(f"{main['metric']}_std"),
         top5_error=next(
-            (_error(metric, beside[metric]) for metric in ("top5_acc", "top5_err") if metric in beside), None
+            (_error(metric, others[metric]) for metric in ("top5_acc", "top5_err") if metric in others), None
         ),
         protocol=protocol or "protocol not stated",
         source=place.partition("@")[0],

@@ -1,4 +1,4 @@
-"""Writes the report of an experiment: page, Markdown, LaTeX, CSV, pictures, and the metrics that DVC compares."""
+"""Writes the report of an experiment: page, Markdown, LaTeX, CSV, figures, and the metrics that DVC compares."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from urllib.parse import quote
 
 from cdkd.config.params import Params
 from cdkd.report import latex, markdown
-from cdkd.report.beyond import class_differences, class_quantities
-from cdkd.report.collect import Expected, collect
-from cdkd.report.compose import TABLES, Deviation, Report, SearchSection, compose
+from cdkd.report.collect import FoundRun
+from cdkd.report.csv_files import comma_separated, method_quantities
 from cdkd.report.document import Picture
+from cdkd.report.error_tables import class_differences, class_quantities
 from cdkd.report.figures import PICTURES, draw
 from cdkd.report.headline import title
+from cdkd.report.local_page import FILES, IGNORE, local_quantities
 from cdkd.report.notes import legend, table_notes
 from cdkd.report.page import page
+from cdkd.report.pairwise import all_pairs, pair_quantities
 from cdkd.report.provenance import run_quantities
-from cdkd.report.spreadsheet import comma_separated, method_quantities
+from cdkd.report.sections import TABLES, Deviation, Report, SearchSection, compose
 from cdkd.report.summary import Row, rows
 from cdkd.report.tables import console
-from cdkd.report.versus import all_pairs, pair_quantities
 from cdkd.runs.record import Record
 from cdkd.storage.files import write_atomically
 
@@ -33,8 +34,7 @@ Files = dict[str, str | bytes]
 
 def render(
     params: Params,
-    expected: Expected,
-    runs: Path,
+    found: Mapping[str, tuple[FoundRun, ...]],
     target: Path,
     *,
     tuned: Mapping[str, str] = NOTHING,
@@ -45,40 +45,36 @@ def render(
 ) -> list[str]:
     """Write the report into `target` and return its tables as lines for a terminal.
 
-    expected: today's fingerprint of each (method, seed) and of ("teacher", its seed)
-    runs: the folder with `<method>/seed-<n>.json`
+    found: every run, from `collect`
     tuned: method -> how a search found its weights, a sentence for a footnote
-    deviations: method -> how our recipe differs from the published one
+    deviations: method -> differences between our recipe and the published one
     class_names: of the data set's classes, in order
     mlflow: address of the experiment's page, for links to the runs: "http://127.0.0.1:5000/#/experiments/1"
-    Equal records (and equal further arguments) give equal bytes, wherever and whenever they are rendered.
+    Equal results give equal bytes, wherever and whenever they are rendered, in all files but local.html and local.csv.
     """
-    all_rows = rows(params, collect(params, expected, runs), tuned)
-    nothing = all(run.state == "missing" for row in all_rows.values() for run in row.runs)
+    all_rows = rows(params, found, tuned)
+    students = tuple(all_rows.values())
+    nothing = all(run.state == "missing" for row in students for run in row.runs)
     pictures = {} if nothing else draw(params, all_rows, class_names)
     if search_section is not None:
-        pictures |= {
-            f"{name}.{suffix}": content
-            for name, svg, png, _ in search_section.pictures
-            for suffix, content in (("svg", svg), ("png", png))
-        }
+        for name, svg, png, _ in search_section.pictures:
+            pictures |= {f"{name}.svg": svg, f"{name}.png": png}
     drawn = {
-        name: Picture(name, caption, says)
-        for name, (caption, says) in PICTURES.items()
+        name: Picture(name, caption, alt)
+        for name, (caption, alt) in PICTURES.items()
         if f"{name}.svg" in pictures
     }
-    students = tuple(all_rows.values())
     report = Report(
         params=params,
         rows=all_rows,
         pairs=all_pairs(students),
         classes=class_differences(students),
         pictures=drawn,
-        links=partial(_link, mlflow),
         class_names=class_names,
         deviations=deviations,
         search=search_section,
     )
+    links = partial(_link, mlflow)
     document = compose(report)
     lines = _console(report)
     files: Files = {**_tables(report), **_numbers(report), **pictures}
@@ -87,13 +83,21 @@ def render(
     files["report.html"] = page(document, pictures)
     files["metrics.json"] = json.dumps(_metrics(all_rows), indent=1, allow_nan=False) + "\n"
     files["tables.txt"] = "\n".join(lines) + "\n"
+    files[".gitignore"] = IGNORE
+    local = page(compose(report, links), pictures), comma_separated(local_quantities(students, links))
+    files |= dict(zip(FILES, local, strict=True))
     for name, content in files.items():
         write_atomically(target / name, content)
+    _remove_old(target, files)
+    return lines
+
+
+def _remove_old(target: Path, files: Files) -> None:
+    """Files of an earlier report that today's records or studies no longer give."""
     ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
     for name in [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")] + ["classes.csv"]:
-        if name not in files:  # an earlier report's, which today's records or studies do not allow
+        if name not in files:
             (target / name).unlink(missing_ok=True)
-    return lines
 
 
 def _tables(report: Report) -> Files:
@@ -103,9 +107,9 @@ def _tables(report: Report) -> Files:
         shown = report.table(name)
         grid = report.grid(name.capitalize(), shown)
         notes, methods = table_notes(report.params, shown), legend(report.params, shown)
-        files[f"{name}.md"] = markdown.standing_alone(grid, notes, methods)
+        files[f"{name}.md"] = markdown.standalone(grid, notes, methods)
         files[f"{name}.csv"] = comma_separated([method_quantities(row) for row in shown])
-        files[f"{name}.tex"] = latex.standing_alone(
+        files[f"{name}.tex"] = latex.standalone(
             grid, f"{name.capitalize()}: {title(report.params)}.", notes, methods
         )
     return files
@@ -113,9 +117,9 @@ def _tables(report: Report) -> Files:
 
 def _numbers(report: Report) -> Files:
     """What the other tables show, as CSV."""
-    files: Files = {"runs.csv": comma_separated(run_quantities(report.every, report.links))}
-    files["differences.csv"] = comma_separated(pair_quantities(report.every, report.pairs))
-    classes = class_quantities(report.every, report.classes, report.class_names)
+    files: Files = {"runs.csv": comma_separated(run_quantities(report.all_rows))}
+    files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))
+    classes = class_quantities(report.all_rows, report.classes, report.class_names)
     return files | ({"classes.csv": comma_separated(classes)} if classes else {})
 
 

@@ -1,6 +1,7 @@
-"""Means, intervals and comparisons over seeds. Pure; the formulas are scipy's, but for Holm's correction, which it lacks.
+"""Means, intervals and comparisons over seeds.
 
-scipy is imported where it is used: whoever only reads a `Summary` does not wait for it.
+Student's t is from scipy.special, which loads faster than scipy.stats; the tests compare the two. It is imported where
+it is used: reading a `Summary` does not need it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 
 LEVEL = 0.95  # of every interval
 ALPHA = 0.05  # of every family of tests
-FLAT = 1e-9  # a spread below this (in points) is rounding, not chance
-MOST = 1000  # seeds beyond which a number of them says nothing
+ROUNDING = 1e-9  # a spread below this (in points) is rounding
+MAX_SEEDS = 1000  # largest number of seeds that is estimated
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -26,7 +27,7 @@ Key = TypeVar("Key", bound=Hashable)
 class Summary:
     """n values: mean, sample standard deviation (ddof 1; None below two values) and the t interval of the mean.
 
-    low and high are None below two values, and where all values are equal: no spread is no sign of certainty.
+    low and high are None below two values, and where all values are equal: equal values do not prove certainty.
     """
 
     mean: float | None
@@ -41,32 +42,32 @@ class Paired(Summary):
     """Differences between two methods, seed by seed (same initialisation, same batches), and their paired t test.
 
     p: two-sided; holm: p after Holm's correction over its family; effect: Cohen's d_z with Hedges' correction (three
-    pairs or more); further: seeds to add until the same mean difference and spread would be significant at the
-    family's strictest level, ALPHA / family; None where no number would do (or more than MOST).
+    pairs or more); further_seeds: seeds to add until the same mean difference and spread would be
+    significant at the family's strictest level, ALPHA / family; None above MAX_SEEDS.
     """
 
     p: float | None = None
     holm: float | None = None
     effect: float | None = None
     family: int = 1
-    further: int | None = None
+    further_seeds: int | None = None
 
     @property
     def verdict(self) -> str:
-        """none | one | flat | lower | higher | undecided: what may be said of the difference at the 5 % level of its family."""
+        """none | one_seed | no_spread | lower | higher | undecided, at the 5 % level of the family."""
         if self.mean is None:
             return "none"
         if self.n < 2:
-            return "one"
+            return "one_seed"
         if self.holm is None:
-            return "flat"
+            return "no_spread"
         if self.holm >= ALPHA:
             return "undecided"
         return "lower" if self.mean < 0 else "higher"
 
     @property
     def suggestive(self) -> bool:
-        """Undecided in its family, though its own interval excludes 0."""
+        """Undecided in its family, significant if it were the only comparison."""
         return self.verdict == "undecided" and self.p is not None and self.p < ALPHA
 
 
@@ -79,23 +80,23 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
-    """The paired t test of every comparison; together they are the family that Holm's correction counts."""
+    """The paired t test of every comparison; all together are the family of Holm's correction."""
     found = {key: Paired(*_moments(values), len(values)) for key, values in differences.items()}
     lengths: dict[int, list[Key]] = {}
     for key, paired in found.items():
         if paired.std:
             lengths.setdefault(paired.n, []).append(key)
-    for keys in (
-        lengths.values()
-    ):  # all of one length at once: a call for each takes seconds where there are thousands
-        from scipy import stats
+    for keys in lengths.values():  # all of one length at once: thousands of single calls take seconds
+        from scipy.special import stdtr
 
-        test = stats.ttest_1samp(np.array([list(differences[key]) for key in keys]), 0.0, axis=1)
-        interval = test.confidence_interval(LEVEL)
-        for key, p, low, high in zip(
-            keys, test.pvalue.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True
-        ):
-            found[key] = replace(found[key], p=p, low=low, high=high)
+        n = found[keys[0]].n
+        means, stds = (np.array([getattr(found[key], name) for key in keys]) for name in ("mean", "std"))
+        t = means / (stds / math.sqrt(n))
+        half = _half_width(n) * stds
+        p = 2 * stdtr(n - 1, -np.abs(t))
+        columns = (keys, p.tolist(), (means - half).tolist(), (means + half).tolist())
+        for key, one, low, high in zip(*columns, strict=True):
+            found[key] = replace(found[key], p=one, low=low, high=high)
     tested = {key: paired.p for key, paired in found.items() if paired.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     family = max(1, len(tested))
@@ -105,7 +106,7 @@ def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
             family=family,
             holm=corrected[key],
             effect=_effect(paired),
-            further=_further(paired, family),
+            further_seeds=_further_seeds(paired, family),
         )
         if key in tested
         else replace(paired, family=family)
@@ -123,11 +124,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; a spread that is rounding is none."""
+    """Mean and sample standard deviation; a spread that is only rounding counts as 0."""
     if not values:
         return None, None
     spread = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), 0.0 if spread is not None and spread < FLAT else spread
+    return statistics.fmean(values), 0.0 if spread is not None and spread < ROUNDING else spread
 
 
 def _effect(paired: Paired) -> float | None:
@@ -144,7 +145,7 @@ def _hedges(freedom: int) -> float:
     return float(poch((freedom - 1) / 2, 0.5) / math.sqrt(freedom / 2))
 
 
-def _further(paired: Paired, family: int) -> int | None:
+def _further_seeds(paired: Paired, family: int) -> int | None:
     """Seeds to add, at the observed mean and spread, until |t| exceeds the two-sided critical value at ALPHA / family."""
     if not paired.mean or not paired.std:
         return None
@@ -154,16 +155,21 @@ def _further(paired: Paired, family: int) -> int | None:
 
 @cache
 def _half_width(n: int) -> float:
-    """Of the t interval of n values whose standard deviation is 1: scipy takes a millisecond for each interval anew."""
-    from scipy import stats
+    """Of the t interval of n values with standard deviation 1."""
+    from scipy.special import stdtrit
 
-    return float(stats.t.interval(LEVEL, n - 1, scale=1 / math.sqrt(n))[1])
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2) / math.sqrt(n))
 
 
 @cache
 def _half_widths(alpha: float) -> np.ndarray:
-    """The t interval's half-width in standard deviations, for 2, 3, ... MOST values."""
-    from scipy import stats
+    """The t interval's half-width in standard deviations, for 2, 3, ... MAX_SEEDS values."""
+    from scipy.special import stdtrit
 
-    n = np.arange(2, MOST + 1)
-    return np.asarray(stats.t.ppf(1 - alpha / 2, n - 1) / np.sqrt(n))
+    n = np.arange(2, MAX_SEEDS + 1)
+    return np.asarray(stdtrit(n - 1, 1 - alpha / 2) / np.sqrt(n))
+
+
+def detectable(std: float, n: int, family: int) -> float:
+    """The mean difference of n pairs with this standard deviation that is just significant at ALPHA / family."""
+    return float(_half_widths(ALPHA / family)[min(n, MAX_SEEDS) - 2] * std) if n > 1 else math.inf

@@ -1,4 +1,4 @@
-"""How every picture looks, and how it becomes bytes: the same data, the same bytes."""
+"""The style of every figure, and its output as bytes: equal data give equal bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart; without yellow, which is too pale for a line
+# Okabe and Ito's colours for colour-blind readers; without yellow, which is too pale for a line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D")
-# of areas that lie on each other, which are no methods: Paul Tol's light colours
+# of stacked areas: Paul Tol's light colours
 FILLS = ("#77aadd", "#ee8866", "#eedd88", "#44bb99", "#ffaabb", "#99ddff", "#bbcc33", "#aaaa00")
 DIVERGING = LinearSegmentedColormap.from_list("cdkd", ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"))
 GREY = "#6b6b6b"
+LIGHT = "#b5b5b5"  # of methods that are not highlighted
 PALE = "#d9d9d9"
 
 RC = {
@@ -42,38 +43,39 @@ RC = {
     "ytick.labelcolor": "black",
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-    "text.parse_math": False,  # a name with two dollar signs is no formula
+    "text.parse_math": False,  # a name with two dollar signs is not a formula
+    "svg.fonttype": "none",  # letters as text, not as curves: a third of the bytes, and it can be searched
     "svg.hashsalt": "cdkd",
 }
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     colour: str
     dashes: Any
     marker: str
 
 
-def look(position: int) -> Look:
-    """A method's look in every picture, from its position in params: colours first, then other dashes and markers."""
+def line_style(position: int) -> LineStyle:
+    """Different for each position: colours first, then other dashes and markers."""
     turn = position // len(COLOURS)
-    return Look(COLOURS[position % len(COLOURS)], DASHES[turn % len(DASHES)], MARKERS[turn % len(MARKERS)])
+    return LineStyle(
+        COLOURS[position % len(COLOURS)], DASHES[turn % len(DASHES)], MARKERS[turn % len(MARKERS)]
+    )
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The house's style whatever the user's matplotlibrc says; the user's comes back afterwards."""
+    """Our style in place of the user's matplotlibrc, which is restored afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
         yield
 
 
-def both(figure: Figure) -> tuple[bytes, bytes]:
-    """SVG and PNG, cut to what is drawn, which may lie outside the figure. Measured once for both."""
+def svg_and_png(figure: Figure) -> tuple[bytes, bytes]:
+    """SVG and PNG, cropped to what is drawn, also outside the figure. Measured once for both."""
     FigureCanvasAgg(figure)
-    if (
-        figure.get_layout_engine() is not None
-    ):  # it moves things when first drawn, and later than the box is measured
+    if figure.get_layout_engine() is not None:  # it moves things when it is first drawn
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     box = figure.get_tightbbox().padded(0.08)

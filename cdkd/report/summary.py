@@ -1,4 +1,4 @@
-"""A row of numbers for every method, over the seeds whose records count."""
+"""The numbers of one method over the seeds whose records count."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cdkd.config.params import Params
-from cdkd.report.collect import TEACHER, Found, finite, number
-from cdkd.report.examined import Examined, examined
+from cdkd.report.collect import TEACHER, FoundRun, number
+from cdkd.report.error_analysis import ErrorAnalysis
+from cdkd.report.history import History, finite
+from cdkd.report.method_names import paper_names
 from cdkd.report.published import Reference, find
 from cdkd.report.statistics import Paired, Summary, compare, summarise
 from cdkd.runs.record import Record
 
-__all__ = ["BASELINES", "MEASURES", "Row", "Summary", "cost", "differences", "rows"]
+__all__ = ["BASELINES", "MEASURES", "Row", "Summary", "differences", "rows"]
 
-BASELINES = ("kd", "student")  # the rows that others are compared to, where params have them
+BASELINES = ("kd", "student")  # methods that the others are compared with, where params.yaml has them
 MEASURES = (
     "calibration_error",
     "agreement",
@@ -27,55 +29,56 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One method over its seeds, or the teacher. Errors in percent on the test split, differences in points."""
+    """One method over its seeds, or the teacher. Errors in percent on the test split, differences in points.
+
+    top1, top5: last epoch; best: top-1 error of each seed's best epoch
+    minus: baseline -> paired differences in top-1 error at the last epoch, seed by seed
+    measures: MEASURES -> over the seeds that have it; analyses: seed -> the rest of its record's error analysis
+    unreadable: seed -> why the error analysis cannot be used
+    tuned: how a search found the method's weights, if one did
+    """
 
     name: str
+    title: str  # as papers write it
     network: str
-    runs: tuple[Found, ...]
-    top1: Summary  # last epoch
-    top5: Summary  # last epoch
-    best: Summary  # top-1 error of each seed's best epoch
-    minus: Mapping[
-        str, Paired
-    ]  # baseline -> paired differences in top-1 error at the last epoch, seed by seed
+    runs: tuple[FoundRun, ...]
+    top1: Summary
+    top5: Summary
+    best: Summary
+    minus: Mapping[str, Paired]
+    classes: int | None
     parameters: int | None
     multiply_adds: int | None
-    images_per_second: float | None
-    seconds: Summary  # of a run: the cohort's wall time, shared equally among its methods
-    latency: Summary  # milliseconds of one image's forward pass
-    beyond: Mapping[str, Summary]  # MEASURES -> over the seeds that have it
-    examined: Mapping[int, Examined]  # seed -> what else its record says
-    unreadable: Mapping[int, str]  # seed -> why that cannot be read
+    measures: Mapping[str, Summary]
+    analyses: Mapping[int, ErrorAnalysis]
+    unreadable: Mapping[int, str]
     published: Reference | None
-    tuned: str | None  # how its weights were found, where a search found them
-
-    @property
-    def title(self) -> str:
-        return (
-            f"{TEACHER} ({self.network})"
-            if self.name == TEACHER
-            else self.name + " (tuned)" * bool(self.tuned)
-        )
+    tuned: str | None
 
     @property
     def errors(self) -> dict[int, float]:
         """Seed -> top-1 error at the last epoch."""
-        return {
-            run.seed: error
-            for run in self.runs
-            if run.ok and (error := number(run.ok, "last", "test_top1_error")) is not None
-        }
+        errors = {run.seed: number(run.ok, "last", "test_top1_error") for run in self.runs if run.ok}
+        return {seed: error for seed, error in errors.items() if error is not None}
 
     @property
     def records(self) -> list[Record]:
         return [run.ok for run in self.runs if run.ok]
 
+    @property
+    def histories(self) -> list[History]:
+        return [run.history for run in self.runs if run.ok]
+
 
 def rows(
-    params: Params, found: Mapping[str, tuple[Found, ...]], tuned: Mapping[str, str] | None = None
+    params: Params, found: Mapping[str, tuple[FoundRun, ...]], tuned: Mapping[str, str] | None = None
 ) -> dict[str, Row]:
     """A row for the teacher and every method, in the order of params."""
-    alone = {name: _row(params, name, runs, (tuned or {}).get(name)) for name, runs in found.items()}
+    titles = paper_names(name for name in found if name != TEACHER)
+    titles[TEACHER] = f"Teacher ({params.teacher.network})"
+    alone = {
+        name: _row(params, name, titles[name], runs, (tuned or {}).get(name)) for name, runs in found.items()
+    }
     students = {name: row for name, row in alone.items() if name != TEACHER}
     minus: dict[str, dict[str, Paired]] = {name: {} for name in alone}
     for base in BASELINES:
@@ -94,51 +97,41 @@ def differences(row: Row, base: Row) -> list[float]:
     return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
 
 
-def _row(params: Params, name: str, runs: tuple[Found, ...], tuned: str | None) -> Row:
+def _row(params: Params, name: str, title: str, runs: tuple[FoundRun, ...], tuned: str | None) -> Row:
     records = [run.ok for run in runs if run.ok]
 
     def over_seeds(row: str, key: str) -> Summary:
         return _over(number(record, row, key) for record in records)
 
-    def whole(key: str) -> int | None:
+    def constant(key: str) -> int | None:
         values = [value for record in records if (value := finite(record.result.get(key))) is not None]
         return int(values[0]) if values else None
 
-    found: dict[int, Examined] = {}
-    unreadable: dict[int, str] = {}
-    for run in runs:
-        try:
-            if run.ok and (more := examined(run.ok)) is not None:
-                found[run.seed] = more
-        except ValueError as error:
-            unreadable[run.seed] = str(error)
+    analyses = {run.seed: run.analysis for run in runs if run.analysis is not None}
     return Row(
         name=name,
+        title=title if not tuned or title.endswith("(tuned)") else f"{title} (tuned)",
         network=params.teacher.network if name == TEACHER else params.student.network,
         runs=runs,
         top1=over_seeds("last", "test_top1_error"),
         top5=over_seeds("last", "test_top5_error"),
         best=over_seeds("best", "test_top1_error"),
         minus={},
-        parameters=whole("parameters"),
-        multiply_adds=whole("multiply_adds"),
-        images_per_second=_over(
-            finite(record.circumstances.get("images_per_second")) for record in records
-        ).mean,
-        seconds=_over(cost(record) for record in records),
-        latency=_over(finite(record.circumstances.get("latency_ms")) for record in records),
-        beyond={key: _over(getattr(more, key) for more in found.values()) for key in MEASURES},
-        examined=found,
-        unreadable=unreadable,
+        classes=next(filter(None, map(_classes, records)), None),
+        parameters=constant("parameters"),
+        multiply_adds=constant("multiply_adds"),
+        measures={key: _over(getattr(one, key) for one in analyses.values()) for key in MEASURES},
+        analyses=analyses,
+        unreadable={run.seed: run.unreadable for run in runs if run.unreadable},
         published=find(params.report.published, name),
         tuned=tuned,
     )
 
 
-def cost(record: Record) -> float | None:
-    """Seconds of training: the cohort's, shared equally among the methods that were trained side by side."""
-    seconds, cohort = finite(record.circumstances.get("seconds")), record.circumstances.get("cohort")
-    return None if seconds is None else seconds / (len(cohort) if isinstance(cohort, list) and cohort else 1)
+def _classes(record: Record) -> int | None:
+    data = record.config.get("data") if isinstance(record.config, dict) else None
+    classes = finite(data.get("classes")) if isinstance(data, dict) else None
+    return None if classes is None else int(classes)
 
 
 def _over(values: Iterable[float | None]) -> Summary:

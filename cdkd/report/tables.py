@@ -1,91 +1,173 @@
-"""The table of methods, as the paper has it: which rows and columns, and what its cells say."""
+"""The tables of methods: the overview of the first screen, and the tables that a paper has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cdkd.report.document import NONE, Cell, Column, Grid, Link
-from cdkd.report.notes import faults
-from cdkd.report.phrases import fixed, interval, shown, si
-from cdkd.report.published import against
+from cdkd.report.collect import TEACHER
+from cdkd.report.document import NONE, Bar, Cell, Column, Grid, Link
+from cdkd.report.notes import excluded
+from cdkd.report.published import compare_published
 from cdkd.report.statistics import Summary
 from cdkd.report.summary import BASELINES, Row
+from cdkd.report.wording import decimals, interval_text, mean_std, verdict
 from cdkd.runs.record import Record
-
-__all__ = ["CAPTION", "NONE", "NO_RECORDS", "bases", "console", "method_table", "shown", "si"]
 
 NO_RECORDS = (
     "No records yet: `dvc repro` trains the runs that params.yaml names, and `cdkd report` shows them."
 )
 CAPTION = (
-    "Errors in percent on the test split, mean ± sample standard deviation over n seeds; the last epoch is the headline, the best epoch is beside it. "
-    "95 % interval: of the mean at the last epoch (Student's t). "
-    "Δ: top-1 error at the last epoch minus that of the baseline, mean of the differences seed by seed; negative means fewer errors."
+    "Errors in percent on the test split, mean ± sample standard deviation over n seeds. The last epoch is "
+    "the "
+    "main result; the best epoch is chosen on the test split and is listed because some sources report it. "
+    "95 % interval: Student's t interval of the mean at the last epoch. Δ: top-1 error at the last epoch "
+    "minus "
+    "that of the baseline, averaged over the seeds that both have; negative means fewer errors."
 )
-LINKED = " The small numbers are the seeds; they lead to the runs in MLflow, where `cdkd ui` serves it."
 PUBLISHED = (
-    " Published: top-1 error under the protocol of its source, which need not be ours. Ours − published: against our best epoch where the source "
-    "reports its best, else our last. "
-    "The verdict asks whether the published value lies in the 95 % interval of our mean; its own spread, seldom published, is not in it."
+    " Published: top-1 error under the protocol of its source, which may differ from ours. Ours − published: "
+    "our best epoch where the source reports its best, else our last. The last column but one says whether "
+    "the "
+    "published value lies in the 95 % interval of our mean; the spread of the published value is not "
+    "included."
 )
+OVERVIEW = (
+    "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over "
+    "seeds; "
+    "bold: the lowest mean of the students. Difference: to {base}, in points, seed by seed; bar: mean and 95 "
+    "% "
+    "interval, with a line at 0. Result: paired t tests at the 5 % level, Holm-corrected for all comparisons."
+)
+LINKS_CAPTION = (
+    " The small numbers are the single seeds and lead to their runs in MLflow (started by `cdkd ui`)."
+)
+MIN_CLASSES_FOR_TOP5 = 11
 Links = Callable[[Record], str | None]  # the address of a record's run in MLflow
 
 
-def method_table(name: str, title: str, rows: Sequence[Row], links: Links = lambda record: None) -> Grid:
+def no_links(record: Record) -> None:
+    """Of a report that may be read on another machine."""
+
+
+def overview(rows: Sequence[Row], links: Links = no_links) -> Grid:
+    """Every method in one table: its error, and its difference to the first baseline as a small bar."""
+    base = next(iter(bases(rows)), None)
+    columns = [Column("Method", words=True), Column("Top-1 error (%)")]
+    columns += [Column(f"Difference to {_title(rows, base)}")] if base else []
+    columns += [Column("Result", words=True)] if base else []
+    best = lowest(rows)
+    left, right = _scale([row.minus[base] for row in rows if base in row.minus]) if base else (0.0, 0.0)
+    lines: list[list[Cell | str]] = []
+    for row in [] if _empty(rows) else rows:
+        line: list[Cell | str] = [_name(row), _error(row, links, strong=row is best)]
+        if base and base in row.minus and row.minus[base].mean is not None:
+            paired = row.minus[base]
+            assert paired.mean is not None
+            bar = Bar(paired.mean, paired.low, paired.high, left, right)
+            text = decimals(paired.mean, sign=True)
+            hint = f"95 % interval {interval_text(paired, sign=True)}, n = {paired.n}"
+            line += [
+                Cell(text, bar=bar, hint=hint, order=paired.mean),
+                verdict(paired, _title(rows, base)).partition(";")[0],
+            ]
+        elif base:
+            line += [NONE, "baseline" if row.name == base else NONE]
+        lines.append(line)
+    caption = OVERVIEW.format(base=_title(rows, base)) if base else CAPTION
+    return Grid.of("overview", "All methods", caption, columns, lines, NO_RECORDS)
+
+
+def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_links) -> Grid:
+    """As papers have it: ablation or comparison."""
     published = any(row.published for row in rows)
     baselines = bases(rows)
+    top5 = _with_top5(rows)
     columns = [
         Column("Method", words=True),
         Column("Top-1 error, last epoch (%)"),
         Column("95 % interval"),
         Column("Top-1 error, best epoch (%)"),
-        Column("Top-5 error, last epoch (%)"),
-        *(Column(f"Δ {base}") for base in baselines),
+        *([Column("Top-5 error, last epoch (%)")] if top5 else []),
+        *(Column(f"Δ {_title(rows, base)}") for base in baselines),
     ]
     if published:
         columns += [
             Column("Published top-1 error (%)"),
             Column("Ours − published"),
-            Column("Verdict", words=True),
+            Column("Published value in our interval", words=True),
+            Column("Published protocol and source", words=True),
         ]
-        columns += [Column("Published protocol and source", words=True)]
-    empty = all(run.state == "missing" for row in rows for run in row.runs)
-    cells = [] if empty else [_cells(row, baselines, published, links) for row in rows]
+    best = lowest(rows)
+    cells = (
+        [] if _empty(rows) else [_cells(row, baselines, published, top5, links, row is best) for row in rows]
+    )
     linked = any(isinstance(cell, Cell) and cell.links for line in cells for cell in line)
-    return Grid.of(name, title, CAPTION + PUBLISHED * published + LINKED * linked, columns, cells, NO_RECORDS)
+    caption = CAPTION + PUBLISHED * published + LINKS_CAPTION * linked
+    return Grid.of(name, title, caption, columns, cells, NO_RECORDS)
 
 
 def bases(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(base for base in BASELINES if any(base in row.minus for row in rows))
 
 
-def _cells(row: Row, baselines: Sequence[str], published: bool, links: Links) -> list[Cell | str]:
+def lowest(rows: Sequence[Row]) -> Row | None:
+    """The student with the lowest mean error, where there are two or more to compare."""
+    students = [row for row in rows if row.name != TEACHER and row.top1.mean is not None]
+    return min(students, key=lambda row: row.top1.mean or 0.0) if len(students) > 1 else None
+
+
+def _title(rows: Sequence[Row], name: str | None) -> str:
+    from cdkd.report.method_names import paper_names
+
+    return next((row.title for row in rows if row.name == name), paper_names([name])[name] if name else "")
+
+
+def _empty(rows: Sequence[Row]) -> bool:
+    return all(run.state == "missing" for row in rows for run in row.runs)
+
+
+def _with_top5(rows: Sequence[Row]) -> bool:
+    """Of ten classes or fewer the top-5 error says little."""
+    classes = [row.classes for row in rows if row.classes is not None]
+    return not classes or max(classes) >= MIN_CLASSES_FOR_TOP5
+
+
+def _name(row: Row) -> Cell:
+    return Cell(row.title, hint="" if row.title == row.name else f"in params.yaml: {row.name}")
+
+
+def _error(row: Row, links: Links, strong: bool) -> Cell:
     n = row.top1.n
-    top1 = f"{shown(row.top1)} (n = {n})" if n else ""
+    top1 = f"{mean_std(row.top1)} (n = {n})" if n else ""
     to_runs = tuple(
         Link(
-            fixed(row.errors[record.seed]),
+            decimals(row.errors[record.seed]),
             address,
-            f"seed {record.seed}: {fixed(row.errors[record.seed])}, in MLflow",
+            f"seed {record.seed}: {decimals(row.errors[record.seed])}, in MLflow",
         )
         for record in row.records
         if (address := links(record))
     )
-    cells: list[Cell | str] = [
-        row.title,
-        Cell("; ".join(filter(None, (top1, faults(row.runs)))), to_runs, strong=True),
-        interval(row.top1),
-    ]
-    cells += [shown(Summary(row.best.mean, None, row.best.n), n), shown(row.top5, n)]
+    seeds = ", ".join(f"seed {seed}: {decimals(error)}" for seed, error in row.errors.items())
+    text = "; ".join(filter(None, (top1, excluded(row.runs))))
+    return Cell(text, to_runs, strong=strong, hint=seeds, order=row.top1.mean)
+
+
+def _cells(
+    row: Row, baselines: Sequence[str], published: bool, top5: bool, links: Links, strong: bool
+) -> list[Cell | str]:
+    n = row.top1.n
+    cells: list[Cell | str] = [_name(row), _error(row, links, strong), interval_text(row.top1)]
+    cells += [mean_std(row.best, n), *([mean_std(row.top5, n)] if top5 else [])]
     cells += [
-        shown(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE
+        mean_std(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE
         for base in baselines
     ]
     if published and row.published:
-        there, ours = row.published, against(row.published, row.top1, row.best)
+        there, ours = row.published, compare_published(row.published, row.top1, row.best)
         cells += [
-            shown(Summary(there.top1_error, there.top1_std, 1)),
-            fixed(ours.difference, sign=True),
+            mean_std(Summary(there.top1_error, there.top1_std, 1)),
+            decimals(ours.difference, sign=True),
             ours.verdict,
             f"{there.protocol}; {there.source}",
         ]
@@ -94,19 +176,29 @@ def _cells(row: Row, baselines: Sequence[str], published: bool, links: Links) ->
     return cells
 
 
+def _scale(pairs: Sequence[Summary]) -> tuple[float, float]:
+    """From the differences themselves: an interval of two seeds is tens of points long, and is cut."""
+    values = [0.0, *(paired.mean for paired in pairs if paired.mean is not None)]
+    ends = [end for paired in pairs for end in (paired.low, paired.high) if end is not None]
+    room = max(max(values) - min(values), 1e-3) / 2
+    left, right = max(min(values) - room, min(values + ends)), min(max(values) + room, max(values + ends))
+    return min(left, 0.0), max(right, 1e-9)
+
+
 def console(rows: Sequence[Row]) -> list[str]:
-    """Method, top-1 error at the last epoch with n, and the differences to the baselines, aligned."""
-    if all(run.state == "missing" for row in rows for run in row.runs):
+    """Aligned lines for a terminal: methods as params.yaml names them, error, differences to the baselines."""
+    if _empty(rows):
         return [NO_RECORDS]
     baselines = bases(rows)
     lines = [["method", "top-1 error, %", *(f"Δ {base}" for base in baselines), ""]]
     for row in rows:
-        top1 = f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else NONE
+        top1 = f"{mean_std(row.top1)} (n = {row.top1.n})" if row.top1.n else NONE
         minus = [
-            shown(row.minus[base], row.top1.n, sign=True, spread=False) if base in row.minus else NONE
+            mean_std(row.minus[base], row.top1.n, sign=True, spread=False) if base in row.minus else NONE
             for base in baselines
         ]
-        lines.append([row.title, top1, *minus, faults(row.runs)])
+        name = f"{TEACHER} ({row.network})" if row.name == TEACHER else row.name
+        lines.append([name + " (tuned)" * bool(row.tuned), top1, *minus, excluded(row.runs)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

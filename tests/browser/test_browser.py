@@ -14,6 +14,7 @@ import pytest
 from cdkd import tracking
 from cdkd.config.params import load
 from cdkd.config.schema import Report
+from cdkd.report.collect import collect
 from cdkd.report.figures import run_pictures
 from cdkd.report.render import render
 from cdkd.runs.record import Record
@@ -190,7 +191,7 @@ FAULTS = {
 }
 
 
-def faults(chromium: browser.Browser, path: Path, theme: str, width: int) -> list[str]:
+def excluded(chromium: browser.Browser, path: Path, theme: str, width: int) -> list[str]:
     """What is wrong with a page from the disk."""
     page = chromium.page(width)
     page.theme(theme)
@@ -218,14 +219,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         a_record("teacher", 0, 3.0),
         *(a_record(method, seed) for method in params.methods for seed in params.seeds),
     )
-    render(params, today(params), root / "runs", root / "report")
+    render(params, collect(params, today(params), root / "runs"), root / "report")
     return root / "report" / "report.html"
 
 
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_report_page_is_whole(chromium: browser.Browser, report: Path, theme: str, width: int) -> None:
-    assert faults(chromium, report, theme, width) == []
+    assert excluded(chromium, report, theme, width) == []
 
 
 CIRCLE = "<svg viewBox='0 0 9 9' width='200'><circle cx='4' cy='4' r='4'/></svg>"
@@ -255,5 +256,5 @@ def test_the_check_of_a_page_finds_each_fault(
 ) -> None:
     path = tmp_path / "page.html"
     path.write_text(BROKEN[fault] if fault else SOUND)
-    found = faults(chromium, path, "dark", 360)
+    found = excluded(chromium, path, "dark", 360)
     assert found == [] if fault is None else fault in found

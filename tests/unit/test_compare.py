@@ -132,7 +132,7 @@ def test_what_does_not_count_is_said(two: list[Experiment], tmp_path: Path) -> N
     assert table["kd"][0] == "7.60 ± 0.85 (n = 2); seed 1 diverged in epoch 3 (kd)"
     assert table["student"][0] == "9.50 ± 0.71 (n = 2); damaged seed 0"
     assert table["kd"][2] == "21.00 (n = 1); stale seed 0; missing seed 2"
-    assert "Stale: trained for other" in (tmp_path / "table.md").read_text()
+    assert "Stale: trained with other" in (tmp_path / "table.md").read_text()
     compare([replace(two[0], expected={})], tmp_path)
     assert cells((tmp_path / "table.md").read_text())["kd"][0].startswith("unverified ")
 

@@ -12,8 +12,11 @@ import pytest
 
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
+from cdkd.report.collect import FoundRun
 from cdkd.report.explain import Difference, explain, knowledge, lines
 from cdkd.report.published import TABLE
+from cdkd.report.summary import Row, rows
+from cdkd.runs.record import Record
 from tests.unit.test_report import a_record
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -23,8 +26,18 @@ CRD, CDC, CDI = (
 )
 
 
-def by_name(params: Params, method: str, *records: Any) -> dict[str, Difference]:
-    found = explain(params, method, *(records or (None,)))
+def numbers(params: Params, name: str, *records: Record) -> Row:
+    """What the report makes of these runs."""
+    state = {"finished": "ok"}
+    runs = tuple(FoundRun(name, one.seed, state.get(one.status, one.status), one) for one in records)
+    return rows(params, {name: runs})[name]
+
+
+def by_name(
+    params: Params, method: str, run: Record | None = None, teacher: Record | None = None
+) -> dict[str, Difference]:
+    runs = numbers(params, method, run) if run else None
+    found = explain(params, method, runs, numbers(params, "teacher", teacher) if teacher else None)
     assert len({one.what for one in found}) == len(found)
     return {one.what: one for one in found}
 
@@ -129,7 +142,7 @@ def test_teacher_and_the_number_reported() -> None:
     run = a_record("cd", 1, 20.5)  # whose epoch before the last was half a point better
     found = by_name(CDC, "cd", run, teacher)
     assert (found["top-1 error"].ours, found["top-1 error"].theirs) == (
-        "20.50 % (last epoch, seed 1)",
+        "20.50 % (seed 1, last epoch)",
         "20.08 % (authors run, single run, best epoch)",
     )
     assert found["top-1 error"].worth.startswith("+0.42")
@@ -157,14 +170,28 @@ def test_a_diverged_run_has_no_result_to_explain() -> None:
 
 
 def test_without_a_published_row_it_is_said_in_one_line() -> None:
-    found = explain(load(EXPERIMENTS / "digits.yaml"), "kd", None)
-    assert [one.theirs for one in found] == ["no published row for kd on digits, resnet20 → resnet8"]
+    digits = load(EXPERIMENTS / "digits.yaml")
+    assert explain(digits, "kd") == []
+    (said,) = lines(digits, "kd", [])
+    assert said.startswith(
+        "No published result of kd on digits, resnet20 → resnet8, or on a similar pair, is known"
+    )
+
+
+def test_several_seeds_are_compared_by_their_mean() -> None:
+    """19.5, 20.5 and 21.5, each half a point better an epoch before the last."""
+    runs = numbers(CDC, "cd", *(a_record("cd", seed, 19.5 + seed) for seed in range(3)))
+    found = {one.what: one for one in explain(CDC, "cd", runs)}
+    assert found["top-1 error"].ours == "20.50 ± 1.00 % (mean over 3 seeds, last epoch)"
+    assert found["top-1 error"].worth.startswith("+0.42")
+    assert found["best epoch against last"].ours == "best 20.00 %, last 20.50 %"
+    assert found["best epoch against last"].source == "our own runs, mean over 3 seeds"
 
 
 def test_the_nearest_pair_lends_its_recipe_but_not_its_number() -> None:
     found = by_name(CRD, "cd")
     assert "ResNet152(cifar-stem) → ResNet50(cifar-stem): 20.08 %" in found["top-1 error"].theirs
-    assert "numbers cannot" in found["top-1 error"].worth
+    assert "errors cannot" in found["top-1 error"].worth
     assert (found["epochs"].ours, found["epochs"].theirs) == ("240", "200")
 
 
@@ -197,7 +224,9 @@ EVERY = [
 def test_every_method_of_every_experiment_is_explained_with_sources(params: Params, method: str) -> None:
     found = explain(params, method, None)
     assert all(all((one.what, one.ours, one.theirs, one.worth, one.source)) for one in found)
-    shown = lines(found)
+    shown = lines(params, method, found)
+    if not found:
+        return
     assert max(map(len, shown)) < 320
     assert max(len(line) for line in shown if not line.startswith("[")) <= 160
     body = "\n".join(shown)

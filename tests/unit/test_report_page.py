@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import re
 import shutil
 import subprocess
@@ -16,11 +18,11 @@ import pytest
 
 from cdkd.config.schema import Published, Report
 from cdkd.core.schedule import Term, Weight
-from cdkd.report.examined import examined
+from cdkd.report.error_analysis import error_analysis
 from cdkd.report.page import anchor, inline
 from cdkd.report.render import render
-from cdkd.runs.record import Record
-from tests.unit.test_report import CE, HOSTILE, KD, Folder, a_record, keep, today
+from cdkd.runs.record import Record, read
+from tests.unit.test_report import CE, HOSTILE, KD, Folder, a_record, keep
 
 CD = {"ce": Term(Weight(1, start=5), {}), "cd": Term(Weight(6, milestones=(10,), decay=0.9), {})}
 VOID = {"meta", "link", "br", "hr", "img", "path", "use", "rect", "image"}
@@ -125,7 +127,12 @@ def test_the_page_needs_nothing_else(page_with_pictures: Folder) -> None:
     text = page_with_pictures.text("report.html")
     outline = Outline(text)
     assert outline.open == []
-    assert not outline.all("script")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in text
+    )
+    assert len(outline.all("script")) == 1
     addresses = [
         value
         for _, attributes in outline.found
@@ -211,13 +218,19 @@ def test_an_inline_picture_follows_the_theme_and_keeps_its_names_apart() -> None
 def test_the_headline_says_what_is_settled(folder: Folder) -> None:
     folder.render()
     text = folder.text("report.md")
-    assert "- **Lowest error**: cd, 4.97 ± 0.76 % (n = 3; 95 % interval 3.09 to 6.85)." in text
-    assert "- **Against kd**: fewer errors: cd (−2.93); undecided: student (+1.10)." in text
-    assert "The lowest of 3 means favours luck." in text
-    assert "10 of 10 count." in text
+    assert (
+        "CD has the lowest top-1 error: 4.97 ± 0.76 % on the test split (mean over 3 seeds), compared with 7.90 ± 0.79 % "
+        "for KD and 9.00 ± 1.00 % for the student alone; the teacher has 3.00 %." in text
+    )
+    assert (
+        "Compared with KD, significantly fewer errors: CD (−2.93) (points); the other difference is not significant."
+        in text
+    )
+    assert "the best of 3 methods is partly luck (selection bias)" in text
+    assert "Incomplete" not in text
     shutil.rmtree(folder.runs / "kd")
     folder.render()
-    assert "7 of 10 count; kd: missing seeds 0, 1, 2." in folder.text("report.md")
+    assert "Incomplete: 7 of 10 runs count; KD: missing seeds 0, 1, 2." in folder.text("report.md")
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -226,7 +239,7 @@ def test_differences_are_tested_and_say_what_would_settle_them(folder: Folder) -
     lines = folder.text("report.md").splitlines()
     student, cd = (
         next(line for line in lines if line.startswith(f"| {name} | {sign}"))
-        for name, sign in (("student", "+1.10"), ("cd", "−2.93"))
+        for name, sign in (("Student", "+1.10"), ("CD", "−2.93"))
     )
     assert cd.split(" | ")[2:] == [
         "−3.08 to −2.79",
@@ -234,9 +247,9 @@ def test_differences_are_tested_and_say_what_would_settle_them(folder: Folder) -
         "−28.66",
         "&lt; 0.001",
         "&lt; 0.001",
-        "fewer errors than kd |",
+        "significantly fewer errors than KD |",
     ]
-    assert "undecided; about 2 further seeds" in student
+    assert "undecided; about 2 more seeds needed" in student
     with (folder.target / "differences.csv").open() as file:
         found = {(row["family"], row["method"], row["minus"]): row for row in csv.DictReader(file)}
     assert float(found["against kd", "cd", "kd"]["p_holm"]) < 0.001
@@ -250,10 +263,10 @@ def test_one_seed_and_equal_differences_claim_nothing(folder: Folder) -> None:
     for seed in range(3):  # always half a point below kd
         keep(folder.runs, a_record("cd", seed, (6.5, 8.0, 7.7)[seed]))
     folder.render()
-    assert "the same difference in every seed: no test" in folder.text("report.md")
+    assert "the same difference for every seed: no test possible" in folder.text("report.md")
     folder.params = folder.params.model_copy(update={"seeds": (0,)})
     folder.render()
-    assert "one seed: nothing to say" in folder.text("report.md")
+    assert "one seed: no test possible" in folder.text("report.md")
     assert not re.search(r"\bnan\b", folder.text("report.html"), re.IGNORECASE)
 
 
@@ -263,7 +276,7 @@ def test_beyond_top1_by_hand(folder: Folder) -> None:
     line = next(
         line
         for line in folder.text("report.md").splitlines()
-        if line.startswith("| student |") and "95.00" in line
+        if line.startswith("| Student |") and "95.00" in line
     )
     calibration = [
         abs(270 - (276 - seed)) / 3 for seed in range(3)
@@ -276,22 +289,20 @@ def test_beyond_top1_by_hand(folder: Folder) -> None:
         "60.00 ± 0.00",
         "40.00 ± 0.00 |",
     ]
-    hurt = next(
-        line for line in folder.text("report.md").splitlines() if line.startswith("| cd | 1 / 1 / 1 |")
+    worst = next(
+        line for line in folder.text("report.md").splitlines() if line.startswith("| CD | 1 / 1 / 1 |")
     )
-    assert hurt.split(" | ")[2:6] == ["class 2", "4.00", "11.00", "+7.00"]
+    assert worst.split(" | ")[2:6] == ["class 2", "4.00", "11.00", "+7.00"]
     with (folder.target / "classes.csv").open() as file:
         rows = {(row["method"], row["class"]): row for row in csv.DictReader(file)}
     assert float(rows["cd", "0"]["error"]) == 5
     assert float(rows["cd", "0"]["minus_student"]) == pytest.approx(-16)
-    assert rows["cd", "1"]["verdict"] == "the same difference in every seed: no test"
+    assert rows["cd", "1"]["verdict"] == "the same difference for every seed: no test possible"
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_classes_bear_their_names(folder: Folder) -> None:
-    render(
-        folder.params, today(folder.params), folder.runs, folder.target, class_names=("cat", "dog|x", "<b>")
-    )
+    render(folder.params, folder.found(), folder.target, class_names=("cat", "dog|x", "<b>"))
     assert "| &lt;b&gt; |" in folder.text("report.md")
     assert "&lt;b&gt;" in folder.text("report.html")
     assert "<b>" not in folder.text("report.html")
@@ -329,10 +340,10 @@ def test_measurements_that_make_no_sense_are_said_and_the_error_counts(
     broken = replace(record, result=record.result | {"examined": record.result["examined"] | damage})
     keep(folder.runs, broken)
     with pytest.raises(ValueError):  # noqa: PT011
-        examined(broken)
+        error_analysis(broken)
     folder.render()
     assert folder.cells("kd")[1] == "7.90 ± 0.79 (n = 3)"
-    assert "kd seed 1: what it measured beyond its errors cannot be read" in folder.text("report.md")
+    assert "kd seed 1: its error analysis cannot be read" in folder.text("report.md")
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -345,7 +356,7 @@ def test_published_values_are_compared_like_with_like(folder: Folder) -> None:
     assert float(folder.csv()["cd"]["ours_minus_published"]) == pytest.approx(
         4.966667 - 0.5 - 18.63, abs=1e-5
     )  # best against best
-    assert "**Against the published values**: " in folder.text("report.md")
+    assert "Ours minus the published values, in points: " in folder.text("report.md")
 
 
 @dataclass(frozen=True)
@@ -374,10 +385,10 @@ def test_tuned_methods_a_search_and_the_gap_have_their_places(folder: Folder) ->
         "search_section": Search(),
         "deviations": {"kd": [Deviation()], "cd": []},
     }
-    render(folder.params, today(folder.params), folder.runs, folder.target, **more)
+    render(folder.params, folder.found(), folder.target, **more)
     page, text = folder.text("report.html"), folder.text("report.md")
-    assert folder.cells("cd (tuned)")[0] == "cd (tuned)"
-    assert "cd (tuned): tuned: 24 trials on the validation split." in text
+    assert "CD (tuned)" in folder.text("ablation.md")
+    assert "CD (tuned): tuned: 24 trials on the validation split." in text
     assert "tuned: 24 trials" in folder.text("ablation.tex")
     assert "Search: cd &amp; co" in page
     assert 'id="picture-search-cd"' in page
@@ -390,19 +401,21 @@ def test_tuned_methods_a_search_and_the_gap_have_their_places(folder: Folder) ->
 @pytest.mark.usefixtures("no_pictures")
 def test_every_run_links_to_mlflow_where_its_address_is_known(folder: Folder) -> None:
     folder.render()
-    assert "127.0.0.1" not in folder.text("report.html")
+    assert "127.0.0.1" not in folder.text("local.html")
     render(
         folder.params,
-        today(folder.params),
-        folder.runs,
+        folder.found(),
         folder.target,
         mlflow="http://127.0.0.1:5000/#/experiments/1",
     )
     wanted = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&amp;searchFilter=tags.%60cdkd.fingerprint%60%20%3D%20%27kd-1%27"
     assert (
         f'<a href="{wanted}" title="seed 1: 8.50, in MLflow" aria-label="seed 1: 8.50, in MLflow">8.50</a>'
-        in folder.text("report.html")
+        in folder.text("local.html")
     )
+    tracked = [path for path in folder.target.iterdir() if path.name not in ("local.html", "local.csv")]
+    assert not [path.name for path in tracked if b"127.0.0.1" in path.read_bytes()]
+    assert {"/local.html", "/local.csv"} <= set(folder.text(".gitignore").splitlines())
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -418,16 +431,45 @@ def test_provenance_names_commits_digests_machines_and_commands(folder: Folder) 
     )
     folder.render()
     text = folder.text("report.md")
-    assert "- **Code**: c0ffeec0ffee (9 runs); dddddddddddd+ (1 run)" in text
-    assert "uncommitted changes: their commit alone need not suffice" in text
+    assert "- **Environment**: device cpu · torch 2.10.0" in text
     assert "cdkd use digits" in text
-    with (folder.target / "runs.csv").open() as file:
+    with (folder.target / "local.csv").open() as file:
         runs = {(row["method"], row["seed"]): row for row in csv.DictReader(file)}
-    assert (runs["kd", "2"]["seconds"], runs["kd", "2"]["share_of_seconds"], runs["kd", "2"]["dirty"]) == (
-        "12.5",
-        "6.25",
-        "True",
-    )
+    kd = runs["kd", "2"]
+    assert (kd["cohort_seconds"], kd["cohort_size"], kd["dirty"]) == ("12.5", "2", "True")
+    assert '<td class="words">dddddddddddd+</td>' in folder.text("local.html")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_differs_from_run_to_run_is_in_local_files_alone(folder: Folder) -> None:
+    """The same results, trained another day, at another commit, at another speed and beside other methods."""
+    folder.render()
+    local = ("local.html", "local.csv")
+    before = {path.name: path.read_bytes() for path in folder.target.iterdir() if path.name not in local}
+    for path in folder.runs.glob("*/seed-*.json"):
+        record = read(path)
+        changed = {"started": "2027-02-03T04:05:06+00:00", "seconds": 99.5, "images_per_second": 7.0}
+        changed |= {"latency_ms": 123.0, "cohort": ["a", "b"], "git": {"commit": None, "dirty": None}}
+        keep(folder.runs, replace(record, circumstances=record.circumstances | changed))
+    folder.render()
+    assert before == {
+        path.name: path.read_bytes() for path in folder.target.iterdir() if path.name not in local
+    }
+    assert "2027-02-03" in folder.text("local.html")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_cohort_has_one_time_and_no_method_a_share_of_it(folder: Folder) -> None:
+    for method in ("student", "kd", "cd"):
+        path = folder.runs / method / "seed-1.json"
+        record = read(path)
+        together = {"cohort": ["student", "kd", "cd"], "seconds": 30.0}
+        keep(folder.runs, replace(record, circumstances=record.circumstances | together))
+    folder.render()
+    text = folder.text("local.html")
+    assert text.count(">student, kd, cd<") == 1
+    assert "10 s" not in text
+    assert "seconds" not in folder.text("ablation.csv").splitlines()[0]
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -439,7 +481,7 @@ def test_hostile_names_stay_in_their_places_in_the_page(tmp_path: Path) -> None:
     folder.render({})
     text = folder.text("report.html")
     assert Outline(text).open == []
-    assert not re.search(r"<(img|script)", text)
+    assert re.findall(r"<(?:img|script)", text) == ["<script"]  # our own
     assert "{{ 7*7 }}" in text
     assert "49" not in re.findall(r"<th scope=\"row\">([^<]*)", text)
 
@@ -460,7 +502,7 @@ def test_a_method_that_a_search_has_still_to_give_is_a_row_that_says_so(folder: 
     folder.params = folder.params.model_copy(update={"report": Report(ablation=("kd", "cd_tuned"))})
     folder.render()
     assert folder.cells("cd_tuned")[1] == "missing seeds 0, 1, 2"
-    assert "cd_tuned: no search has given this method yet" in folder.text("ablation.md").replace("\\", "")
+    assert "cd_tuned: no search has produced this method yet" in folder.text("ablation.md").replace("\\", "")
 
 
 @pytest.mark.slow
@@ -476,5 +518,5 @@ def test_a_thousand_records_are_all_counted(tmp_path: Path) -> None:
             record = examine(a_record(name, seed, epochs=12), {(0, 1): seed, (2, 0): 3})
             (folder.runs / name / f"seed-{seed}.json").write_text(record.text())
     folder.render()
-    assert "1001 of 1001 count." in folder.text("report.md")
+    assert "Incomplete" not in folder.text("report.md")
     assert len(folder.text("differences.csv").splitlines()) == 1 + 2 * 39 + 40 * 39 // 2

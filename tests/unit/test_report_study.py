@@ -15,8 +15,8 @@ from PIL import Image
 from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.report.pictures.epochs import schedules
 from cdkd.report.pictures.trials import frontier, slices
+from cdkd.report.search_section import edt_sentences, pictures_of, section, tuned_sentences
 from cdkd.report.statistics import Summary
-from cdkd.report.study import edt_sentence, pictures_of, section, tuned_sentences
 from cdkd.runs.study_record import Result, Trial, read
 
 SPACE = {
@@ -62,11 +62,11 @@ def test_the_section_counts_trials_and_names_the_best() -> None:
     found = section(params(), {"small": STUDY}, rows)
     assert found is not None
     text = " ".join(found.paragraphs)
-    assert "tried 5 of 6 settings around edt" in text
-    assert "3 to their end, 1 given up early, 1 failed" in text
-    assert "7 epochs in all, as many as 1.75 runs" in text
-    assert "trial 1 with 3.00 %: cd.weight 12, gate 0. edt's own numbers (trial 0): 5.00 %" in text
-    assert "gate 75 ± 2 %, cd.weight 25 ± 2 %" in text
+    assert "tried 5 of 6 settings of edt" in text
+    assert "3 finished, 1 pruned, 1 failed" in text
+    assert "7 epochs in total, as many as 1.75 runs" in text
+    assert "trial 1 with 3.00 %: cd.weight 12, gate 0. edt as it is in params.yaml (trial 0): 5.00 %" in text
+    assert "random forests (fANOVA, 8 forests): gate 75 ± 2 %, cd.weight 25 ± 2 %" in text
     assert (
         "edt_tuned minus edt is −1.00 points (95 % interval −1.50 to −0.50, n = 3)" in text
     )  # mean −1, std 0.2: t(2) 4.303 * 0.2 / 3 ** 0.5
@@ -82,7 +82,7 @@ def test_no_study_and_no_edt_is_no_section() -> None:
 def test_a_study_without_a_finished_trial_is_told_plainly() -> None:
     found = section(params(), {"small": replace(STUDY, trials=TRIALS[2:4], importance={})}, {})
     assert found is not None
-    assert "0 to their end" in found.paragraphs[0]
+    assert "0 finished" in found.paragraphs[0]
     assert (found.table, found.pictures) == (None, [])
 
 
@@ -173,14 +173,14 @@ def test_several_budgets_are_weighed() -> None:
     found = section(params(), {"small": STUDY, "long": dear}, {})
     assert found is not None
     assert (
-        "Around edt, by what a trial costs: 2 epochs a trial (small): best 3.00 %, edt itself 5.00 %, 7 epochs in all; "
-        in " ".join(found.paragraphs)
+        "Studies of edt by the length of a trial: 2 epochs a trial (small): best 3.00 %, edt unchanged 5.00 %, 7 epochs in "
+        "total; " in " ".join(found.paragraphs)
     )
     assert "4 epochs a trial (long)" in " ".join(found.paragraphs)
     assert [name for name, *_ in found.pictures][-1] == "search-budgets-edt"
     alone = section(params(), {"small": STUDY, "again": replace(STUDY, name="again")}, {})
     assert alone is not None
-    assert "by what a trial costs" not in " ".join(alone.paragraphs)
+    assert "by the length of a trial" not in " ".join(alone.paragraphs)
 
 
 def test_the_frontier_is_what_nothing_cheaper_betters() -> None:
@@ -209,7 +209,7 @@ def test_the_sentence_about_edt_compares_its_parts_with_the_method_that_lacks_th
         "g": row(s0=3.0, s1=4.01, s2=4.99),
         "b": row(s0=4.0, s1=6.5, s2=6.0),
     }
-    (said,) = edt_sentence(params(methods()), rows)
+    (said,) = edt_sentences(params(methods()), rows)
     assert said.startswith(
         "Does EDT matter here? Yes: the gate (CD alone in the first epochs) lowers the error. Top-1"
     )
@@ -223,7 +223,7 @@ def test_the_sentence_says_which_way() -> None:
         "g": row(s0=7.0, s1=8.01, s2=8.99),
         "b": row(s0=7.1, s1=8.11, s2=9.1),
     }
-    (said,) = edt_sentence(params(methods()), rows)
+    (said,) = edt_sentences(params(methods()), rows)
     assert said.startswith(
         "Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the error. Top-1"
     )
@@ -231,9 +231,9 @@ def test_the_sentence_says_which_way() -> None:
 
 def test_the_sentence_says_so_where_nothing_is_settled() -> None:
     rows = {"plain": row(s0=5.0, s1=6.0), "g": row(s0=5.5, s1=5.0)}
-    (said,) = edt_sentence(params(methods()), rows)
-    assert said.startswith("Does EDT matter here? Not by these seeds")
-    assert edt_sentence(params(), rows) == []
+    (said,) = edt_sentences(params(methods()), rows)
+    assert said.startswith("Does EDT matter here? Undecided")
+    assert edt_sentences(params(), rows) == []
 
 
 def test_a_study_file_is_read_back_and_distrusted(tmp_path: Path) -> None:
@@ -269,7 +269,9 @@ def test_a_searched_learning_rate_has_a_strip_of_its_own() -> None:
 
     def named(tuned: dict[str, Any]) -> list[str]:
         known = SimpleNamespace(training=training(0.1), tuned=tuned, methods=methods())
-        figure = schedules(known, {name: SimpleNamespace(name=name, records=[]) for name in methods()})  # type: ignore[arg-type, misc]
+        figure = schedules(
+            known, {name: SimpleNamespace(name=name, title=name, histories=[]) for name in methods()}
+        )  # type: ignore[arg-type, misc]
         assert figure is not None
         return [
             text.get_text()

@@ -45,7 +45,7 @@ def test_students_sleep_as_in_the_textbooks() -> None:
     )
     assert paired.p == pytest.approx(stats.ttest_rel(FIRST, SECOND).pvalue, rel=1e-12)
     assert paired.holm == paired.p  # alone in its family
-    assert (paired.verdict, paired.further) == ("lower", 0)
+    assert (paired.verdict, paired.further_seeds) == ("lower", 0)
     d = 1.58 / 1.2299955
     assert paired.effect == pytest.approx(-d * (1 - 3 / (4 * 9 - 1)), rel=2e-3)  # Hedges' usual approximation
     assert paired.effect == pytest.approx(-d * math.gamma(4.5) / (math.sqrt(4.5) * math.gamma(4)), rel=1e-6)
@@ -75,8 +75,8 @@ def test_one_seed_says_nothing_of_chance() -> None:
     summary = summarise([8.0])
     assert (summary.mean, summary.std, summary.low, summary.high) == (8.0, None, None, None)
     paired = compare({"kd": [-0.5]})["kd"]
-    assert (paired.verdict, paired.p, paired.holm, paired.effect, paired.further, paired.low) == (
-        "one",
+    assert (paired.verdict, paired.p, paired.holm, paired.effect, paired.further_seeds, paired.low) == (
+        "one_seed",
         None,
         None,
         None,
@@ -91,8 +91,16 @@ def test_one_seed_says_nothing_of_chance() -> None:
 def test_no_spread_is_no_certainty(value: float) -> None:
     differences = [value, value + 1e-13, value - 1e-13]  # equal but for rounding
     paired = compare({"kd": differences})["kd"]
-    assert (paired.verdict, paired.std, paired.p, paired.holm, paired.effect, paired.low, paired.further) == (
-        "flat",
+    assert (
+        paired.verdict,
+        paired.std,
+        paired.p,
+        paired.holm,
+        paired.effect,
+        paired.low,
+        paired.further_seeds,
+    ) == (
+        "no_spread",
         0.0,
         None,
         None,
@@ -115,15 +123,15 @@ def test_further_seeds_are_the_least_that_would_settle() -> None:
         paired = compare({"kd": differences, **others})["kd"]
         assert paired.verdict == "undecided"
         level = 0.05 / (1 + len(others))
-        assert paired.further is not None
+        assert paired.further_seeds is not None
 
         def half(n: int, level: float = level) -> float:
             return float(stats.t.ppf(1 - level / 2, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))
 
-        n = 4 + paired.further
+        n = 4 + paired.further_seeds
         assert half(n) < abs(np.mean(differences)) <= half(n - 1)
-    assert compare({"kd": [-1.0, 1.0]})["kd"].further is None  # no difference: no number of seeds
-    assert compare({"kd": [-1.0, 1.001]})["kd"].further is None  # more than a thousand
+    assert compare({"kd": [-1.0, 1.0]})["kd"].further_seeds is None  # no difference: no number of seeds
+    assert compare({"kd": [-1.0, 1.001]})["kd"].further_seeds is None  # more than a thousand
 
 
 def test_without_a_difference_the_test_rejects_five_percent_and_the_interval_covers() -> None:

@@ -1,27 +1,28 @@
-"""Over the epochs: errors, weights, the losses' shares, and how far the student's channels follow the teacher's."""
+"""Over the epochs: errors, weights, shares of the terms, and similarity of student and teacher."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from cdkd.config.params import Params
-from cdkd.report.collect import TEACHER, finite
-from cdkd.report.pictures.parts import (
-    LEGEND,
-    LINES,
-    MOST,
+from cdkd.report.collect import TEACHER
+from cdkd.report.history import History
+from cdkd.report.pictures.common import (
+    MAX_PANELS,
     PERCENT,
-    draw_band,
-    epochs_below,
-    explain_lines,
-    name_axes,
+    Band,
+    draw_bands,
+    epoch_axis,
+    highlighted,
+    label_axes,
+    line_legend,
     over_seeds,
     panels,
     students,
@@ -33,15 +34,15 @@ RATE = "learning rate"
 
 
 def curves(rows: Mapping[str, Row]) -> Figure | None:
-    """Mean test error over the epochs, with the range over seeds; the last quarter (at least four) again, on its own scale."""
-    methods = students(rows)[:LINES]
-    lines = {name: over_seeds(rows[name], lambda line: line.get("test_top1_error")) for name in methods}
-    epochs = max((len(points) for points in lines.values()), default=0)
+    """Mean test error over the epochs, with the range over seeds; the last quarter again, on its own scale."""
+    bands = {
+        name: over_seeds(rows[name], lambda run: run.column("test_top1_error")) for name in students(rows)
+    }
+    epochs = max((len(band[1]) for band in bands.values() if band is not None), default=0)
     if epochs < 2:
         return None
     last = [] if epochs < 8 else [epochs - max(4, epochs // 4)]
-    height = max(4.3, 0.2 * min(len(methods), LEGEND) + 0.8)
-    figure = Figure(figsize=(8.6 if last else 5.5, height))
+    figure = Figure(figsize=(8.6 if last else 5.5, 4.0))
     axes_of = figure.subplots(
         1,
         1 + len(last),
@@ -50,32 +51,45 @@ def curves(rows: Mapping[str, Row]) -> Figure | None:
     )[0]
     teacher = rows[TEACHER].top1.mean
     for axes, first in zip(axes_of, [0, *last], strict=True):
-        for place, name in enumerate(methods):
-            label = (
-                f"{name}{'' if rows[name].top1.n == len(rows[name].runs) else f' (n = {rows[name].top1.n})'}"
-            )
-            draw_band(axes, lines[name][first:], place, first, label)
+        draw_bands(axes, bands, rows, first)
+        if first:
+            axes.set_ylim(*_close_up(bands, rows, first, axes.get_ylim()))
         low_end, high_end = axes.get_ylim()
-        if teacher is not None and (
-            not first or low_end <= teacher <= high_end
-        ):  # it must not flatten the closer look
+        if teacher is not None and (not first or low_end <= teacher <= high_end):
             axes.axhline(teacher, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="teacher, last epoch")
-        epochs_below(axes, epochs, first)
+        epoch_axis(axes, epochs, first)
         axes.set(
             title=f"epochs {first} to {epochs - 1}" if first else "all epochs",
             ylabel=PERCENT if not first else "",
         )
-    explain_lines(figure, axes_of[0], len(students(rows)) > LINES)
+    line_legend(figure, axes_of[0])
     return figure
 
 
+def _close_up(
+    bands: Mapping[str, Band | None], rows: Mapping[str, Row], first: int, whole: tuple[float, float]
+) -> tuple[float, float]:
+    """The range of the highlighted methods: one bad method must not flatten the others."""
+    parts = [
+        band[index][first:] for name in highlighted(rows) if (band := bands.get(name)) for index in (0, 2)
+    ]
+    values = np.concatenate(parts) if parts else np.array([])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return whole
+    margin = 0.06 * max(float(np.ptp(values)), 0.1)
+    return float(values.min()) - margin, float(values.max()) + margin
+
+
 def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
-    """The weights over the epochs of every method whose weights change, as they acted, and the learning rate below: a strip each."""
+    """The weights of every method whose weights change, as they were used, and the learning rate below: a strip each."""
     weights = {name: _weights(params, rows[name]) for name in students(rows)}
     changing = [
         name for name, those in weights.items() if any(len(set(values)) > 1 for values in those.values())
     ]
-    strips = [(name, loss, values) for name in changing[:MOST] for loss, values in weights[name].items()]
+    strips = [
+        (name, loss, values) for name in changing[:MAX_PANELS] for loss, values in weights[name].items()
+    ]
     if not strips or params.training.epochs < 2:
         return None
     strips += [(names, RATE, rates) for names, rates in _rates(params, rows)]
@@ -99,7 +113,8 @@ def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
         axes = figure.add_subplot(grid[place])
         _strip(axes, loss, values, COLOURS[6] if loss == RATE else COLOURS[0])
         if start:
-            axes.annotate(name, (0, 1.04), xycoords="axes fraction", fontweight="bold", va="bottom")
+            title = rows[name].title if name in rows else name
+            axes.annotate(title, (0, 1.04), xycoords="axes fraction", fontweight="bold", va="bottom")
         if place < len(ratios) - 1:
             axes.tick_params(axis="x", labelbottom=False, length=0)
     axes.set_xlabel("epoch")
@@ -107,13 +122,13 @@ def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
 
 
 def shares(rows: Mapping[str, Row]) -> Figure | None:
-    """What part of the sum each weighted loss is, epoch by epoch: mean over seeds, a panel for every method with several losses."""
+    """Share of each weighted term in the sum, mean over seeds; a panel for every method with several terms."""
     several = (
         (name, parts)
         for name in students(rows)
         if len(parts := _shares(rows[name])) > 1 and len(next(iter(parts.values()))) > 1
     )
-    found = dict(islice(several, MOST))
+    found = dict(islice(several, MAX_PANELS))
     if not found:
         return None
     losses = sorted({loss for parts in found.values() for loss in parts})
@@ -123,7 +138,7 @@ def shares(rows: Mapping[str, Row]) -> Figure | None:
         epochs = len(next(iter(parts.values())))
         steps = [
             [*values, values[-1]] for values in parts.values()
-        ]  # an epoch is as wide as the next, the last one too
+        ]  # the last epoch is as wide as the others
         axes.stackplot(
             range(epochs + 1),
             *steps,
@@ -132,10 +147,10 @@ def shares(rows: Mapping[str, Row]) -> Figure | None:
             edgecolor="#ffffff",
             linewidth=0.7,
         )
-        axes.set(title=name, ylim=(0, 100), xlim=(0, epochs))
+        axes.set(title=rows[name].title, ylim=(0, 100), xlim=(0, epochs))
         axes.grid(False)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    name_axes(figure, "epoch", "share of the weighted sum (%)")
+    label_axes(figure, "epoch", "share of the weighted sum (%)")
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1 + 0.28 / figure.get_figheight())}
     figure.legend(
         [Patch(color=colours[loss]) for loss in losses],
@@ -151,96 +166,73 @@ def shares(rows: Mapping[str, Row]) -> Figure | None:
 
 def alignment(rows: Mapping[str, Row]) -> Figure | None:
     """Similarity of the student's and the teacher's channel means, a panel for every stage, from shallow to deep."""
-    methods = students(rows)[:LINES]
-    stages = max(
-        (
-            len(line.get("alignment") or ())
-            for name in methods
-            for record in rows[name].records
-            for line in record.history[:1]
-        ),
-        default=0,
-    )
-    epochs = max((len(record.history) for name in methods for record in rows[name].records), default=0)
+    methods = students(rows)
+    histories = [history for name in methods for history in rows[name].histories]
+    stages = max((len(history.names("alignment")) for history in histories), default=0)
+    epochs = max(map(len, histories), default=0)
     if not stages or epochs < 2:
         return None
     figure, axes_of = panels(stages, 4, 2.7, 3.2)
     for stage, axes in enumerate(axes_of):
-        for place, name in enumerate(methods):
-            draw_band(
-                axes,
-                over_seeds(rows[name], lambda line, stage=stage: _stage(line.get("alignment"), stage)),  # type: ignore[misc]
-                place,
-                label=name,
-            )
-        epochs_below(axes, epochs)
+
+        def column(history: History, stage: int = stage) -> np.ndarray:
+            return history.column("alignment", str(stage))
+
+        draw_bands(axes, {name: over_seeds(rows[name], column) for name in methods}, rows)
+        epoch_axis(axes, epochs)
         axes.set(
             title=f"stage {stage + 1} of {stages}",
             ylabel="" if stage else "linear CKA of channel means (0 to 1)",
         )
-    explain_lines(figure, axes_of[0], len(students(rows)) > LINES)
+    line_legend(figure, axes_of[0])
     return figure
 
 
-def _stage(values: object, stage: int) -> float | None:
-    return finite(values[stage]) if isinstance(values, list) and stage < len(values) else None
-
-
 def _weights(params: Params, row: Row) -> dict[str, list[float]]:
-    """loss -> its weight in each epoch: as a finished run recorded it, else as params have it."""
+    """term -> its weight in each epoch: as a finished run recorded it, else as params have it."""
     method = params.methods.get(row.name, {})
-    if row.records and all(
-        isinstance(line.get("weights"), dict) and method.keys() <= line["weights"].keys()
-        for line in row.records[0].history
-    ):
-        history = row.records[0].history
-        if len(history) == params.training.epochs:
-            return {loss: [finite(line["weights"][loss]) or 0.0 for line in history] for loss in method}
-    return {
-        loss: [term.weight.at(epoch) for epoch in range(params.training.epochs)]
-        for loss, term in method.items()
-    }
+    epochs = params.training.epochs
+    if row.histories and len(row.histories[0]) == epochs:
+        history = row.histories[0]
+        if method.keys() <= set(history.names("weights")):
+            columns = {name: history.column("weights", name) for name in method}
+            if all(np.isfinite(column).all() for column in columns.values()):
+                return {name: [float(value) for value in column] for name, column in columns.items()}
+    return {name: [term.weight.at(epoch) for epoch in range(epochs)] for name, term in method.items()}
 
 
 def _rates(params: Params, rows: Mapping[str, Row]) -> list[tuple[str, list[float]]]:
-    """Each learning rate over the epochs, and whose it is: a search may give its method one of its own. The commonest comes last."""
-    whose: dict[tuple[float, ...], list[str]] = {}
+    """Each learning rate over the epochs and its methods: a search may choose one for its method. The commonest comes last."""
+    methods_of: dict[tuple[float, ...], list[str]] = {}
     for name in students(rows):
         recipe = params.tuned.get(name, params.training).resolved
-        whose.setdefault(tuple(recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)), []).append(
-            name
-        )
-    *others, (most, _) = sorted(whose.items(), key=lambda item: len(item[1]))
+        methods_of.setdefault(
+            tuple(recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)), []
+        ).append(name)
+    *others, (most, _) = sorted(methods_of.items(), key=lambda item: len(item[1]))
     return [
-        *((", ".join(names), list(rates)) for rates, names in others),
+        *((", ".join(rows[name].title for name in names), list(rates)) for rates, names in others),
         ("all other methods" if others else "all methods", list(most)),
     ]
 
 
-def _shares(row: Row) -> dict[str, list[float]]:
-    """loss -> percent of the weighted sum in each epoch, mean over seeds; a loss without weight has no part."""
-    runs = [[_parts(line) for line in record.history] for record in row.records]
-    names = sorted({loss for run in runs for parts in run for loss in parts})
-    epochs = list(zip(*runs, strict=False))
-    return (
-        {
-            loss: [sum(parts.get(loss, 0.0) for parts in epoch) / len(epoch) for epoch in epochs]
-            for loss in names
-        }
-        if epochs
-        else {}
-    )
-
-
-def _parts(line: Mapping[str, object]) -> dict[str, float]:
-    losses, weights = line.get("losses"), line.get("weights")
-    if not isinstance(losses, dict) or not isinstance(weights, dict):
+def _shares(row: Row) -> dict[str, np.ndarray]:
+    """term -> percent of the weighted sum in each epoch, mean over seeds; a term without weight has no part."""
+    names = sorted({name for history in row.histories for name in history.names("losses")})
+    epochs = min(map(len, row.histories), default=0)
+    if not names or not epochs:
         return {}
-    terms = {
-        loss: (finite(weights.get(loss)) or 0.0) * (finite(value) or 0.0) for loss, value in losses.items()
-    }
-    total = math.fsum(terms.values())
-    return {loss: 100 * term / total for loss, term in terms.items()} if total > 0 else {}
+    totals = np.zeros((len(names), epochs))
+    for history in row.histories:
+        parts = np.array(
+            [
+                np.nan_to_num(history.column("losses", name) * history.column("weights", name))[:epochs]
+                for name in names
+            ]
+        )
+        total = parts.sum(axis=0)
+        totals += np.where(total > 0, 100 * parts / np.where(total > 0, total, 1), 0)
+    return dict(zip(names, totals / len(row.histories), strict=True))
 
 
 def _strip(axes: Axes, label: str, values: Sequence[float], colour: str) -> None:

@@ -3,174 +3,133 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cdkd.report.collect import TEACHER
-from cdkd.report.notes import faults
-from cdkd.report.phrases import fixed, shown
-from cdkd.report.pictures.parts import PERCENT, students
-from cdkd.report.style import GREY, look
+from cdkd.report.notes import excluded
+from cdkd.report.pictures.common import PERCENT, students
+from cdkd.report.statistics import Paired
+from cdkd.report.style import COLOURS, GREY
 from cdkd.report.summary import BASELINES, Row, differences
+from cdkd.report.tables import lowest
+from cdkd.report.wording import decimals, interval_text, mean_std
 
-SETTLED = {
+RESULT = {
     "lower": "fewer errors",
     "higher": "more errors",
     "undecided": "undecided",
-    "flat": "no spread",
-    "one": "one seed",
+    "no_spread": "no test",
+    "one_seed": "one seed",
 }
 
 
 def errors(rows: Mapping[str, Row]) -> Figure | None:
-    """A point for each seed's last-epoch error, a stroke at the mean, the numbers beside."""
+    """A point for each seed's last-epoch error, a line at the mean, the numbers to the right."""
     methods = students(rows)
     if not any(rows[name].top1.n for name in methods):
         return None
-    figure = Figure(figsize=(6.2, 0.36 * len(methods) + 0.2))
-    axes = figure.add_axes((0, 0, 1, 1))
-    for place, name in enumerate(methods):
-        row, mine = rows[name], look(place)
-        places = {
-            run.seed: place + 0.3 * (index / max(1, len(row.runs) - 1) - 0.5)
-            for index, run in enumerate(row.runs)
-        }  # equal errors stay apart
-        heights = [places[seed] for seed in row.errors]
-        axes.plot(
-            list(row.errors.values()),
-            heights,
-            mine.marker,
-            color=mine.colour,
-            markersize=5,
-            alpha=0.75,
-            markeredgewidth=0,
-        )
+    figure, axes = _lines_of(rows, methods, 6.2)
+    best = lowest(list(rows.values()))
+    for line, name in enumerate(methods):
+        row = rows[name]
+        colour = COLOURS[1] if row is best else COLOURS[0]
+        spread = max(1, len(row.runs) - 1)  # equal errors stay apart
+        heights = [line + 0.3 * (index / spread - 0.5) for index, run in enumerate(row.runs) if run.ok]
+        style: dict[str, Any] = {"color": colour, "markersize": 5, "alpha": 0.7, "markeredgewidth": 0}
+        axes.plot(list(row.errors.values()), heights, "o", **style)
         if row.top1.mean is not None:
-            axes.plot(
-                [row.top1.mean] * 2,
-                [place - 0.32, place + 0.32],
-                color=mine.colour,
-                linewidth=1.6,
-                solid_capstyle="butt",
-            )
-        text = "; ".join(
-            filter(None, (f"{shown(row.top1)} (n = {row.top1.n})" if row.top1.n else "", faults(row.runs)))
-        )
-        axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+            mean = [row.top1.mean] * 2
+            axes.plot(mean, [line - 0.32, line + 0.32], color=colour, linewidth=1.6, solid_capstyle="butt")
+        number = f"{mean_std(row.top1)} (n = {row.top1.n})" if row.top1.n else ""
+        _to_the_right(axes, line, "; ".join(filter(None, (number, excluded(row.runs)))))
     teacher = rows[TEACHER].top1.mean
     if teacher is not None:
         axes.axvline(teacher, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-        axes.annotate(
-            f"teacher {teacher:.2f}",
-            (teacher, 1),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=GREY,
-        )
-    axes.set(
-        yticks=range(len(methods)),
-        yticklabels=methods,
-        ylim=(len(methods) - 0.5, -0.5),
-        xlabel=f"{PERCENT} at the last epoch; stroke: mean",
-    )
-    axes.tick_params(axis="y", length=0)
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+        axes.annotate(f"teacher {teacher:.2f}", (teacher, 1), fontsize=8, color=GREY, **above)
+    axes.set_xlabel(f"{PERCENT} at the last epoch; line: mean")
     axes.margins(x=0.06)
     return figure
 
 
 def forest(rows: Mapping[str, Row]) -> Figure | None:
-    """Mean difference to the baseline with its 95 % interval, every seed's difference as a small point, what it says beside."""
-    base = next(
-        (base for base in BASELINES if any(base in row.minus and row.minus[base].n for row in rows.values())),
-        None,
-    )
+    """Mean difference to the baseline with its 95 % interval, every seed's difference as a small point, the result."""
+    tested = (row.minus for row in rows.values())
+    bases = {base for minus in tested for base, paired in minus.items() if paired.n}
+    base = next((base for base in BASELINES if base in bases), None)
     if base is None:
         return None
-    methods = [(place, name) for place, name in enumerate(students(rows)) if base in rows[name].minus]
-    figure = Figure(figsize=(5.2, 0.36 * len(methods) + 0.2))
-    axes = figure.add_axes((0, 0, 1, 1))
-    seen = [0.0, *(value for _, name in methods for value in differences(rows[name], rows[base]))]
-    ends = [
-        end
-        for _, name in methods
-        for end in (rows[name].minus[base].low, rows[name].minus[base].high)
-        if end is not None
-    ]
-    room = max(
-        max(map(abs, seen)), 1e-3
-    )  # two seeds have intervals of tens of points: what goes on beyond is an arrow
-    left, right = max(min(seen) - room, min([*seen, *ends])), min(max(seen) + room, max([*seen, *ends]))
-    margin = 0.04 * (right - left)
-    for line, (place, name) in enumerate(methods):
-        paired, mine = rows[name].minus[base], look(place)
+    methods = [name for name in students(rows) if base in rows[name].minus]
+    figure, axes = _lines_of(rows, methods, 5.2)
+    left, right = _limits([rows[name].minus[base] for name in methods], rows, methods, base)
+    for line, name in enumerate(methods):
+        paired = rows[name].minus[base]
+        colour = COLOURS[0] if paired.verdict in ("lower", "higher") else GREY
         points = differences(rows[name], rows[base])
-        axes.plot(
-            points,
-            [line + 0.22] * len(points),
-            mine.marker,
-            color=mine.colour,
-            markersize=3,
-            alpha=0.6,
-            markeredgewidth=0,
-        )
-        if paired.low is not None and paired.high is not None:
-            axes.plot(
-                [max(paired.low, left), min(paired.high, right)],
-                [line, line],
-                color=mine.colour,
-                linewidth=1.6,
-                solid_capstyle="butt",
-            )
-            for end, beyond, marker in ((left, paired.low < left, "<"), (right, paired.high > right, ">")):
-                if beyond:
-                    axes.plot(
-                        end, line, marker, color=mine.colour, markersize=5, markeredgewidth=0, clip_on=False
-                    )
+        small: dict[str, Any] = {"color": colour, "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
+        axes.plot(points, [line + 0.22] * len(points), "o", **small)
+        _interval(axes, line, paired, left, right, colour)
         if paired.mean is not None:
-            axes.plot(paired.mean, line, mine.marker, color=mine.colour, markersize=6.5, markeredgewidth=0)
-        inside = (
-            f" [{fixed(paired.low, sign=True)}, {fixed(paired.high, sign=True)}]"
-            if paired.low is not None
-            else ""
-        )
-        corrected = " after correction" * paired.suggestive
-        text = (
-            f"{fixed(paired.mean, sign=True)}{inside}, n = {paired.n}: {SETTLED[paired.verdict]}{corrected}"
-            if paired.n
-            else "no seed in common"
-        )
-        axes.annotate(text, (1.02, line), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+            axes.plot(paired.mean, line, "o", color=colour, markersize=6.5, markeredgewidth=0)
+        _to_the_right(axes, line, _result(paired))
     axes.axvline(0, color=GREY, linewidth=1)
-    axes.annotate(
-        "fewer errors ←",
-        (0, 1),
-        (-6, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color=GREY,
-    )
-    axes.annotate(
-        "→ more errors",
-        (0, 1),
-        (6, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="left",
-        va="bottom",
-        fontsize=8,
-        color=GREY,
-    )
+    for text, offset, align in (("fewer errors ←", -6, "right"), ("→ more errors", 6, "left")):
+        above: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "va": "bottom",
+        }
+        axes.annotate(text, (0, 1), (offset, 2), ha=align, fontsize=8, color=GREY, **above)
+    margin = 0.04 * (right - left)
+    axes.set_xlim(left - margin, right + margin)
+    axes.set_xlabel(f"top-1 error minus that of {rows[base].title}, seed by seed (points)")
+    return figure
+
+
+def _lines_of(rows: Mapping[str, Row], methods: list[str], width: float) -> tuple[Figure, Axes]:
+    """Axes with one line a method."""
+    figure = Figure(figsize=(width, 0.36 * len(methods) + 0.2))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set(
         yticks=range(len(methods)),
-        yticklabels=[name for _, name in methods],
+        yticklabels=[rows[name].title for name in methods],
         ylim=(len(methods) - 0.5, -0.5),
-        xlim=(left - margin, right + margin),
     )
-    axes.set_xlabel(f"top-1 error minus that of {base}, seed by seed (points)")
     axes.tick_params(axis="y", length=0)
-    return figure
+    return figure, axes
+
+
+def _to_the_right(axes: Axes, line: float, text: str) -> None:
+    axes.annotate(text, (1.02, line), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+
+
+def _limits(
+    pairs: list[Paired], rows: Mapping[str, Row], methods: list[str], base: str
+) -> tuple[float, float]:
+    """From the seeds' differences: an interval of two seeds is tens of points long, and is cut with an arrow."""
+    seen = [0.0, *(value for name in methods for value in differences(rows[name], rows[base]))]
+    ends = [end for paired in pairs for end in (paired.low, paired.high) if end is not None]
+    margin = max(max(map(abs, seen)), 1e-3)
+    left = max(min(seen) - margin, min([*seen, *ends]))
+    return left, min(max(seen) + margin, max([*seen, *ends]))
+
+
+def _interval(axes: Axes, line: int, paired: Paired, left: float, right: float, colour: str) -> None:
+    if paired.low is None or paired.high is None:
+        return
+    ends = [max(paired.low, left), min(paired.high, right)]
+    axes.plot(ends, [line, line], color=colour, linewidth=1.6, solid_capstyle="butt")
+    for end, beyond, marker in ((left, paired.low < left, "<"), (right, paired.high > right, ">")):
+        if beyond:
+            axes.plot(end, line, marker, color=colour, markersize=5, markeredgewidth=0, clip_on=False)
+
+
+def _result(paired: Paired) -> str:
+    if not paired.n:
+        return "no seed in common"
+    inside = f" [{interval_text(paired, sign=True)}]" if paired.low is not None else ""
+    corrected = " after correction" * paired.suggestive
+    return f"{decimals(paired.mean, sign=True)}{inside}: {RESULT[paired.verdict]}{corrected}"

@@ -1,4 +1,4 @@
-"""A study's trials: how they went on, how the error hangs on each number, and on what a trial costs."""
+"""The trials of a study: their errors in order, against each parameter, and against the length of a trial."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cdkd.report.style import COLOURS, GREY, MARKERS
 from cdkd.runs.study_record import Result, Trial
 
 ERROR = "Top-1 error on validation (%)"
-MOST = 6  # numbers that have a slice each
+MAX_SLICES = 6  # parameters that have a panel each
 
 
 def history(study: Result) -> Figure | None:
-    """Every finished trial by its number, the best so far as steps; those given up at their last error, as crosses."""
+    """Every finished trial by its number, the best so far as steps; pruned trials at their last error, as crosses."""
     finished = sorted(study.finished, key=lambda trial: trial.number)
     if not finished:
         return None
@@ -38,7 +38,7 @@ def history(study: Result) -> Figure | None:
             [trial.curve[-1] for trial in pruned],
             "x",
             color=GREY,
-            label="given up early, at its last error",
+            label="pruned, at its last error",
         )
     best = list(accumulate(_values(finished), min))
     axes.step([trial.number for trial in finished], best, where="post", color=COLOURS[1], label="best so far")
@@ -48,7 +48,7 @@ def history(study: Result) -> Figure | None:
             color=GREY,
             linewidth=1,
             linestyle=(0, (1, 2)),
-            label=f"{study.base} itself (trial 0)",
+            label=f"{study.base} unchanged (trial 0)",
         )
     values = _values(finished)
     top = max(sorted(values)[int(0.9 * (len(values) - 1))], values[0])
@@ -61,7 +61,7 @@ def history(study: Result) -> Figure | None:
     beyond = sum(value > axes.get_ylim()[1] for value in [*values, *(trial.curve[-1] for trial in pruned)])
     if beyond:
         axes.annotate(
-            f"{beyond} beyond the picture",
+            f"{beyond} above the axis",
             (0.995, 0.97),
             xycoords="axes fraction",
             ha="right",
@@ -73,11 +73,11 @@ def history(study: Result) -> Figure | None:
 
 
 def slices(study: Result) -> Figure | None:
-    """Error against each number, in the order of their shares in the spread. The worst tenth lies at the upper edge, as triangles."""
+    """Error against each parameter, in order of importance. The worst tenth is at the upper edge, as triangles."""
     finished = sorted(study.finished, key=lambda trial: trial.number)
     if len(finished) < 2:
         return None
-    names = sorted(finished[0].setting, key=lambda name: -study.importance.get(name, 0.0))[:MOST]
+    names = sorted(finished[0].setting, key=lambda name: -study.importance.get(name, 0.0))[:MAX_SLICES]
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(8.5, 2.5 * lines), layout="constrained")
@@ -99,7 +99,7 @@ def slices(study: Result) -> Figure | None:
             if study.config["space"][name]["log"]:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style shows no formulas
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the style draws no formulas
                 axes.xaxis.set_minor_formatter(NullFormatter())
         dots: dict[str, Any] = {
             "cmap": "Blues",
@@ -117,7 +117,7 @@ def slices(study: Result) -> Figure | None:
             if shown:
                 x, y, number = zip(*shown, strict=True)
                 axes.scatter(x, y, c=number, marker=marker, **dots)
-        share = f"\n{100 * study.importance[name]:.0f} % of the spread" if name in study.importance else ""
+        share = f"\nimportance {100 * study.importance[name]:.0f} %" if name in study.importance else ""
         axes.set(title=f"{name}{share}", ylim=(low - 0.08 * (high - low) - 0.1, edge))
         if place % columns == 0:
             axes.set_ylabel(ERROR)
@@ -127,7 +127,7 @@ def slices(study: Result) -> Figure | None:
 
 
 def pareto(studies: Mapping[str, Result]) -> Figure | None:
-    """Error against what a trial cost, over studies with several budgets; the steps are what nothing cheaper was better than."""
+    """Error against the epochs of a trial, over studies of several lengths; steps: the lowest error for at most so many."""
     points = {
         name: [(len(trial.curve), trial.value or 0.0) for trial in study.finished]
         for name, study in studies.items()
@@ -146,15 +146,15 @@ def pareto(studies: Mapping[str, Result]) -> Figure | None:
             label=name,
         )
     front = frontier([point for those in points.values() for point in those])
-    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, label="best for its cost")
-    axes.set(xlabel="epochs that a trial is trained", ylabel=ERROR, xlim=(0, None))
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, label="lowest so far")
+    axes.set(xlabel="epochs of a trial", ylabel=ERROR, xlim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, fontsize=8)
     return figure
 
 
 def frontier(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Of (cost, error) those that no cheaper or equally cheap one betters, cheapest first."""
+    """Of (cost, error) those that no other of at most the same cost improves on, cheapest first."""
     found: list[tuple[int, float]] = []
     for cost, error in sorted(set(points)):
         if not found or error < found[-1][1]:

@@ -1,4 +1,4 @@
-"""Text that Markdown and LaTeX show as it is, whatever it holds. (The page's template escapes by itself.)"""
+"""Escapes text for Markdown and LaTeX. (The template of the HTML page escapes by itself.)"""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TEX = {
 
 
 def md(text: str) -> str:
-    """Text that Markdown, with HTML and GitHub's extensions, shows as it is."""
+    """For Markdown with HTML and GitHub's extensions."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in r"\`*_[]|~$#" else character for character in text)
 
 
 def tex(text: str) -> str:
-    """Text that LaTeX shows as it is; a character without a counterpart in ASCII becomes a question mark."""
+    """For LaTeX; a character without a counterpart in ASCII becomes a question mark."""
 
     def one(character: str) -> str:
         if character in TEX:

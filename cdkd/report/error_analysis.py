@@ -1,4 +1,4 @@
-"""What a run's record says beyond its errors: who was confused with whom, how sure the network was, what its teacher did."""
+"""What a record holds beyond error rates: the confusion matrix, calibration, and agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from cdkd.report.collect import finite
+from cdkd.report.history import finite
 from cdkd.runs.record import Record
 
 BINS = 15
-LONGEST = 1_000_000  # characters of a line of counts
+MAX_LINE = 1_000_000  # characters of a line of counts
 
 
 @dataclass(frozen=True)
-class Examined:
-    """Of the last epoch, on the test split. Shares in percent.
+class ErrorAnalysis:
+    """Measured on the test split after the last epoch. Shares in percent.
 
     confusion: images by true class (rows) and predicted class (columns)
     count, confidence, right: of each bin of the maximal probability, its images, the sum of that probability, and
         how many were classified correctly
-    agreement, kl and what follows: None for a teacher and where it was not measured
+    agreement, kl and the fields below them: None for a teacher, and where they were not measured
     """
 
     images: int
@@ -35,11 +35,13 @@ class Examined:
     kl: float | None
     teacher_right_error: float | None  # the student's error on the images that the teacher gets right
     teacher_wrong_error: float | None  # and on those it gets wrong
-    same_mistake: float | None  # of the images that the teacher gets wrong: where the student says the same
+    same_mistake: (
+        float | None
+    )  # of the images that the teacher gets wrong: where the student predicts the same
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean distance of confidence and accuracy over the bins, weighted by their images."""
+        """Expected calibration error: mean of |accuracy - confidence| over the bins, weighted by their images."""
         return float(100 * np.abs(self.right - self.confidence).sum() / self.images)
 
     @property
@@ -50,8 +52,8 @@ class Examined:
             return np.asarray(100 * (totals - self.confusion.diagonal()) / totals)
 
 
-def examined(record: Record) -> Examined | None:
-    """None where the record has nothing of the kind (it is older, say); raises ValueError where it makes no sense."""
+def error_analysis(record: Record) -> ErrorAnalysis | None:
+    """None where the record lacks it. Raises ValueError where the counts contradict each other."""
     part = record.result.get("examined") if isinstance(record.result, dict) else None
     if part is None:
         return None
@@ -61,7 +63,7 @@ def examined(record: Record) -> Examined | None:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def _parse(part: Mapping[str, Any]) -> Examined:
+def _parse(part: Mapping[str, Any]) -> ErrorAnalysis:
     images = part["images"]
     confusion = _counts(part["confusion"])
     bins = {
@@ -80,9 +82,11 @@ def _parse(part: Mapping[str, Any]) -> Examined:
         or bins["count"].sum() != images
     ):
         raise ValueError("the reliability bins do not add up")
-    return Examined(
+    return ErrorAnalysis(
         images=images,
-        confusion=confusion,
+        confusion=confusion.astype(
+            np.uint16 if confusion.max() < 2**16 else np.int64
+        ),  # a quarter of the memory
         **bins,
         agreement=finite(part.get("agreement")),
         kl=finite(part.get("kl")),
@@ -93,15 +97,15 @@ def _parse(part: Mapping[str, Any]) -> Examined:
 
 
 def _counts(lines: Sequence[str]) -> np.ndarray:
-    """A line a class, a number a predicted class; numpy reads a thousand records of 100 classes in seconds, Python does not."""
-    if not lines or any(len(line) > LONGEST or line.count(" ") != len(lines) - 1 for line in lines):
+    """One line a true class, one number a predicted class; numpy parses them a hundred times faster than Python."""
+    if not lines or any(len(line) > MAX_LINE or line.count(" ") != len(lines) - 1 for line in lines):
         raise ValueError("the confusion counts are not square")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             return np.fromstring(" ".join(lines), dtype=np.int64, sep=" ").reshape(len(lines), len(lines))
         except DeprecationWarning as error:
-            raise ValueError(f"the confusion counts are no numbers ({error})") from None
+            raise ValueError(f"the confusion counts are not numbers ({error})") from None
 
 
 def _share(part: Any, key: str) -> float | None:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from cdkd.report.notes import faults
-from cdkd.report.published import against
+from cdkd.report.notes import excluded
+from cdkd.report.published import compare_published
 from cdkd.report.statistics import Paired, Summary
 from cdkd.report.summary import BASELINES, MEASURES, Row
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a text that begins with one of these
+
 
 def comma_separated(lines: Sequence[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    """Texts that a spreadsheet would compute as formulas get an apostrophe in front (OWASP, CSV injection)."""
+    import pandas  # takes half a second
+
+    frame = pandas.DataFrame(list(lines), dtype=object).map(_harmless)
+    frame.columns = frame.columns.map(_harmless)
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def method_quantities(row: Row) -> dict[str, Any]:
     cells: dict[str, Any] = {
         "method": row.name,
+        "title": row.title,
         "network": row.network,
         "seeds": " ".join(str(run.seed) for run in row.runs),
         "n": row.top1.n,
@@ -33,43 +40,35 @@ def method_quantities(row: Row) -> dict[str, Any]:
         ("top5_error", row.top5),
         ("best_epoch_top1_error", row.best),
     ):
-        cells |= {
-            f"{name}_mean": summary.mean,
-            f"{name}_std": summary.std,
-            f"{name}_low": summary.low,
-            f"{name}_high": summary.high,
-        }
+        cells |= _moments(name, summary)
     for base in BASELINES:
         difference = row.minus.get(base, Paired(None, None, 0))
         name = f"top1_error_minus_{base}"
-        cells |= {
-            f"{name}_mean": difference.mean,
-            f"{name}_std": difference.std,
-            f"{name}_low": difference.low,
-            f"{name}_high": difference.high,
-        }
+        cells |= _moments(name, difference)
         cells |= {f"{name}_p_holm": difference.holm, f"pairs_with_{base}": difference.n}
     for measure in MEASURES:
-        summary = row.beyond.get(measure, Summary(None, None, 0))
+        summary = row.measures.get(measure, Summary(None, None, 0))
         cells |= {f"{measure}_mean": summary.mean, f"{measure}_std": summary.std}
-    cells |= {
-        "parameters": row.parameters,
-        "multiply_adds": row.multiply_adds,
-        "images_per_second": row.images_per_second,
-    }
-    cells |= {"latency_ms": row.latency.mean, "seconds_of_a_run": row.seconds.mean}
+    cells |= {"parameters": row.parameters, "multiply_adds": row.multiply_adds}
     there = row.published
-    cells |= {
+    ours = compare_published(there, row.top1, row.best) if there else None
+    return cells | {
         "published_top1_error": there.top1_error if there else None,
         "published_top1_std": there.top1_std if there else None,
-    }
-    cells |= {
         "published_top5_error": there.top5_error if there else None,
         "published_protocol": there.protocol if there else None,
-    }
-    ours = against(there, row.top1, row.best) if there else None
-    cells |= {
         "published_source": there.source if there else None,
         "ours_minus_published": ours.difference if ours else None,
+        "published_in_interval": ours.verdict if ours else None,
+        "tuned": row.tuned,
+        "excluded": excluded(row.runs),
     }
-    return cells | {"verdict": ours.verdict if ours else None, "tuned": row.tuned, "faults": faults(row.runs)}
+
+
+def _moments(name: str, summary: Summary) -> dict[str, float | None]:
+    return {
+        f"{name}_mean": summary.mean,
+        f"{name}_std": summary.std,
+        f"{name}_low": summary.low,
+        f"{name}_high": summary.high,
+    }

@@ -1,4 +1,4 @@
-"""What searches found, as a section of the report: their trials, what mattered, what tuning gained, and whether EDT matters."""
+"""The section on hyperparameter searches: trials, importance of parameters, gain from tuning, and the effect of EDT."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from cdkd.config.params import Params
 from cdkd.config.search_space import label_of
 from cdkd.core.schedule import Method, Term, Weight
-from cdkd.report.phrases import fixed, interval, verdict
 from cdkd.report.pictures.trials import history, pareto, slices
 from cdkd.report.statistics import Paired, compare
-from cdkd.report.style import both, style
+from cdkd.report.style import style, svg_and_png
 from cdkd.report.summary import Row, differences
+from cdkd.report.wording import decimals, interval_text, verdict
 from cdkd.runs.study_record import Result, Trial
 from cdkd.runs.study_text import importance_text, setting_text
 
@@ -26,8 +26,8 @@ PARTS = {
 
 
 @dataclass
-class Found:
-    """A section; see `compose.SearchSection`."""
+class FoundSection:
+    """See `sections.SearchSection`."""
 
     title: str
     paragraphs: list[str]
@@ -35,53 +35,53 @@ class Found:
     pictures: list[tuple[str, bytes, bytes, str]]
 
 
-def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Row]) -> Found | None:
+def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Row]) -> FoundSection | None:
     """None where no study is finished and EDT has no arms to compare."""
     paragraphs: list[str] = []
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
     pictures: list[tuple[str, bytes, bytes, str]] = []
     for name, study in studies.items():
-        paragraphs += _told(study, params, rows)
-        if (paired := _switches(study)) is not None:
+        paragraphs += _study_paragraphs(study, params, rows)
+        if (paired := _switch_paragraphs(study)) is not None:
             paragraphs += paired
         if study.method is not None and study.finished:
-            decile = _decile(study)
+            decile = _top_trials(study)
             numbers = list(study.trials[0].setting)
             lines = [
                 [
                     str(trial.number),
-                    fixed(trial.value),
-                    *(_shown(trial.setting[number]) for number in numbers),
+                    decimals(trial.value),
+                    *(_text(trial.setting[number]) for number in numbers),
                 ]
                 for trial in decile
             ]
             table = table or (["Trial", "Top-1 error on validation (%)", *numbers], lines)
         captions = {
-            "history": f"Study {name}: every trial's error on the validation split, and the best so far; trial 0 is {study.base} itself",
-            "slices": f"Study {name}: error on validation against each number, the most telling first; darker: later trials; triangles: beyond the picture",
+            "history": f"Study {name}: every trial's error on the validation split, and the best so far; trial 0 is {study.base} as it is in params.yaml",
+            "slices": f"Study {name}: error on validation against each parameter, the most important first; darker: later trials; triangles: above the axis",
         }
         pictures += [
             (f"search-{name}-{what}", *drawn, captions[what]) for what, drawn in pictures_of(study).items()
         ]
     for base, several in _budgets(studies).items():
-        paragraphs.append(_dearer(base, several))
+        paragraphs.append(_cost_paragraph(base, several))
         with style():
             if (figure := pareto(several)) is not None:
-                caption = f"Studies {', '.join(several)}: error on validation against the epochs that a trial cost; steps: the best for its cost"
-                pictures.append((f"search-budgets-{base}", *both(figure), caption))
-    paragraphs += edt_sentence(params, rows)
-    return Found("Search", paragraphs, table, pictures) if paragraphs else None
+                caption = f"Studies {', '.join(several)}: error on validation against the epochs of a trial; steps: the lowest error for at most so many epochs"
+                pictures.append((f"search-budgets-{base}", *svg_and_png(figure), caption))
+    paragraphs += edt_sentences(params, rows)
+    return FoundSection("Search for hyperparameters", paragraphs, table, pictures) if paragraphs else None
 
 
 def pictures_of(study: Result) -> dict[str, tuple[bytes, bytes]]:
-    """SVG and PNG of a study's pictures, by what they show."""
+    """SVG and PNG of a study's figures, by their kind."""
     with style():
         figures = {"history": history(study), "slices": slices(study)}
-        return {what: both(figure) for what, figure in figures.items() if figure is not None}
+        return {what: svg_and_png(figure) for what, figure in figures.items() if figure is not None}
 
 
 def tuned_sentences(studies: Mapping[str, Result]) -> dict[str, str]:
-    """For the footnotes of the methods that came out of studies."""
+    """For the footnotes of the methods that searches produced."""
     return {
         study.method: f"tuned from {study.base} by {len(study.trials)} trials on the validation split: {setting_text(study.best.setting)}"
         for study in studies.values()
@@ -89,41 +89,46 @@ def tuned_sentences(studies: Mapping[str, Result]) -> dict[str, str]:
     }
 
 
-def _told(study: Result, params: Params, rows: Mapping[str, Row]) -> Iterator[str]:
+def _study_paragraphs(study: Result, params: Params, rows: Mapping[str, Row]) -> Iterator[str]:
     states = [trial.state for trial in study.trials]
     spent = sum(len(trial.curve) for trial in study.trials)
     runs = spent / params.training.epochs
     how = f"sampler {study.config['sampler']}, generations of {study.config['generation']}"
     yield (
-        f"Study {study.name} tried {len(study.trials)} of {study.planned} settings around {study.base}, each for {study.epochs} epochs with "
+        f"Study {study.name} tried {len(study.trials)} of {study.planned} settings of {study.base}, each for "
+        f"{study.epochs} epochs with "
         f"seed{'s' * (len(study.seeds) > 1)} {', '.join(map(str, study.seeds))}, "
-        f"trained without the validation split and judged on it, never on the test split ({how}): "
-        f"{states.count('finished')} to their end, {states.count('pruned')} given up early, {states.count('failed')} failed; "
-        f"{spent} epochs in all, as many as {runs:.3g} runs."
+        f"trained without the validation split and evaluated on it, never on the test split ({how}): "
+        f"{states.count('finished')} finished, {states.count('pruned')} pruned, {states.count('failed')} "
+        "failed; "
+        f"{spent} epochs in total, as many as {runs:.3g} runs."
     )
     best, own = study.best, next((trial for trial in study.trials if trial.number == 0), None)
     if best is None:
         return
     gain = (
-        f" {study.base}'s own numbers (trial 0): {fixed(own.value)} %."
+        f" {study.base} as it is in params.yaml (trial 0): {decimals(own.value)} %."
         if own is not None and own.value is not None
         else ""
     )
-    yield f"Best on validation: trial {best.number} with {fixed(best.value)} %: {setting_text(best.setting)}.{gain}"
+    yield f"Best on validation: trial {best.number} with {decimals(best.value)} %: {setting_text(best.setting)}.{gain}"
     if study.importance:
-        shares = importance_text(study)
-        yield f"Share of each number in the variance of the finished trials ({study.evaluator}): {shares}."
+        yield (
+            "Importance of each parameter, its share in the variance of the finished trials' errors, mean ± standard "
+            f"deviation over random forests ({study.evaluator}): {importance_text(study)}."
+        )
     if study.method is not None and study.method in rows and study.base in rows:
         paired = compare({"tuned": differences(rows[study.method], rows[study.base])})["tuned"]
         if paired.mean is not None:
             yield (
-                f"The best of many trials is lucky as well as good. Trained anew on the whole training set, {study.method} minus {study.base} is "
+                "The validation error of the best trial is too optimistic, since it was selected. Trained "
+                f"again on the whole training set, {study.method} minus {study.base} is "
                 f"{_difference(paired)} on the test split: {verdict(paired, study.base)}."
             )
-    decile = _decile(study)
+    decile = _top_trials(study)
     if len(decile) > 1:
         ranges = "; ".join(_spread(name, decile) for name in best.setting)
-        yield f"The best {len(decile)} trials ({fixed(decile[0].value)} to {fixed(decile[-1].value)} %) have {ranges}."
+        yield f"The best {len(decile)} trials ({decimals(decile[0].value)} to {decimals(decile[-1].value)} %) have {ranges}."
 
 
 def _budgets(studies: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
@@ -143,19 +148,20 @@ def _epochs(study: Result) -> int:
     return study.epochs * len(study.seeds)
 
 
-def _dearer(base: str, several: Mapping[str, Result]) -> str:
-    """What more training of a trial brought, whose best was found for how much."""
+def _cost_paragraph(base: str, several: Mapping[str, Result]) -> str:
+    """The best error of studies whose trials are of different lengths."""
     said = [
-        f"{_epochs(study)} epochs a trial ({name}): best {fixed(study.best.value)} %, {base} itself {fixed(study.trials[0].value)} %, "
-        f"{sum(len(trial.curve) for trial in study.trials)} epochs in all"
+        f"{_epochs(study)} epochs a trial ({name}): best {decimals(study.best.value)} %, {base} unchanged "
+        f"{decimals(study.trials[0].value)} %, "
+        f"{sum(len(trial.curve) for trial in study.trials)} epochs in total"
         for name, study in sorted(several.items(), key=lambda item: _epochs(item[1]))
         if study.best is not None
     ]
-    return f"Around {base}, by what a trial costs: {'; '.join(said)}."
+    return f"Studies of {base} by the length of a trial: {'; '.join(said)}."
 
 
-def _decile(study: Result) -> list[Trial]:
-    """The best tenth of the finished trials; three at least, so that there is a spread to see."""
+def _top_trials(study: Result) -> list[Trial]:
+    """The best tenth of the finished trials, at least three."""
     return study.finished[: max(3, math.ceil(len(study.finished) / 10))]
 
 
@@ -167,16 +173,16 @@ def _spread(name: str, trials: Sequence[Trial]) -> str:
     return f"{name} {low:.3g}" + (f" to {high:.3g}" if high > low else "")
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _difference(paired: Paired) -> str:
-    return f"{fixed(paired.mean, sign=True)} points (95 % interval {interval(paired, sign=True)}, n = {paired.n})"
+    return f"{decimals(paired.mean, sign=True)} points (95 % interval {interval_text(paired, sign=True)}, n = {paired.n})"
 
 
-def _switches(study: Result) -> list[str] | None:
-    """A grid of switches: what each does, over all pairs of settings that differ in it alone; None of another study."""
+def _switch_paragraphs(study: Result) -> list[str] | None:
+    """Of a grid of switches: the effect of each, over all pairs of settings that differ in it alone."""
     if study.config["sampler"] != "grid":
         return None
     settings = {tuple(trial.setting.items()): trial for trial in study.trials if trial.state == "finished"}
@@ -193,7 +199,7 @@ def _switches(study: Result) -> list[str] | None:
                         for then, there in zip(_by_seed(study, trial), _by_seed(study, other), strict=True)
                     ]
                     effects.setdefault((name, str(here[name]), after), []).extend(moved)
-    # settings and seeds are crossed: pairs of one seed share its chance, so that the seeds' means are what is compared
+    # pairs of one seed are not independent of each other, so the means of the seeds are compared
     seeds = len(study.seeds)
     means = {
         key: [sum(values[seed::seeds]) / len(values[seed::seeds]) for seed in range(seeds)]
@@ -201,8 +207,10 @@ def _switches(study: Result) -> list[str] | None:
     }
     found = compare(means)
     return [
-        f"{study.name}: {name} from {before} to {after} changes the error on validation by {_difference(paired)}, "
-        f"over {len(effects[name, before, after]) // seeds} pairs of settings that differ in nothing else: {verdict(paired, before)}."
+        f"{study.name}: {name} from {before} to {after} changes the error on validation by "
+        f"{_difference(paired)}, "
+        f"over {len(effects[name, before, after]) // seeds} pairs of settings that differ in nothing else: "
+        f"{verdict(paired, before)}."
         for (name, before, after), paired in found.items()
     ]
 
@@ -211,8 +219,8 @@ def _by_seed(study: Result, trial: Trial) -> list[float]:
     return [trial.curve[(place + 1) * study.epochs - 1] for place in range(len(study.seeds))]
 
 
-def edt_sentence(params: Params, rows: Mapping[str, Row]) -> list[str]:
-    """Does EDT matter here, which part of it, and how sure are we: from the methods that differ in their schedules alone."""
+def edt_sentences(params: Params, rows: Mapping[str, Row]) -> list[str]:
+    """The effect of EDT and of its parts, from methods that differ in their schedules alone."""
     found = []
     for plain, arms in _arms(params.methods).items():
         pairs = compare(
@@ -233,20 +241,21 @@ def edt_sentence(params: Params, rows: Mapping[str, Row]) -> list[str]:
             verb: [PARTS[part] for part, paired in pairs.items() if paired.verdict == word]
             for word, verb in (("lower", "lower"), ("higher", "raise"))
         }
-        told = [
+        effects = [
             f"{' and '.join(parts)} {verb}{'s' * (len(parts) == 1)} the error"
             for verb, parts in moves.items()
             if parts
         ]
-        answer = f"yes: {'; '.join(told)}" if told else "not by these seeds: no part's difference is settled"
+        answer = f"yes: {'; '.join(effects)}" if effects else "undecided: no part's difference is significant"
         found.append(
-            f"Does EDT matter here? {answer[0].upper()}{answer[1:]}. Top-1 error on the test split, minus {plain}'s: {'; '.join(said)}."
+            f"Does EDT matter here? {answer[0].upper()}{answer[1:]}. Top-1 error on the test split minus "
+            f"that of {plain}: {'; '.join(said)}."
         )
     return found
 
 
 def _arms(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
-    """Method without any schedule -> part of EDT -> the method that has that part alone (or both) besides."""
+    """Method without any schedule -> part of EDT -> the method that adds that part alone (or both)."""
     found: dict[str, dict[str, str]] = {}
     plain = {
         _stripped(method): name for name, method in methods.items() if "cd" in method and _part(method) == ""
