@@ -48,20 +48,33 @@ def view(methods: Iterable[str]) -> str:
             "compareRunCharts": [
                 _chart(metric, section) for section, metrics in sections.items() for metric in metrics
             ],
-            "compareRunSections": [
-                {
-                    "uuid": section,
-                    "name": section,
-                    "display": section == "Errors",
-                    "columns": 2,
-                    "isReordered": False,
-                    "deleted": False,
-                    "isGenerated": False,
-                }
-                for section in sections
-            ],
+            "compareRunSections": [_section(section, section == "Errors") for section in sections],
         }
     )
+
+
+def study_view() -> str:
+    """Of the experiment of searches: every trial, the best first, and their curves."""
+    section = "Error on validation"
+    return json.dumps(
+        {
+            "searchFilter": "",
+            "orderByKey": "metrics.`value`",
+            "orderByAsc": True,
+            "selectedColumns": ["metrics.`value`"],
+            "runsHiddenMode": "SHOW_ALL",
+            "compareRunCharts": [_chart("validation_top1_error", section)],
+            "compareRunSections": [_section(section, True)],
+        }
+    )
+
+
+STUDY_NOTE = """Searches: a run for each study, below it a run for each trial, whose params are the setting.
+
+* `value` is the top-1 error in percent on the **validation** split at the last epoch, mean over seeds.
+* Steps of `validation_top1_error` count epochs over the seeds, one seed after the other.
+* A trial whose tag `cdkd.status` is *pruned* was worse than the median and stopped early.
+"""
 
 
 def methods(state: str | None) -> set[str]:
@@ -119,6 +132,18 @@ def headline(metrics: Mapping[str, Any]) -> str:
 def _result(name: str, row: Mapping[str, Any]) -> str:
     spread = f" ± {row['std']:.2f}" if isinstance(row.get("std"), int | float) else ""
     return f"{name.replace('_', chr(92) + '_')} {row['top1_error']:.2f}{spread} (n = {row.get('n', '?')})"
+
+
+def _section(name: str, unfolded: bool) -> dict[str, Any]:
+    return {
+        "uuid": name,
+        "name": name,
+        "display": unfolded,
+        "columns": 2,
+        "isReordered": False,
+        "deleted": False,
+        "isGenerated": False,
+    }
 
 
 def _chart(metric: str, section: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ CURRENT = (
 )
 LONGEST_PARAM = 6000  # characters, MLflow's own limit
 MOST_METRICS = 1000  # of one log_batch
+LONGEST_DIGEST = 36  # characters of a data set's digest
+MODEL = "cdkd.model"  # the id of the run's model
 
 Row = Mapping[str, Any]
 Rows = list[tuple[Row, int]]  # a row of the history and its time in milliseconds
@@ -75,6 +77,19 @@ def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
         key: (str(value).lower() if isinstance(value, bool) else str(value))
         for key, value in found.items()
         if value is not None
+    }
+
+
+def dataset(run: Named) -> dict[str, str]:
+    """The data that a run is trained and evaluated on, as MLflow's data sets are described."""
+    data = run.config.get("data") or {}
+    profile = {key: data[key] for key in ("classes", "image", "judged_on") if key in data}
+    return {
+        "name": run.experiment,
+        "digest": str(data.get("digest", ""))[:LONGEST_DIGEST],
+        "source_type": "local",
+        "source": json.dumps({"uri": f"data/{run.experiment}"}),
+        "profile": json.dumps(profile),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cdkd.runs.study_record import Result
 from cdkd.runs.study_text import setting_text
+from cdkd.tracking import experiment_page as page
 from cdkd.tracking import fields
 from cdkd.tracking.records import PATIENCE, faults_as_one_line
 from cdkd.tracking.view import View
@@ -29,8 +30,10 @@ def log_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
             existing = view.search(cdkd__study=study.key)
             known = {run.data.tags.get(TRIAL) for run in existing}
             parent = next((run for run in existing if TRIAL not in run.data.tags), None) or _create(
-                view, study, study.name, {}
+                view, study, f"{study.name} ({study.key[:8]})", {}
             )
+            for tag, text in ((page.VIEW, page.study_view()), (page.NOTE, page.STUDY_NOTE)):
+                view.client.set_experiment_tag(view.experiment, tag, text)
             missing = [trial for trial in study.trials if str(trial.number) not in known]
             for trial in missing:
                 tags = {

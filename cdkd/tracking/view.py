@@ -13,7 +13,8 @@ from typing import Any
 
 from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.tracking import database, experiment_page, fields
+from cdkd.runs.store import Store
+from cdkd.tracking import database, deployed, experiment_page, fields
 
 NOTE = """**{experiment}**: one run for each method and seed, grouped by method, and the teacher.
 
@@ -153,7 +154,39 @@ class View:
             )
         for path, text in files.items():
             self.client.log_text(key, text, path)
+        self._log_dataset(key, fields.dataset(run))
         return key
+
+    def _log_dataset(self, key: str, dataset: Mapping[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if dataset["digest"]:  # a second call for the same data set changes nothing
+            context = InputTag("mlflow.data.context", "training and evaluation")
+            self.client.log_inputs(key, datasets=[DatasetInput(Dataset(**dataset), [context])])
+
+    def _log_model(self, key: str, record: Record, step: int) -> None:
+        """The run's network, where its weights are in the store."""
+        from mlflow.entities import LoggedModelOutput
+
+        weights = Store(self.root).weights(record.fingerprint)
+        if record.status != "finished" or not weights.exists():
+            return
+        network = record.config["network"]
+        model = self.client.create_logged_model(
+            self.experiment,
+            name=f"{record.method}-seed-{record.seed}",
+            source_run_id=key,
+            model_type=network,
+            tags={"method": record.method, "seed": str(record.seed)},
+        )
+        with tempfile.TemporaryDirectory() as place:
+            text = deployed.description(record, model.model_id, key)
+            Path(place, deployed.DESCRIPTION).write_text(text, encoding="utf-8")
+            Path(place, deployed.WEIGHTS).symlink_to(weights.resolve())  # copied once, by MLflow
+            self.client.log_model_artifacts(model.model_id, place)
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(key, [LoggedModelOutput(model.model_id, step)])
+        self.client.set_tag(key, fields.MODEL, model.model_id)
 
     def mark(self, run: Any, tag: str, value: str) -> None:
         """Set a tag where it is another."""
@@ -192,6 +225,8 @@ class View:
         tags = {fields.STATUS: record.status} | (
             {"cdkd.reason": record.reason[:4000]} if record.reason else {}
         )
+        if fields.MODEL not in run.data.tags:
+            self._log_model(key, record, step)
         with tempfile.TemporaryDirectory() as place:
             for name, content in fields.files(record, extras).items():
                 path = Path(place, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import importlib
 import json
@@ -20,6 +21,7 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -186,7 +188,8 @@ def everything(root: Path) -> list[tuple[Any, ...]]:
 @contextlib.contextmanager
 def held(root: Path):
     """Another process holds the database exclusively."""
-    code = "import sqlite3,sys; c=sqlite3.connect(sys.argv[1],isolation_level=None); c.execute('BEGIN EXCLUSIVE'); print('held',flush=True); sys.stdin.read()"
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+    code += "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", code, str(root / ".cdkd" / "mlflow" / "mlflow.db")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
@@ -389,7 +392,7 @@ def test_leaving_by_an_exception_ends_the_runs(root: Path, error: type[BaseExcep
 
 
 def train_something(root: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged. Whatever MLflow does, no call waits for it: the writing thread is the only one to open it."""
+    """What was logged. No call waits for MLflow: the writing thread is the only one to open it."""
     one, opened = plan("kd"), list[str]()
     with pytest.MonkeyPatch.context() as patch:
         client = tracking.tracker.View.__init__
@@ -481,7 +484,8 @@ def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_creation_that_was_killed_leaves_no_half_made_database(tmp_path: Path) -> None:
     place = tmp_path / ".cdkd" / "mlflow"
-    code = "import sys, pathlib; from cdkd import tracking; tracking.experiment_id(pathlib.Path(sys.argv[1]), 'digits')"
+    code = "import sys, pathlib; from cdkd import tracking; "
+    code += "tracking.experiment_id(pathlib.Path(sys.argv[1]), 'digits')"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=child_environment()) as other:
         while not (place / "mlflow.db.new").exists():
             assert other.poll() is None
@@ -517,7 +521,8 @@ def test_importing_imports_no_mlflow() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, cdkd.tracking, cdkd.tracking.server; assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()",
+            "import sys, cdkd.tracking, cdkd.tracking.server as s; "
+            "assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()",
         ],
         check=True,
     )
@@ -595,7 +600,57 @@ def test_a_forked_child_and_a_closed_tracker_write_nothing(root: Path) -> None:
     assert steps(root, "kd · seed 0") == []
 
 
-SERVER = "import sys, pathlib; from cdkd.tracking import server; server.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]))"
+def test_a_run_names_its_data_and_holds_its_network_without_pickled_code(root: Path) -> None:
+    import mlflow
+    import numpy as np
+    import torch
+    from safetensors.torch import save
+
+    from cdkd.models.build import build
+    from cdkd.runs.store import Store
+
+    torch.manual_seed(1)
+    network = build("resnet8", 10, 1).eval()
+    weights = save(network.state_dict())
+    data = {"digest": "d" * 64, "classes": 10, "image": [8, 8, 1], "judged_on": "test"}
+    one = record(plan("kd", network="resnet8", data=data))
+    one.result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    Store(root).put(one, weights)
+    assert tracking.rebuild(root, [one]) == (1, 0)
+    assert tracking.rebuild(root, [one]) == (0, 0)
+
+    run = runs(root)["kd · seed 0"]
+    (found,) = run.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("digits", "d" * 36)
+    assert json.loads(found.dataset.source) == {"uri": "data/digits"}
+    (logged,) = run.outputs.model_outputs
+    model = client(root).get_logged_model(logged.model_id)
+    assert (model.name, model.status, model.source_run_id) == ("kd-seed-0", "READY", run.info.run_id)
+    place = Path(urllib.request.url2pathname(urlsplit(model.artifact_location).path))
+    assert place.is_relative_to(root)
+    assert {path.name for path in place.iterdir()} == {"MLmodel", "model.safetensors"}  # nothing pickled
+    assert (place / "model.safetensors").read_bytes() == weights
+    mlflow.set_tracking_uri(tracking.uri(root))
+    loaded = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
+    images = torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        expected = network(images).logits.numpy()
+    np.testing.assert_array_equal(loaded.predict(images.numpy()), expected)
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
+        loaded.predict(images[:, :, :4].numpy())
+
+
+def test_a_run_without_weights_has_no_model(root: Path) -> None:
+    assert tracking.rebuild(root, [record(plan("kd"))]) == (1, 0)
+    assert not runs(root)["kd · seed 0"].outputs or not runs(root)["kd · seed 0"].outputs.model_outputs
+
+
+SERVER = """
+import sys, pathlib
+from cdkd.tracking import server
+server.serve(pathlib.Path(sys.argv[1]), 'digits', int(sys.argv[2]))
+"""
 
 
 @pytest.mark.slow
