@@ -52,6 +52,7 @@ class Faults:
 
     def add(self, place: Place, what: str) -> None:
         line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), 0)
+        what = printable(what)  # it may hold keys of the file
         self.places.append((place, what))
         self.found.append((line, f"{self.path.name}:{line}: {place_text(place)}: {what}"))
 
@@ -152,6 +153,11 @@ def _initials(word: str) -> str:
     return "".join(part[0] for part in re.split(r"[_-]", word) if part).lower()
 
 
+def printable(text: str) -> str:
+    """One line without control characters, which a terminal would act on."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def _limit(value: Any) -> str:
     """65536 and 4294967295 as they are, 1e12 as 1e+12."""
     short = f"{value:g}" if isinstance(value, int | float) else str(value)
@@ -161,7 +167,7 @@ def _limit(value: Any) -> str:
 def place_text(place: Place) -> str:
     text = ""
     for part in place:
-        word = str(part) if str(part).isprintable() and len(str(part)) <= 64 else show(part)
+        word = printable(str(part) if len(str(part)) <= 64 else show(part))
         text += f"[{part}]" if type(part) is int else f".{word}" if text else word
     return text or "the file"
 

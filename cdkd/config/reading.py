@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cdkd.config.faults import Place, place_text, show
+from cdkd.config.faults import Place, place_text, printable, show
 from cdkd.core.errors import BadParams
 
 MAX_BYTES = 1 << 20
@@ -51,15 +51,11 @@ def _parsed(path: Path, text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadParams(f"{path}{line}: not YAML as DVC reads it: {_one_line(problem)}") from None
+        raise BadParams(f"{path}{line}: not YAML as DVC reads it: {printable(str(problem))[:200]}") from None
     except RecursionError:
         raise BadParams(f"{path}: more than {MAX_DEPTH} levels") from None
     except Exception as error:  # ruamel raises Python's own, too, where a tag does not fit its value
-        raise BadParams(f"{path}: not YAML as DVC reads it: {_one_line(error)}") from None
-
-
-def _one_line(what: object) -> str:
-    return "".join(char if char.isprintable() else " " for char in str(what))[:200]
+        raise BadParams(f"{path}: not YAML as DVC reads it: {printable(str(error))[:200]}") from None
 
 
 class _Plain:

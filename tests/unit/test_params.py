@@ -722,7 +722,7 @@ ODD_WORDS = """
 ODD = st.sampled_from(ODD_WORDS.split()) | st.text(max_size=8).map(json.dumps)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_params_say_there_is_no_traceback(write: Any, data: st.DataObject) -> None:
     words = list(STUDY_WORDS)
@@ -758,7 +758,7 @@ SINGLE = [
 
 
 @given(chosen=st.sets(st.sampled_from(range(len(SINGLE))), min_size=1))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_faults_that_are_each_found_alone_are_all_found_together(write: Any, chosen: set[int]) -> None:
     text, expected = GOOD, set[str]()
     for index in chosen:
