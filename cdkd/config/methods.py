@@ -15,7 +15,7 @@ from cdkd.core.schedule import TEACHER, Inactive, Method, Term, Weight
 from cdkd.losses import signature
 
 TAKEN = ("teacher", "search")  # their runs lie in the folder of the methods'
-METHOD_KEYS = ("inactive", "group")  # what a method says besides its terms
+METHOD_KEYS = ("inactive", "group")  # what a method says beside its terms
 NO_TERMS = (
     *METHOD_KEYS,
     "training",
@@ -64,13 +64,12 @@ def method_of(
         )
         return Method({})
     found_terms: dict[str, Term] = {}
-    losses = signature.names()
     for name, term in terms.items():
         if epochs is not None and isinstance(term, dict):
             where = (*place, name, "milestones")
             check_milestones(term.get("milestones"), epochs, where, faults, once=not rounded)
         whole = resolved_term(term, epochs or MAX_EPOCHS)
-        built = _term(name, whole, losses, (*place, name), epochs, faults)
+        built = _term(name, whole, (*place, name), epochs, faults)
         if built is not None:
             found_terms[name] = built
     if epochs is not None and len(found_terms) == len(terms):
@@ -103,10 +102,8 @@ def _inactive(value: Mapping[str, Any], place: Place, faults: Faults) -> Inactiv
     return typing.cast(Inactive, found)
 
 
-def _term(
-    name: Any, value: Any, losses: Sequence[str], place: Place, epochs: int | None, faults: Faults
-) -> Term | None:
-    loss = loss_of(name, value)
+def _term(name: Any, value: Any, place: Place, epochs: int | None, faults: Faults) -> Term | None:
+    loss, losses = loss_of(name, value), signature.names()
     if loss not in losses:
         given = isinstance(value, dict) and "loss" in value
         what = f"no such loss {show(loss)}{suggest(str(loss), losses)}; expected one of {', '.join(losses)}"
