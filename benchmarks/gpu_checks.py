@@ -19,30 +19,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
-from cdkd.data.batches import Batch, Batches, Split, evaluation
+from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.losses import signature
 from cdkd.losses.base import build
-from cdkd.training.evaluation import Examination
-from cdkd.training.loop import Run, network, train
+from cdkd.training.cohort import student_run
+from cdkd.training.evaluation import Evaluation
+from cdkd.training.loop import needs_of, train
+from cdkd.training.objective import Parts
 from cdkd.training.optimiser import SGD
+from cdkd.training.run import Run
+from cdkd.training.setup import network
 from cdkd.training.teacher import Teacher
 
-LIMITS = {"loss": 1e-4, "steps": 1e-3}  # relative errors of float32 against float64
+LIMITS = {"loss": 1e-4, "steps": 10.0}  # errors of float32 against float64: relative; see `steps_error`
 DATA = {"classes": 10, "image": [16, 16, 3]}
 IMAGES, BATCH = 101, 16  # 6 batches of 16 and one of 5, which is not replayed
+GATED = {
+    "ce": Term(Weight(1.0, start=1)),
+    "cd": Term(Weight(6.0, milestones=(1,), decay=0.9)),
+    "gkd": Term(Weight(0.1, start=1)),
+}
 METHODS: dict[str, Method] = {
-    "student": {"ce": Term(Weight(1.0), {})},
-    "kd": {"ce": Term(Weight(0.1), {}), "kd": Term(Weight(0.9), {"temperature": 4.0})},
-    "fitnets": {"hint": Term(Weight(10.0, stop=1), {}), "ce": Term(Weight(1.0, start=1), {})},
-    "at": {"ce": Term(Weight(1.0), {}), "at": Term(Weight(100.0), {})},
-    "rkd": {"ce": Term(Weight(1.0), {}), "rkd": Term(Weight(1.0), {})},
-    "edt": {
-        "ce": Term(Weight(1.0, start=1), {}),
-        "cd": Term(Weight(6.0, milestones=(1,), decay=0.9), {}),
-        "gkd": Term(Weight(0.1, start=1), {}),
-    },
+    "student": Method({"ce": Term(Weight(1.0))}),
+    "kd": Method({"ce": Term(Weight(0.1)), "kd": Term(Weight(0.9), {"temperature": 4.0})}),
+    "fitnets": Method({"hint": Term(Weight(10.0, stop=1)), "ce": Term(Weight(1.0, start=1))}),
+    "at": Method({"ce": Term(Weight(1.0)), "at": Term(Weight(100.0))}),
+    "rkd": Method({"ce": Term(Weight(1.0)), "rkd": Term(Weight(1.0))}),
+    "edt": Method(GATED),
+    "edt_decayed": Method(GATED, inactive="decayed"),
 }
 Bits = Mapping[str, str]  # of each run: a digest of its weights and its history
 
@@ -73,7 +80,7 @@ def deterministic(on: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def launched(*, graphs: bool = True, streams: int = 1) -> Iterator[None]:
-    """How `cdkd.graph` has the steps of loops that begin here done: recorded and replayed or not, students on so many streams."""
+    """How `cdkd.training.cuda_graph` has the steps of loops that begin here done: recorded and replayed or not, students on so many streams."""
     wanted = {"CDKD_CUDA_GRAPHS": str(int(graphs)), "CDKD_STREAMS": str(streams)}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ |= wanted
@@ -140,9 +147,10 @@ def _gradients(
         for part in (*student.maps, student.pooled, student.logits)
     ]
     theirs = [part.to(device, dtype) for part in (*teacher.maps, teacher.pooled, teacher.logits)]
-    value = loss(
-        Features(tuple(own[:-2]), *own[-2:]), Features(tuple(theirs[:-2]), *theirs[-2:]), labels.to(device)
+    batch = Batch(
+        (torch.zeros(len(labels), 1, 1, 1, device=device),), labels.to(device), torch.arange(len(labels))
     )
+    value = loss(Features(tuple(own[:-2]), *own[-2:]), Features(tuple(theirs[:-2]), *theirs[-2:]), batch)
     value.backward()
     return [value, *(one.grad for one in (*own, *loss.parameters()) if one.grad is not None)]
 
@@ -157,21 +165,23 @@ def split(count: int, seed: int, device: torch.device) -> Split:
 def steps_error(device: torch.device, steps: int = 3, draws: int = 5) -> float:
     """Some steps of a cohort in float32 on the device against float64 on the CPU: the difference of all weights, by how far they went.
 
-    The median over some draws of the images: in one draw in three a ReLU's input is so close to 0 that rounding decides
-    its sign, which is no fault, and moves the weights by a hundredth.
+    In units of the CPU's own error in float32 (or of 1e-3, where that is smaller), which depends on the processor: in one
+    draw of images in three a ReLU's input is so close to 0 that rounding decides its sign, which is no fault, and moves the
+    weights by a hundredth. Of some draws, the median.
     """
-    begin = _stepped(torch.device("cpu"), torch.float64, 0, 0)
+    cpu = torch.device("cpu")
+    begin = _stepped(cpu, torch.float64, 0, 0)
     errors = []
     for draw in range(draws):
-        exact = _stepped(torch.device("cpu"), torch.float64, steps, draw)
+        exact = _moved(_stepped(cpu, torch.float64, steps, draw), begin)
         with full_float32():
-            found = _stepped(device, torch.float32, steps, draw)
-        went, ours = (
-            [after.double().cpu() - before for after, before in zip(side, begin, strict=True)]
-            for side in (exact, found)
-        )
-        errors.append(distance(ours, went))
+            found, usual = (_moved(_stepped(one, torch.float32, steps, draw), begin) for one in (device, cpu))
+        errors.append(distance(found, exact) / max(distance(usual, exact), 1e-3))
     return statistics.median(errors)
+
+
+def _moved(after: list[Tensor], begin: list[Tensor]) -> list[Tensor]:
+    return [one.double().cpu() - before for one, before in zip(after, begin, strict=True)]
 
 
 def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) -> list[Tensor]:
@@ -181,34 +191,25 @@ def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) ->
     sample = _as(next(evaluation(train_split, how.augmentation, batch=2)), dtype)
     runs = []
     for name in METHODS:
-        run = Run(
-            name,
-            METHODS[name],
-            how,
-            network("resnet8", DATA, 0, device).to(dtype),
-            0,
-            sample,
-            teacher,
-            Path("nowhere"),
-        )
-        run.objective.to(dtype)
-        run.optimizer = SGD(
-            [*run.model.parameters(), *run.objective.parameters()], how
-        )  # its momenta are of that kind too
+        model = network("resnet8", DATA, 0, device).to(dtype)
+        run = student_run(name, model, METHODS[name], how, 0, sample, {"teacher": teacher}, Path("nowhere"))
+        run.learner.objective.to(dtype)
+        decayed = METHODS[name].inactive == "decayed"  # momenta of that kind too
+        run.learner.optimisers = [SGD(run.learner.parameters(), how, decay_inactive=decayed)]
         run.open_epoch()
         runs.append(run)
     for batch in list(Batches(train_split, how.augmentation, BATCH).epoch(0, 0))[:steps]:
         seen = _as(batch, dtype)
-        features = teacher(seen, max(run.objective.needs(0) for run in runs))
+        teachers = {"teacher": teacher(seen, needs_of(runs, 0, "teacher"))}
+        parts: Parts = {}
         for run in runs:
-            run.step(seen, features)
-    return [
-        weight.detach() for run in runs for weight in (*run.model.parameters(), *run.objective.parameters())
-    ]
+            run.learner.objective.add_parts(teachers, parts)
+            run.step(seen, teachers, parts)
+    return [weight.detach() for run in runs for weight in run.learner.parameters()]
 
 
 def _as(batch: Batch, dtype: torch.dtype) -> Batch:
-    return batch._replace(images=batch.images.to(dtype))
+    return batch._replace(views=(batch.images.to(dtype),))
 
 
 def trained(
@@ -225,20 +226,14 @@ def trained(
     with launched(graphs=replayed, streams=streams), tempfile.TemporaryDirectory() as folder:
         teacher = Teacher(network("resnet14", DATA, 9, device), how)
         sample = next(evaluation(test, how.augmentation, batch=2))
-        runs = [
-            Run(
-                name,
-                METHODS[name],
-                how,
-                network("resnet8", DATA, 0, device),
-                0,
-                sample,
-                teacher,
-                Path(folder) / name,
+        teachers = {"teacher": teacher}
+        runs: list[Run] = []
+        for name in names:
+            model = network("resnet8", DATA, 0, device)
+            runs.append(
+                student_run(name, model, METHODS[name], how, 0, sample, teachers, Path(folder) / name)
             )
-            for name in names
-        ]
-        train(runs, teacher, Batches(train_split, how.augmentation, how.batch), Examination(test, how), 0)
+        train(runs, teachers, Batches(train_split, how.augmentation, how.batch), Evaluation(test, how), 0)
     return {run.key: hashlib.sha256(run.weights() + repr(run.history).encode()).hexdigest() for run in runs}
 
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +21,28 @@ from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.data.batches import Batch, Batches, Split, evaluation
 from cdkd.data.load import load
 from cdkd.models.measure import multiply_adds
-from cdkd.training.cuda_graph import WARM_UP, Beside, Recorded
-from cdkd.training.evaluation import Examination, Reference
-from cdkd.training.loop import Run, network, together
+from cdkd.training.cohort import student_run
+from cdkd.training.cuda_graph import WARM_UP
+from cdkd.training.evaluation import Evaluation, Reference
+from cdkd.training.loop import cohort_step
+from cdkd.training.setup import network
 from cdkd.training.teacher import Teacher
 
 SHAPE = {"classes": images.CLASSES, "image": [images.SIDE, images.SIDE, 3]}
 ON = Weight(1.0)  # from the first step: a gate that opens late would make its method look cheap
 CE, KD, CD, GKD = Term(ON, {}), Term(ON, {"temperature": 4.0}), Term(ON, {}), Term(ON, {"temperature": 1.0})
-TEN: tuple[Method, ...] = (  # K students are the first K; the paper's own five come first, and those that read maps last
-    {"ce": CE, "kd": KD}, {"ce": CE, "cd": CD}, {"ce": CE, "cd": CD, "gkd": GKD}, {"ce": CE, "cd": CD, "gkd": GKD}, {"ce": CE},
-    {"ce": CE, "cd": CD, "gkd": GKD}, {"ce": CE, "cd": CD, "gkd": GKD}, {"ce": CE, "rkd": Term(ON, {})},
-    {"ce": CE, "at": Term(ON, {})}, {"ce": CE, "hint": Term(ON, {})},
-)  # fmt: skip
+CD_GKD = Method({"ce": CE, "cd": CD, "gkd": GKD})
+# K students are the first K; the paper's own five come first, and those that read maps last
+TEN: tuple[Method, ...] = (
+    Method({"ce": CE, "kd": KD}),
+    Method({"ce": CE, "cd": CD}),
+    CD_GKD,
+    CD_GKD,
+    Method({"ce": CE}),
+    CD_GKD,
+    CD_GKD,
+    *(Method({"ce": CE, loss: Term(ON)}) for loss in ("rkd", "at", "hint")),
+)
 
 
 class Pair(NamedTuple):
@@ -228,30 +237,21 @@ def measure(
         train, test = source.splits(pair.batch, device.torch)
         teacher = Teacher(_teacher(pair, device.torch), how)
         sample = next(evaluation(test, how.augmentation, batch=2))
-        runs = [
-            Run(
-                str(place),
-                method,
-                how,
-                network(pair.student, SHAPE, 0, device.torch),
-                0,
-                sample,
-                teacher,
-                Path(folder) / str(place),
-            )
-            for place, method in enumerate(TEN[: variant.students])
-        ]
-        for run in runs:
+        runs = []
+        for place, method in enumerate(TEN[: variant.students]):
+            model = network(pair.student, SHAPE, 0, device.torch)
+            folder_of = Path(folder) / str(place)
+            run = student_run(str(place), model, method, how, 0, sample, {"teacher": teacher}, folder_of)
             run.open_epoch()
-        needs = max(run.objective.needs(0) for run in runs)
-
-        recorded = Recorded(partial(together, runs, teacher, needs, Beside(device.torch)), device.torch)
-        stream = _endless(Batches(train, how.augmentation, pair.batch))
+            runs.append(run)
+        batches = Batches(train, how.augmentation, pair.batch)
+        recorded = cohort_step(runs, {"teacher": teacher}, 0, batches)
+        stream = _endless(batches)
         begin = device.now()
         for _ in range(WARM_UP + 1):  # with the one that is recorded
             recorded(next(stream))
         first = device.now() - begin
-        exam = Examination(
+        exam = Evaluation(
             test,
             how,
             reference=Reference(
@@ -259,13 +259,13 @@ def measure(
             ),
         )
         a_step = device.rate(lambda: recorded(next(stream)), seconds)
-        exam.row(runs[0].model)
+        exam.row(runs[0].learner.alone())
         begin = device.now()
-        exam.row(runs[0].model)
+        exam.row(runs[0].learner.alone())
         tested = device.now() - begin
         madds = (
             multiply_adds(teacher.model, (*SHAPE["image"],)),
-            multiply_adds(runs[0].model, (*SHAPE["image"],)),
+            multiply_adds(runs[0].learner.alone(), (*SHAPE["image"],)),
         )  # type: ignore[misc]
         losses = [float(total) for run in runs for total in run._sums.values()]
         found = _numbers(variant, a_step, tested, madds, ceiling)

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from cdkd.runs.cohort import keep_freed_memory
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cdkd.models.build import build
+from cdkd.training.environment import keep_freed_memory
 
 TEACHER, STUDENT, BATCH, STUDENTS, ROUNDS = "resnet32x4", "resnet8x4", 64, 4, 5
 

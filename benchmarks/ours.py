@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cdkd.runs.cohort import keep_freed_memory
 from torch import Tensor
 
 from benchmarks import images
@@ -29,11 +28,18 @@ from benchmarks.clock import Clock, Spent, peak_mb, report, since_start, timed
 from benchmarks.options import parse, parser
 from benchmarks.stand_in import as_if_trained
 from cdkd.config.params import load
-from cdkd.core.features import Features
-from cdkd.core.schedule import Method, Term, Weight
-from cdkd.data.batches import Batch, Batches, Split, evaluation
-from cdkd.training.evaluation import Examination, Reference
-from cdkd.training.loop import Run, network
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features, Outputs
+from cdkd.core.schedule import Method, Weight
+from cdkd.data.batches import Batches, Split, evaluation
+from cdkd.training.cohort import student_run
+from cdkd.training.environment import keep_freed_memory
+from cdkd.training.evaluation import Evaluation, Reference
+from cdkd.training.learner import STUDENT
+from cdkd.training.loop import needs_of
+from cdkd.training.objective import Parts
+from cdkd.training.run import Run
+from cdkd.training.setup import network
 from cdkd.training.teacher import Teacher
 from cdkd.training.teacher_cache import TeacherCache
 
@@ -54,13 +60,13 @@ class Cohort(NamedTuple):
     """A cohort ready to train, its first epoch opened."""
 
     batches: Callable[[], Iterator[Batch]]  # from the first on, without end, epoch after epoch
-    features: Callable[[Batch], Features | None]  # the teacher's pass, or what the cache knows of it
+    features: Callable[[Batch], Features]  # the teacher's pass, or what the cache knows of it
     runs: list[Run]
     evaluate: Callable[[Run], Any]  # on the whole test split
 
 
 def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
-    """All that is known here of how this project builds a cohort: compare `cdkd.runs.cohort.train_cohort`.
+    """All that is known here of how this project builds a cohort: compare `cdkd.training.cohort.build_cohort`.
 
     Read of options: teacher, student, batch, precision, engine, cache, pixels, images, evaluate, methods (a list of names).
     """
@@ -79,32 +85,32 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     )
     sample = next(evaluation(test, recipe.augmentation, batch=2))
     runs = [
-        Run(
+        student_run(
             name,
+            network(options.student, shape, seed, device),
             always_on(params.method(name)),
             recipe,
-            network(options.student, shape, seed, device),
             seed,
             sample,
-            teacher,
+            {"teacher": teacher},
             folder / f"{seed}-{place}",
         )
         for place, name in enumerate(options.methods)
     ]
     if options.cache != "off":
-        if batches.views is None:
+        if batches.crops is None:
             raise SystemExit(f"no cache: {EXPERIMENT.stem} shows endlessly many views")
         some = next(evaluation(test, recipe.augmentation, recipe.batch)).images
         plenty = 1000.0  # gigabytes: the file is sparse and takes what is seen
         teacher.cache = TeacherCache(
-            folder / "cache", {"seed": seed}, len(train), batches.views, plenty, teacher.without_maps, some
+            folder / "cache", {"seed": seed}, len(train), batches.crops, plenty, teacher.without_maps, some
         )
         if not teacher.cache.exact:  # it would keep nothing, and the row of a table would claim that it did
             raise SystemExit("no cache: on this processor an answer depends on the images beside it")
     for run in runs:
         run.open_epoch()
-    needs = max(run.objective.needs(0) for run in runs)
-    exam = Examination(
+    needs = needs_of(runs, 0, "teacher")
+    exam = Evaluation(
         test,
         recipe,
         reference=Reference(
@@ -115,7 +121,7 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
         lambda: itertools.chain.from_iterable(batches.epoch(seed, epoch) for epoch in itertools.count()),
         lambda batch: teacher(batch, needs),
         runs,
-        lambda run: exam.row(run.model),
+        lambda run: exam.row(run.learner.alone()),
     )
 
 
@@ -127,14 +133,18 @@ def _split(source: images.Images, device: torch.device) -> Split:
 
 def always_on(method: Method) -> Method:
     """Every loss at work from the first step, as it is in most epochs: a gate that opens late would make its method look cheap."""
-    return {name: Term(Weight(term.weight.value), term.options) for name, term in method.items()}
+    return Method({name: term._replace(weight=Weight(term.weight.value)) for name, term in method.items()})
 
 
 def step(cohort: Cohort, batch: Batch) -> None:
     """One step of the loop in `cdkd.training.loop`."""
-    features = cohort.features(batch)
+    teachers = {"teacher": cohort.features(batch)}
+    parts: Parts = {}
     for run in cohort.runs:
-        run.step(batch, features)
+        run.learner.objective.add_parts(teachers, parts)
+    for run in cohort.runs:
+        run.learner.objective.before_step(batch)
+        run.step(batch, teachers, parts)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -194,6 +204,10 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     batches = cohort.batches()
     batch = next(batches)
     features = cohort.features(batch)
+    teachers = {"teacher": features}
+    parts: Parts = {}
+    for run in cohort.runs:
+        run.learner.objective.add_parts(teachers, parts)
     steps, repeats, tests = EPOCH / options.batch, options.steps, TEST / options.evaluate
     seconds = {
         "batches": steps * timed(lambda: next(batches), 10 * repeats),
@@ -206,8 +220,8 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "checkpoint": 0.0,
     }
     for run in cohort.runs:
-        whole = timed(lambda run=run: run.step(batch, features), repeats)  # type: ignore[misc]
-        pieces = _pieces(run, batch, features, repeats)
+        whole = timed(lambda run=run: run.step(batch, teachers, parts), repeats)  # type: ignore[misc]
+        pieces = _pieces(run, batch, features, parts, repeats)
         for name, spent in pieces.items():
             seconds[name] += steps * spent
         seconds["rest of the step"] += steps * (
@@ -225,37 +239,41 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _pieces(run: Run, batch: Batch, teacher: Features | None, repeats: int) -> dict[str, float]:
+def _pieces(run: Run, batch: Batch, teacher: Features, parts: Parts, repeats: int) -> dict[str, float]:
     """A student's step in three: the losses' gradient is taken at the student's features and handed to its own backward pass."""
 
+    learner, (optimiser,) = run.learner, run.learner.optimisers
+
     def losses() -> Features:
-        run.optimizer.zero_grad()
+        optimiser.zero_grad()
         cut = Features(*(_cut(part) for part in seen))
-        total, _ = run.objective(cut, teacher, batch.labels)
+        total, _ = learner.objective(Outputs({STUDENT: cut}), {"teacher": teacher}, batch, parts)
         total.backward()
         return cut
 
     def student() -> None:
-        run.optimizer.zero_grad()
+        optimiser.zero_grad()
         pairs = [
             (own, at.grad)
-            for own, at in zip(_flat(run.forward(batch.images)), wanted, strict=True)
+            for own, at in zip(_flat(learner(batch.views).each[STUDENT]), wanted, strict=True)
             if at.grad is not None
         ]
         torch.autograd.backward([own for own, _ in pairs], [gradient for _, gradient in pairs])
 
     with torch.no_grad():
-        seen = run.forward(batch.images)
+        seen = learner(batch.views).each[STUDENT]
     spent = {"losses": timed(losses, repeats)}
     wanted = _flat(losses())
     return spent | {
         "student forward + backward": timed(student, repeats),
-        "optimiser": timed(run.optimizer.step, repeats),
+        "optimiser": timed(optimiser.step, repeats),
     }
 
 
 def _cut(part: Any) -> Any:
     """A tensor, or a tuple of them, from which gradients go no further."""
+    if part is None:
+        return None
     return tuple(_cut(each) for each in part) if isinstance(part, tuple) else part.detach().requires_grad_()
 
 

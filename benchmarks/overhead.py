@@ -41,13 +41,13 @@ methods:
 # the next repetition finds as much to do.
 FIRST_STEP = """\
 import os
-import cdkd.training.loop
-whole = cdkd.training.loop.Run.step
+import cdkd.training.run
+whole = cdkd.training.run.Run.step
 def first(*arguments):
     whole(*arguments)
     print("first step", flush=True)
     os._exit(0)
-cdkd.training.loop.Run.step = first
+cdkd.training.run.Run.step = first
 from cdkd.cli import main
 main(["distill", "kd"])
 """

@@ -28,7 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cdkd.runs.record import git_state, host
+from cdkd.core.host import host
+from cdkd.runs.record import git_state
 from cdkd.storage.files import write_atomically
 from cdkd.storage.progress import Progress
 

@@ -23,13 +23,13 @@ from typing import Any
 from cdkd.config.params import Params, load
 from cdkd.data.load import load as load_split
 from cdkd.pipeline import scheduler, stages
-from cdkd.runs import cohort, store
+from cdkd.runs import execution, store
 from cdkd.storage import files
 from cdkd.tracking import wait_for_writers
-from cdkd.training import checkpoint
+from cdkd.training import checkpoint, cohort, loop
 
 TEACHER_EPOCHS = 1
-USUAL = cohort.CHECKPOINT_SECONDS
+USUAL = execution.CHECKPOINT_SECONDS
 
 
 class Clock:
@@ -156,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options.add_argument("--epochs", type=int, default=2, help="that are trained; %(default)s")
     found = options.parse_args(words)
     clock = Clock()
-    clock.watch("train", cohort.train, cohort)
+    clock.watch("train", loop.train, cohort)
     clock.watch("save", checkpoint.save, checkpoint)
     clock.watch("fsync", os.fsync, files.os)
     holders = [
@@ -169,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> None:
         clock.watch(name, getattr(store.Store, name), store.Store)
     views = Views(scheduler._track)
     scheduler._track = views  # type: ignore[assignment]
-    cohort.CHECKPOINT_SECONDS = 0.0
+    execution.CHECKPOINT_SECONDS = 0.0
     for path in found.experiments:
         measure(path, [path.resolve() for path in found.zips], found.epochs, clock, views)
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from cdkd.runs.cohort import train_cohort
-
 from cdkd.config.params import load
 from cdkd.config.paths import data_folder
 from cdkd.data.prepare import prepare
+from cdkd.runs.execution import train_cohort
 from cdkd.runs.specification import RunPlan, teacher_plan, variant_plan
 from cdkd.runs.store import Store
 from cdkd.search.propose import settings
@@ -44,7 +43,7 @@ def main() -> None:
         store = Store(root)
         plan = teacher_plan(params, data)
         short = plan.config["training"] | {"epochs": 1, "milestones": []}  # any teacher costs the same
-        plan = RunPlan(plan.experiment, plan.method, plan.seed, {**plan.config, "training": short})
+        plan = RunPlan(plan.experiment, plan.method, plan.seed, {**plan.config, "training": short}, plan.code)
         train_cohort(root, store, [plan], data_folder(params), None)
         teacher = store.get(plan.fingerprint)
         assert teacher is not None

@@ -217,7 +217,9 @@ def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
 def main(words: Sequence[str], train: Train | None = None) -> int:
     """The command. Returns the exit code. train: what trains a cohort, `runs.execution.train_cohort` if it is not given"""
     if train is None:
-        from cdkd.runs.execution import train_cohort as train
+        from cdkd.runs.execution import train_cohort
+
+        train = train_cohort
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminated)
     try:

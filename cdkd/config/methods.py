@@ -64,12 +64,13 @@ def method_of(
         )
         return Method({})
     found_terms: dict[str, Term] = {}
+    losses = signature.names()
     for name, term in terms.items():
         if epochs is not None and isinstance(term, dict):
             where = (*place, name, "milestones")
             check_milestones(term.get("milestones"), epochs, where, faults, once=not rounded)
         whole = resolved_term(term, epochs or MAX_EPOCHS)
-        built = _term(name, whole, (*place, name), epochs, faults)
+        built = _term(name, whole, losses, (*place, name), epochs, faults)
         if built is not None:
             found_terms[name] = built
     if epochs is not None and len(found_terms) == len(terms):
@@ -102,8 +103,10 @@ def _inactive(value: Mapping[str, Any], place: Place, faults: Faults) -> Inactiv
     return typing.cast(Inactive, found)
 
 
-def _term(name: Any, value: Any, place: Place, epochs: int | None, faults: Faults) -> Term | None:
-    loss, losses = loss_of(name, value), signature.names()
+def _term(
+    name: Any, value: Any, losses: Sequence[str], place: Place, epochs: int | None, faults: Faults
+) -> Term | None:
+    loss = loss_of(name, value)
     if loss not in losses:
         given = isinstance(value, dict) and "loss" in value
         what = f"no such loss {show(loss)}{suggest(str(loss), losses)}; expected one of {', '.join(losses)}"

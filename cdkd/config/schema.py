@@ -101,6 +101,7 @@ class Data(Section):
     paths: source folder's directories or archives, relative to params.yaml
     size: shorter side and square crop; without it all images must be of one size
     train_images: keep so many training images, drawn by class and seed
+    test: share of folder images drawn as the test split, for a data set without one
     validation: share of the training images on which a search judges its trials
     """
 
@@ -108,6 +109,7 @@ class Data(Section):
     paths: Texts = ()
     size: Pixels | None = None
     train_images: Annotated[PositiveInt, Field(le=1_000_000_000)] | None = None
+    test: Annotated[float, Field(gt=0, le=MAX_VALIDATION)] | None = None
     validation: Annotated[float, Field(ge=0, le=MAX_VALIDATION)] = 0.1
     seed: Seed = 0
     normalisation: Annotated[

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,15 @@ class Source:
 
     `read(kept, progress)` yields the training images at the indices `kept`, then all test images, in order,
     in chunks: uint8 [n, H, W, C], all of one H and W. A chunk has 1 channel if all its images are grey,
-    else 3.
+    else 3. unused: suffix -> number of files that are no part of the data set; notes: for the user
     """
 
     classes: tuple[str, ...]
     train: Labels
     test: Labels
     read: Callable[[Labels, OnProgress | None], Chunks]
+    unused: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,36 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 from PIL import Image
 
 from cdkd.core.errors import BadData
 from cdkd.data.arrays import Chunks, Images, OnProgress, images_per_buffer
+from cdkd.data.containers import Entry
 
 MAX_PIXELS = 64 * 2**20  # of an image; a larger one is treated as a decompression bomb
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+# what Pillow decodes by itself, without starting another program
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "ICO", "PCX", "QOI"),
+    *("SGI", "SUN", "XBM", "TGA"),  # TGA last: its files have no signature
+)
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".avif", ".avifs"),
+    *(".ico", ".pcx", ".qoi", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".xbm", ".tga", ".icb", ".vda", ".vst"),
+)
+SIGNATURE = (
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]|"
+    rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|qoif"
+)
 GREY = ("1", "L", "LA", "La")
 MOST_NAMED = 5  # broken images that a message names
 CHUNK = 128
@@ -45,9 +60,26 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def is_image(entry: Entry) -> bool:
+    """By the suffix; where that is unknown or missing, by the first bytes."""
+    if entry.path.lower().endswith(SUFFIXES):
+        return True
+    try:
+        return re.match(SIGNATURE, entry.read(16), re.DOTALL) is not None
+    except Exception:  # a damaged or encrypted member; what is not an image may be so
+        return False
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this build of Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def opened(content: bytes) -> Image.Image:
     """The image in a file's content, not decoded yet. Raises whatever Pillow raises, or `ValueError`."""
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image = Image.open(io.BytesIO(content), formats=_formats())
     width, height = image.size
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels; expected at least 1 and at most {MAX_PIXELS}")

@@ -46,19 +46,20 @@ def prepare(
     validation: float,
     seed: int,
     normalisation: Normalisation,
+    test: float | None = None,
     progress: OnProgress | None = None,
 ) -> Meta:
     """Write the splits train, validation and test, and data.json, into the folder `target`.
 
-    Relative paths start from `root`. The source's test split is kept complete. Of its training images,
-    `train_images` are kept (None: all), and the share `validation` of these becomes the validation split;
-    both draws are stratified, and functions of `seed`. Measured mean and std are those of train and
-    validation together.
+    Relative paths start from `root`. The source's test split is kept complete; without one, the share `test`
+    of the images is drawn. Of the training images, `train_images` are kept (None: all), and the share
+    `validation` of these becomes the validation split. All draws are stratified, and functions of `seed`.
+    Measured mean and std are those of train and validation together.
 
     Earlier content of `target` is replaced only after everything was read and written next to it. Raises
     `BadData`.
     """
-    opened = open_source(source, root, paths, size, progress)
+    opened = open_source(source, root, paths, size, progress, test, seed)
     _check_labels(opened, source)
     assignment = _assignment(opened, train_images, validation, seed)
     try:
@@ -155,7 +156,7 @@ def _write(
             done += len(chunk)
         if done != count:
             raise BadData(f"{name}: {done} images were read; expected {count}")
-        meta = _meta(name, source.classes, image, writers, statistics, normalisation)
+        meta = _meta(name, source, image, writers, statistics, normalisation)
         publish(folder, target, meta)
     return meta
 
@@ -177,8 +178,8 @@ def _add(
 
 
 def _meta(
-    source: str,
-    classes: tuple[str, ...],
+    name: str,
+    source: Source,
     image: tuple[int, int, int],
     writers: dict[str, SplitWriter],
     statistics: ImageStatistics,
@@ -188,12 +189,12 @@ def _meta(
     files = {name: sha256 for writer in writers.values() for name, sha256 in writer.finish().items()}
     content = {split: writer.content.hexdigest() for split, writer in writers.items()}
     per_class = {
-        split: np.bincount(writer.labels, minlength=len(classes)).tolist()
+        split: np.bincount(writer.labels, minlength=len(source.classes)).tolist()
         for split, writer in writers.items()
     }
     return Meta(
-        source=source,
-        classes=classes,
+        source=name,
+        classes=source.classes,
         image=image,
         counts={split: len(writer.labels) for split, writer in writers.items()},
         per_class={split: tuple(counts) for split, counts in per_class.items()},
@@ -201,5 +202,9 @@ def _meta(
         std=std,
         files=files,
         overlap=statistics.overlap,
-        digest=digest({"classes": classes, "image": image, "mean": mean, "std": std, "splits": content}),
+        unused=source.unused,
+        notes=source.notes,
+        digest=digest(
+            {"classes": source.classes, "image": image, "mean": mean, "std": std, "splits": content}
+        ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class Meta:
     files: Mapping[str, str]  # name without .safetensors -> sha256
     overlap: int  # test images whose bytes also occur among the training or validation images
     digest: str
+    unused: Mapping[str, int] = field(
+        default_factory=dict
+    )  # suffix -> files of the source that were not used
+    notes: tuple[str, ...] = ()  # what `prepare` reports about the source
 
     def to_json(self) -> str:
         body = asdict(self)
@@ -59,6 +63,7 @@ def _meta(
     per_class: dict[str, list[int]],
     mean: list[float],
     std: list[float],
+    notes: list[str],
     **rest: Any,
 ) -> Meta:
     """The fields as `Meta` types them; JSON knows lists only."""
@@ -69,6 +74,7 @@ def _meta(
         per_class={split: tuple(counts) for split, counts in per_class.items()},
         mean=tuple(mean),
         std=tuple(std),
+        notes=tuple(notes),
         **rest,
     )
 

@@ -17,13 +17,21 @@ DIGITS_TEST = 797  # of 1,797 images; the test split is always the same, whateve
 
 
 def open_source(
-    name: str, root: Path, paths: Sequence[str], size: int | None, progress: OnProgress | None
+    name: str,
+    root: Path,
+    paths: Sequence[str],
+    size: int | None,
+    progress: OnProgress | None,
+    test_share: float | None = None,
+    seed: int = 0,
 ) -> Source:
     """A source whose labels are known and whose images are still to be read. Downloads what is missing."""
     if name == "folder":
         from cdkd.data import folder
 
-        return folder.open_folder(root, paths, size)
+        return folder.open_folder(root, paths, size, test_share, seed)
+    if test_share is not None:
+        raise BadData(f"data.test: {test_share}; source {name} has a test split, remove data.test")
     if name == "digits":
         return _in_memory(_digits(), size)
     from cdkd.data import downloads

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.connectors import regressor
+from cdkd.losses.stages import paired, preactivations
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
 
 
 def activation_boundaries(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -36,3 +45,33 @@ def activation_boundaries(student_maps: Sequence[Tensor], teacher_maps: Sequence
 
 def _hinge(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.where(teacher > 0, (1 - student).clamp(min=0), (1 + student).clamp(min=0)).square()
+
+
+class ActivationBoundaries(Loss):
+    """All stages, before the last activation. Where shapes differ the student has a connector without a ReLU."""
+
+    needs = Needs.PREACTIVATION
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        stages: list[tuple[PositiveInt, PositiveInt]] | None = None,
+    ) -> None:
+        super().__init__(student, teacher)
+        own, other = preactivations("ab", student), preactivations("ab", teacher)
+        self.pairs = paired("ab", len(own), len(other), stages)
+        self.connectors = nn.ModuleList(_connector(own[ours], other[theirs]) for ours, theirs in self.pairs)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        own, other = preactivations("ab", student), preactivations("ab", teacher)
+        maps = [
+            connect(at_least_float32(own[ours]))
+            for (ours, _), connect in zip(self.pairs, self.connectors, strict=True)
+        ]
+        return activation_boundaries(maps, [other[theirs] for _, theirs in self.pairs])
+
+
+def _connector(student: Tensor, teacher: Tensor) -> nn.Module:
+    return nn.Identity() if student.shape[1:] == teacher.shape[1:] else regressor("ab", student, teacher)

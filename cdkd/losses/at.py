@@ -1,22 +1,24 @@
-"""AT, attention transfer: where each stage is active, like the teacher."""
+"""AT, attention transfer: each stage is active at the same positions as the teacher's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cdkd.core.batch import Batch
-from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32, l2_normalise
+from cdkd.losses.base import Loss, l2_normalise
+from cdkd.losses.pooling import Size, pool, smaller_size
+from cdkd.losses.stages import paired
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from pydantic import PositiveInt
 
 
 def attention_transfer(
@@ -30,46 +32,36 @@ def attention_transfer(
         released: Σ_l mean_{b,hw} (Q(f_s^l) − Q(f_t^l))²
         paper:    Σ_l ½ mean_b ‖Q(f_s^l) − Q(f_t^l)‖₂
 
-    student_maps, teacher_maps: as many of each, [B, C, H, W]; channels may differ. Where sizes differ the larger map is
-    average-pooled to the smaller, by a whole ratio. An all-zero map has zero gradient.
+    student_maps, teacher_maps: as many of each, [B, C, H, W]; channels may differ. The larger map of a pair
+    is average-pooled to the smaller. An all-zero map has zero gradient.
 
-    The forms have different scales: the released one averages squares over H·W, so a stage of 8×8 counts 16 times as
-    much as one of 32×32, while the paper's norm is between 0 and √2 whatever the size. The weight 1000 belongs to the
-    released form. The paper's form writes a sum over the batch's images into the weight; here it is a mean.
+    The forms have different scales. The released one averages squares over H·W, so that a stage of 8×8 counts
+    16 times as much as one of 32×32; the paper's norm is between 0 and √2 for any size. The weight 1000
+    belongs to the released form. The paper sums over the images of a batch; the paper's form here is a mean.
 
-    Source: Zagoruyko and Komodakis, 1612.03928, equation 2; szagoruyko/attention-transfer, `utils.py`; RepDistiller,
-    `distiller_zoo/AT.py`.
+    Source: Zagoruyko and Komodakis, 1612.03928, equation 2; szagoruyko/attention-transfer, `utils.py`;
+    RepDistiller, `distiller_zoo/AT.py`.
     """
-    terms = []
-    for ours, theirs in zip(student_maps, teacher_maps, strict=True):
-        size = matched_size(ours, theirs)
-        difference = _attention(ours, size) - _attention(theirs.detach(), size)
-        terms.append(
-            torch.linalg.vector_norm(difference, dim=1).mean() / 2
-            if form == "paper"
-            else difference.square().mean()
-        )
-    return torch.stack(terms).sum()
+    pairs = list(zip(student_maps, teacher_maps, strict=True))
+    sizes = [smaller_size(ours, theirs) for ours, theirs in pairs]
+    return difference(
+        [attention(ours, size) for (ours, _), size in zip(pairs, sizes, strict=True)],
+        [attention(theirs.detach(), size) for (_, theirs), size in zip(pairs, sizes, strict=True)],
+        form,
+    )
 
 
-def _attention(features: Tensor, size: tuple[int, int]) -> Tensor:
+def attention(features: Tensor, size: Size) -> Tensor:
     """[B, C, H, W] to [B, h·w]: Q of the map pooled to `size`."""
-    features = at_least_float32(features)
-    height, width = features.shape[2:]
-    if (height, width) != size:
-        features = functional.avg_pool2d(features, (height // size[0], width // size[1]))
-    return l2_normalise(features.square().mean(1).flatten(1), 1)
+    return l2_normalise(pool(features, size).square().mean(1).flatten(1), 1)
 
 
-def matched_size(student_map: Tensor, teacher_map: Tensor) -> tuple[int, int]:
-    """The size to pool both to, which is the smaller one. The ratio must be whole: adaptive pooling has no deterministic backward on CUDA."""
-    ours, theirs = student_map.shape[2:], teacher_map.shape[2:]
-    small, large = sorted((tuple(ours), tuple(theirs)))
-    if large[0] % small[0] or large[1] % small[1]:
-        raise BadParams(
-            f"at: a map of {ours[0]}×{ours[1]} in the student and {theirs[0]}×{theirs[1]} in the teacher; expected one to be a multiple of the other"
-        )
-    return small[0], small[1]
+def difference(student: Sequence[Tensor], teacher: Sequence[Tensor], form: str) -> Tensor:
+    """From the attention of all stages on both sides."""
+    gaps = [ours - theirs for ours, theirs in zip(student, teacher, strict=True)]
+    if form == "paper":
+        return torch.stack([torch.linalg.vector_norm(gap, dim=1).mean() / 2 for gap in gaps]).sum()
+    return torch.stack([gap.square().mean() for gap in gaps]).sum()
 
 
 class AttentionTransfer(Loss):
@@ -78,16 +70,32 @@ class AttentionTransfer(Loss):
     needs = Needs.MAPS
 
     def __init__(
-        self, student: Features, teacher: Features, *, form: Literal["released", "paper"] = "released"
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        form: Literal["released", "paper"] = "released",
+        stages: list[tuple[PositiveInt, PositiveInt]] | None = None,
     ) -> None:
         super().__init__(student, teacher)
-        if len(student.maps) != len(teacher.maps):
-            raise BadParams(
-                f"at: the student has {len(student.maps)} stages and the teacher {len(teacher.maps)}; expected as many of each"
-            )
-        for ours, theirs in zip(student.maps, teacher.maps, strict=True):
-            matched_size(ours, theirs)
+        self.pairs = paired("at", len(student.maps), len(teacher.maps), stages)
+        self.sizes = [smaller_size(student.maps[ours], teacher.maps[theirs]) for ours, theirs in self.pairs]
         self.form = form
 
+    @property
+    def part_key(self) -> Hashable:
+        return tuple((theirs, size) for (_, theirs), size in zip(self.pairs, self.sizes, strict=True))
+
+    def teacher_part(self, teacher: Features) -> list[Tensor]:
+        return [
+            attention(teacher.maps[theirs].detach(), size)
+            for (_, theirs), size in zip(self.pairs, self.sizes, strict=True)
+        ]
+
     def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
-        return attention_transfer(student.maps, teacher.maps, self.form)
+        expected = self.teacher_part(teacher) if part is None else part
+        found = [
+            attention(student.maps[ours], size)
+            for (ours, _), size in zip(self.pairs, self.sizes, strict=True)
+        ]
+        return difference(found, expected, self.form)

@@ -45,6 +45,10 @@ class Loss(nn.Module):
         """What depends on the teacher alone: computed once a batch for all runs of a cohort, without a gradient."""
         return None
 
+    def phase(self, epoch: int) -> Hashable:
+        """Differs between epochs where `forward` takes different branches: a recorded CUDA graph serves one phase."""
+        return None
+
     def before_step(self, batch: Batch) -> None:
         """Draw what is random into buffers. It is called before each step, outside a recorded CUDA graph."""
 
@@ -101,8 +105,9 @@ def build(
     data: DataInfo | None = None,
 ) -> Loss | GroupLoss:
     """The loss `name`, made for networks whose features have these shapes."""
+    kind = loss_class(name)
     extra = {"data": data} if signature.takes_data(name) else {}
-    made: Loss | GroupLoss = loss_class(name)(student, teacher, **options, **extra)  # type: ignore[arg-type]
+    made: Loss | GroupLoss = kind(student, teacher, **options, **extra)  # type: ignore[arg-type]
     return made
 
 

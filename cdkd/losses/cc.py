@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cdkd.losses.base import at_least_float32, l2_normalise
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32, l2_normalise
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from pydantic import PositiveInt
 
 
 def correlation_congruence(
@@ -46,3 +51,29 @@ def _kernel(embedding: Tensor, gamma: float = 0.4) -> Tensor:
     cosines = unit @ unit.mT
     powers = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) * cosines**p for p in range(3)]
     return torch.stack(powers).sum(0)
+
+
+class CorrelationCongruence(Loss):
+    """Linear embeddings of the pooled features, one for each network; both are trained."""
+
+    needs = Needs.POOLED
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        dimension: PositiveInt = 128,
+        form: Literal["released", "paper"] = "released",
+    ) -> None:
+        super().__init__(student, teacher)
+        self.embed_student = nn.Linear(student.pooled.shape[1], dimension)
+        self.embed_teacher = nn.Linear(teacher.pooled.shape[1], dimension)
+        self.form: Literal["released", "paper"] = form
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        return correlation_congruence(
+            self.embed_student(at_least_float32(student.pooled)),
+            self.embed_teacher(at_least_float32(teacher.pooled.detach())),
+            self.form,
+        )

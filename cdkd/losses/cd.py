@@ -1,4 +1,4 @@
-"""CD, channel distillation: each channel's mean activation, stage by stage, like the teacher's."""
+"""CD, channel distillation: at each stage the channels have the teacher's mean activations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32, channel_means
+from cdkd.losses.connectors import conv_bn_relu
+from cdkd.losses.stages import paired
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from pydantic import PositiveInt
 
 
 def channel_distillation(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -23,25 +27,21 @@ def channel_distillation(student_maps: Sequence[Tensor], teacher_maps: Sequence[
 
         CD = Σ_l mean_{b,c} (GAP(f_s^l)_{b,c} − GAP(f_t^l)_{b,c})²,   GAP = mean over height and width
 
-    student_maps (connectors already applied), teacher_maps: as many of each; [B, C_l, H_l, W_l], with B and C_l equal
-    and H_l and W_l free. Mean over batch and channels, sum over stages. The gradient in an element of f_s^l is
-    2 (GAP(f_s^l) − GAP(f_t^l))_{b,c} / (B·C·H·W).
+    student_maps (connectors already applied), teacher_maps: as many of each; [B, C_l, H_l, W_l], with B and
+    C_l equal and H_l and W_l free. Mean over batch and channels, sum over stages. The gradient in an element
+    of f_s^l is 2 (GAP(f_s^l) − GAP(f_t^l))_{b,c} / (B·C·H·W).
 
-    No normalisation and no learned attention, in paper and released code alike. The released code passes in silence
-    over the stages that one network has more than the other.
+    Neither paper nor released code normalises or learns an attention. Where one network has more stages, the
+    released code ignores its last ones, without a message.
 
-    Source: Zhou et al., Channel Distillation, 2006.01683; zhouzaida/channel-distillation, `losses/cd_loss.py`.
+    Source: Zhou et al., Channel Distillation, 2006.01683; zhouzaida/channel-distillation,
+    `losses/cd_loss.py`.
     """
     means = [
         (channel_means(ours), channel_means(theirs.detach()))
         for ours, theirs in zip(student_maps, teacher_maps, strict=True)
     ]
     return torch.stack([(ours - theirs).square().mean() for ours, theirs in means]).sum()
-
-
-def _connector(channels: int, out: int) -> nn.Sequential:
-    """From the student's channels to the teacher's; the ReLU makes the ranges agree, the teacher's map being behind one too."""
-    return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
 
 
 class ChannelDistillation(Loss):
@@ -55,27 +55,27 @@ class ChannelDistillation(Loss):
         teacher: Features,
         *,
         connector: Literal["conv_bn_relu", "none"] = "conv_bn_relu",
+        stages: list[tuple[PositiveInt, PositiveInt]] | None = None,
     ) -> None:
         super().__init__(student, teacher)
-        if len(student.maps) != len(teacher.maps):
-            raise BadParams(
-                f"cd: the student has {len(student.maps)} stages and the teacher {len(teacher.maps)}; expected as many of each"
-            )
+        self.pairs = paired("cd", len(student.maps), len(teacher.maps), stages)
         channels = [
-            (ours.shape[1], theirs.shape[1]) for ours, theirs in zip(student.maps, teacher.maps, strict=True)
+            (student.maps[ours].shape[1], teacher.maps[theirs].shape[1]) for ours, theirs in self.pairs
         ]
         if connector == "none":
-            for stage, (ours, theirs) in enumerate(channels, 1):
+            for (stage, _), (ours, theirs) in zip(self.pairs, channels, strict=True):
                 if ours != theirs:
                     raise BadParams(
-                        f"cd: stage {stage} has {ours} channels in the student and {theirs} in the teacher; expected connector conv_bn_relu"
+                        f"cd: stage {stage + 1} has {ours} channels in the student and {theirs} in the"
+                        " teacher; expected connector conv_bn_relu"
                     )
         self.connectors = nn.ModuleList(
-            nn.Identity() if connector == "none" else _connector(*pair) for pair in channels
+            nn.Identity() if connector == "none" else conv_bn_relu(*pair) for pair in channels
         )
 
     def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         maps = [
-            connect(at_least_float32(own)) for connect, own in zip(self.connectors, student.maps, strict=True)
+            connect(at_least_float32(student.maps[ours]))
+            for (ours, _), connect in zip(self.pairs, self.connectors, strict=True)
         ]
-        return channel_distillation(maps, teacher.maps)
+        return channel_distillation(maps, [teacher.maps[theirs] for _, theirs in self.pairs])

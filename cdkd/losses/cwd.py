@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
 from torch.nn import functional
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.pooling import Size, pool, smaller_size
+from cdkd.losses.stages import last_map
+
+if TYPE_CHECKING:
+    from pydantic import PositiveFloat
 
 
 def channel_wise_kl(student_map: Tensor, teacher_map: Tensor, temperature: float = 4.0) -> Tensor:
@@ -28,3 +38,25 @@ def channel_wise_kl(student_map: Tensor, teacher_map: Tensor, temperature: float
         for one in (student_map, teacher_map.detach())
     )
     return temperature**2 * (theirs.exp() * (theirs - ours)).sum(2).mean()
+
+
+class ChannelWise(Loss):
+    """The last maps; the larger is average-pooled to the smaller.
+
+    Where the channels differ the student's map goes through a 1×1 convolution. A bias there would have no effect.
+    """
+
+    needs = Needs.LAST_MAP
+
+    def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None:
+        super().__init__(student, teacher)
+        ours, theirs = last_map("cwd", student), last_map("cwd", teacher)
+        self.size: Size = smaller_size(ours, theirs)
+        same = ours.shape[1] == theirs.shape[1]
+        self.connector = nn.Identity() if same else nn.Conv2d(ours.shape[1], theirs.shape[1], 1, bias=False)
+        self.temperature = temperature
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        own = self.connector(at_least_float32(last_map("cwd", student)))
+        target = pool(last_map("cwd", teacher), self.size)
+        return channel_wise_kl(pool(own, self.size), target, self.temperature)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.logits import require_equal_classes
+
+if TYPE_CHECKING:
+    from pydantic import NonNegativeFloat, PositiveFloat
 
 
 def decoupled_kd(
@@ -51,3 +60,27 @@ def _logarithms(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     rest = scores.masked_fill(target, -math.inf).logsumexp(1, keepdim=True)
     true = (scores * target).sum(1, keepdim=True)
     return torch.cat([true - whole, rest - whole], 1), scores - rest
+
+
+class DecoupledKD(Loss):
+    """The released warm-up of 20 epochs is `rise: 20, rise_curve: linear, rise_from: 1` of its weight."""
+
+    needs = Needs.LOGITS
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        target_weight: NonNegativeFloat = 1.0,
+        nontarget_weight: NonNegativeFloat = 8.0,
+        temperature: PositiveFloat = 4.0,
+    ) -> None:
+        super().__init__(student, teacher)
+        require_equal_classes("dkd", student, teacher)
+        if student.logits.shape[1] < 2:
+            raise BadParams("dkd: 1 class; expected at least 2")
+        self.weights, self.temperature = (target_weight, nontarget_weight), temperature
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        return decoupled_kd(student.logits, teacher.logits, batch.labels, *self.weights, self.temperature)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss
 from cdkd.losses.pooling import pool_to_match
 
 if TYPE_CHECKING:
@@ -52,3 +57,38 @@ def _flow(before: Tensor, after: Tensor) -> Tensor:
 def matrix_difference(student: Tensor, teacher: Tensor, form: str) -> Tensor:
     squares = (student - teacher).square()
     return squares.sum((1, 2)).mean() if form == "paper" else squares.mean()
+
+
+class FlowOfSolution(Loss):
+    """The stem's map and those of all stages."""
+
+    needs = Needs.MAPS | Needs.STEM
+
+    def __init__(
+        self, student: Features, teacher: Features, *, form: Literal["released", "paper"] = "released"
+    ) -> None:
+        super().__init__(student, teacher)
+        ours, theirs = ([one.shape[1] for one in _maps(side)] for side in (student, teacher))
+        if ours != theirs:
+            raise BadParams(
+                f"fsp: channels {ours} in the student and {theirs} in the teacher; expected equal ones"
+            )
+        self.form = form
+
+    @property
+    def part_key(self) -> Hashable:
+        return "flows"
+
+    def teacher_part(self, teacher: Features) -> list[Tensor]:
+        return flows([one.detach() for one in _maps(teacher)])
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        expected = self.teacher_part(teacher) if part is None else part
+        pairs = zip(flows(_maps(student)), expected, strict=True)
+        return torch.stack([matrix_difference(ours, theirs, self.form) for ours, theirs in pairs]).sum()
+
+
+def _maps(features: Features) -> tuple[Tensor, ...]:
+    if features.stem is None:
+        raise BadParams("fsp: a network without a stem's map; expected one that gives it")
+    return (features.stem, *features.maps)

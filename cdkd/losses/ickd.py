@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.connectors import conv_bn
+from cdkd.losses.stages import last_map
 
 if TYPE_CHECKING:
     from typing import Literal
+
+    from pydantic import PositiveInt
 
 
 def inter_channel_correlation(
@@ -40,10 +49,8 @@ def inter_channel_correlation(
     Source: Liu et al., Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation,
     2202.03680; ADLab-AutoDrive/ICKD.
     """
-    if grid > 1 and student_map.shape[2:] != teacher_map.shape[2:]:
-        student_map = functional.interpolate(
-            at_least_float32(student_map), teacher_map.shape[2:], mode="bilinear", align_corners=False
-        )
+    if grid > 1:
+        student_map = _resized(student_map, teacher_map)
     theirs = correlations(teacher_map.detach(), form, grid)
     return difference(correlations(student_map, form, grid), theirs, form)
 
@@ -63,6 +70,14 @@ def difference(student: Tensor, teacher: Tensor, form: str) -> Tensor:
     return squares / {"cifar": 1, "imagenet": batch, "paper": channels}[form]
 
 
+def _resized(features: Tensor, like: Tensor) -> Tensor:
+    """At the height and width of another map."""
+    if features.shape[2:] == like.shape[2:]:
+        return features
+    features = at_least_float32(features)
+    return functional.interpolate(features, like.shape[2:], mode="bilinear", align_corners=False)
+
+
 def _patches(features: Tensor, grid: int) -> list[Tensor]:
     def bins(length: int) -> list[slice]:
         return [slice(i * length // grid, ((i + 1) * length + grid - 1) // grid) for i in range(grid)]
@@ -78,3 +93,46 @@ def _normalised(matrices: Tensor) -> Tensor:
     alive = lengths > bound
     dead = matrices.detach() / lengths.detach().clamp(min=1e-12)
     return torch.where(alive, matrices / torch.where(alive, lengths, 1.0), dead)
+
+
+class InterChannelCorrelation(Loss):
+    """The last maps. As released, the student's always has an embedding: a convolution and BatchNorm.
+
+    embedding: by_form is 1×1, or 3×3 in the form imagenet
+    """
+
+    needs = Needs.LAST_MAP
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        form: Literal["cifar", "imagenet", "paper"] = "cifar",
+        grid: PositiveInt = 1,
+        embedding: Literal["by_form", "conv1x1", "conv3x3"] = "by_form",
+    ) -> None:
+        super().__init__(student, teacher)
+        ours, theirs = last_map("ickd", student), last_map("ickd", teacher)
+        if grid > min(theirs.shape[2:]):
+            height, width = theirs.shape[2:]
+            raise BadParams(
+                f"ickd: grid {grid} on the teacher's map of {height}×{width}; expected no more than a side"
+            )
+        wide = embedding == "conv3x3" or (embedding == "by_form" and form == "imagenet")
+        self.embedding = conv_bn(ours.shape[1], theirs.shape[1], 3 if wide else 1)
+        self.form, self.grid = form, grid
+
+    @property
+    def part_key(self) -> Hashable:
+        return (self.form == "paper", self.grid)
+
+    def teacher_part(self, teacher: Features) -> Tensor:
+        return correlations(last_map("ickd", teacher).detach(), self.form, self.grid)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        expected = self.teacher_part(teacher) if part is None else part
+        own = self.embedding(at_least_float32(last_map("ickd", student)))
+        if self.grid > 1:
+            own = _resized(own, last_map("ickd", teacher))
+        return difference(correlations(own, self.form, self.grid), expected, self.form)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn import functional
 
 from cdkd.core.batch import Batch
-from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss
+from cdkd.losses.logits import require_equal_classes, softened_kl
 
 if TYPE_CHECKING:
     from pydantic import PositiveFloat
@@ -22,35 +21,22 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Te
 
         KD = temperature² · (1/B) Σ_b KL(softmax(z_t,b / temperature) ‖ softmax(z_s,b / temperature))
 
-    student_logits, teacher_logits: [B, K]. Sum over classes, mean over the batch: a mean over B·K would be K times
-    smaller. The gradient in z_s is temperature · (softmax(z_s / temperature) − softmax(z_t / temperature)) / B.
+    student_logits, teacher_logits: [B, K]. Sum over classes, mean over the batch: a mean over B·K would be K
+    times smaller. The gradient in z_s is temperature · (softmax(z_s / temperature) − softmax(z_t /
+    temperature)) / B.
 
-    The paper minimises the soft cross-entropy, which has the same gradient. Released code differs in the factor:
-    torchdistill drops temperature² where its alpha is 0 or None; KD_Lib's default is a squared error, not KD.
+    The paper minimises the soft cross-entropy, which has the same gradient. Released code differs in the
+    factor: torchdistill drops temperature² where its alpha is 0 or None; KD_Lib's default is a squared error,
+    not KD.
 
     Source: Hinton, Vinyals and Dean, 1503.02531; as in RepDistiller, `distiller_zoo/KD.py`.
     """
     return softened_kl(student_logits, teacher_logits, temperature).mean()
 
 
-def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """temperature² · KL(teacher ‖ student) of each row: [B, K] and [B, K] to [B]. Exact where a probability underflows."""
-    log_student = functional.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
-    log_teacher = functional.log_softmax(at_least_float32(teacher_logits.detach()) / temperature, dim=1)
-    return temperature**2 * functional.kl_div(
-        log_student, log_teacher, reduction="none", log_target=True
-    ).sum(1)
-
-
-def require_equal_classes(loss: str, student: Features, teacher: Features) -> None:
-    ours, theirs = student.logits.shape[1], teacher.logits.shape[1]
-    if ours != theirs:
-        raise BadParams(
-            f"{loss}: the student has {ours} classes and the teacher {theirs}; their logits cannot be compared"
-        )
-
-
 class KD(Loss):
+    """See `kd`."""
+
     needs = Needs.LOGITS
 
     def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None:

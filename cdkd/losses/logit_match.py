@@ -10,7 +10,7 @@ from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32
-from cdkd.losses.kd import require_equal_classes
+from cdkd.losses.logits import require_equal_classes
 
 
 def logit_match(student_logits: Tensor, teacher_logits: Tensor, nominal_batch: int) -> Tensor:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 
-from cdkd.losses.base import l2_normalise
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, l2_normalise
 from cdkd.losses.pooling import Size, pool, smaller_size
+from cdkd.losses.stages import paired
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
 
 
 def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -40,3 +51,40 @@ def kernel(first: Tensor, second: Tensor) -> Tensor:
 def discrepancy(student: Tensor, teacher: Tensor, teacher_kernel: Tensor) -> Tensor:
     """From `directions` of both and the teacher's own `kernel`."""
     return teacher_kernel + kernel(student, student) - 2 * kernel(student, teacher)
+
+
+class NeuronSelectivity(Loss):
+    """All stages."""
+
+    needs = Needs.MAPS
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        stages: list[tuple[PositiveInt, PositiveInt]] | None = None,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.pairs = paired("nst", len(student.maps), len(teacher.maps), stages)
+        self.sizes = [smaller_size(student.maps[ours], teacher.maps[theirs]) for ours, theirs in self.pairs]
+
+    @property
+    def part_key(self) -> Hashable:
+        return tuple((theirs, size) for (_, theirs), size in zip(self.pairs, self.sizes, strict=True))
+
+    def teacher_part(self, teacher: Features) -> list[tuple[Tensor, Tensor]]:
+        """The directions and their kernel, stage by stage."""
+        found = [
+            directions(teacher.maps[theirs].detach(), size)
+            for (_, theirs), size in zip(self.pairs, self.sizes, strict=True)
+        ]
+        return [(one, kernel(one, one)) for one in found]
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        expected = self.teacher_part(teacher) if part is None else part
+        values = [
+            discrepancy(directions(student.maps[ours], size), *theirs)
+            for (ours, _), size, theirs in zip(self.pairs, self.sizes, expected, strict=True)
+        ]
+        return torch.stack(values).sum()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from cdkd.losses.base import at_least_float32
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
 
 
 def probabilistic_transfer(student_pooled: Tensor, teacher_pooled: Tensor) -> Tensor:
@@ -38,3 +44,19 @@ def neighbours(pooled: Tensor) -> Tensor:
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Two [B, B] of probabilities to a scalar."""
     return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).mean()
+
+
+class ProbabilisticTransfer(Loss):
+    """The pooled features."""
+
+    needs = Needs.POOLED
+
+    @property
+    def part_key(self) -> Hashable:
+        return "neighbours"
+
+    def teacher_part(self, teacher: Features) -> Tensor:
+        return neighbours(teacher.pooled.detach())
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        return divergence(neighbours(student.pooled), self.teacher_part(teacher) if part is None else part)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 
-from cdkd.losses.base import at_least_float32, l2_normalise
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32, l2_normalise
+from cdkd.losses.stages import paired
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
 
 
 def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -34,3 +45,33 @@ def similarities(features: Tensor) -> Tensor:
 def squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """[B, B] each to a scalar: Σ (student − teacher)² / B²."""
     return (student - teacher).square().mean()
+
+
+class SimilarityPreserving(Loss):
+    """One map of each network, the last unless `stages` names another pair; the sum over several."""
+
+    needs = Needs.MAPS
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        stages: list[tuple[PositiveInt, PositiveInt]] | None = None,
+    ) -> None:
+        super().__init__(student, teacher)
+        ours, theirs = len(student.maps), len(teacher.maps)
+        self.pairs = paired("sp", ours, theirs, [(ours, theirs)] if stages is None else stages)
+
+    @property
+    def part_key(self) -> Hashable:
+        return tuple(theirs for _, theirs in self.pairs)
+
+    def teacher_part(self, teacher: Features) -> list[Tensor]:
+        return [similarities(teacher.maps[theirs].detach()) for _, theirs in self.pairs]
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        expected = self.teacher_part(teacher) if part is None else part
+        found = [similarities(student.maps[ours]) for ours, _ in self.pairs]
+        values = [squared_difference(s, t) for s, t in zip(found, expected, strict=True)]
+        return torch.stack(values).sum()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
-from cdkd.losses.base import at_least_float32
+from torch import Tensor
+from torch.nn import functional
+
+from cdkd.core.batch import Batch
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.connectors import conv_bn_relu, he_fan_out
+from cdkd.losses.stages import last_map
 
 
 def regressed_representation(
@@ -28,3 +37,26 @@ def regressed_representation(
         (at_least_float32(ours) - at_least_float32(theirs.detach())).square().mean() for ours, theirs in pairs
     )
     return logits + pooled
+
+
+class RegressedRepresentation(Loss):
+    """The student's last map goes through a connector, the average over it, and the teacher's classifier."""
+
+    needs = Needs.LOGITS | Needs.POOLED | Needs.CLASSIFIER
+
+    def __init__(self, student: Features, teacher: Features) -> None:
+        super().__init__(student, teacher)
+        own = last_map("srrl", student)
+        self.connector = he_fan_out(conv_bn_relu(own.shape[1], teacher.pooled.shape[1]))
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        if teacher.classifier is None:
+            raise BadParams(
+                "srrl: a teacher without a linear classifier; expected one that gives its weights"
+            )
+        weight, bias = teacher.classifier
+        pooled = self.connector(at_least_float32(last_map("srrl", student))).mean((2, 3))
+        logits = functional.linear(
+            pooled, weight.detach().to(pooled), None if bias is None else bias.detach().to(pooled)
+        )
+        return regressed_representation(logits, teacher.logits, pooled, teacher.pooled)

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING, Any
 
-from cdkd.losses.base import at_least_float32
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cdkd.core.batch import Batch
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.pooling import pool_to_match
+from cdkd.losses.stages import paired
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
+
+FIRST_VARIANCE, LEAST_VARIANCE = 5.0, 1e-5
 
 
 def variational_information(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
@@ -24,3 +39,48 @@ def variational_information(mean: Tensor, teacher_map: Tensor, variance: Tensor)
     error = (at_least_float32(mean) - at_least_float32(teacher_map.detach())).square()
     v = at_least_float32(variance)[:, None, None]
     return (error / v + v.log()).mean() / 2
+
+
+class VariationalInformation(Loss):
+    """All stages. The larger map of a pair is average-pooled to the smaller.
+
+    A regressor, three 1×1 convolutions without bias and a ReLU between them, and a variance are trained for
+    each stage. The variance is softplus(ρ) + 1e-5, which is 5 at first; log(1 + exp(ρ)), as released,
+    overflows where ρ is large.
+    """
+
+    needs = Needs.MAPS
+
+    def __init__(
+        self,
+        student: Features,
+        teacher: Features,
+        *,
+        stages: list[tuple[PositiveInt, PositiveInt]] | None = None,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.pairs = paired("vid", len(student.maps), len(teacher.maps), stages)
+        channels = [
+            (student.maps[ours].shape[1], teacher.maps[theirs].shape[1]) for ours, theirs in self.pairs
+        ]
+        self.regressors = nn.ModuleList(_regressor(*pair) for pair in channels)
+        first = math.log(math.expm1(FIRST_VARIANCE - LEAST_VARIANCE))
+        self.raw_variances = nn.ParameterList(torch.full((out,), first) for _, out in channels)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
+        values = []
+        for (ours, theirs), regress, raw in zip(self.pairs, self.regressors, self.raw_variances, strict=True):
+            own, target = pool_to_match(student.maps[ours], teacher.maps[theirs].detach())
+            variance = functional.softplus(raw) + LEAST_VARIANCE
+            values.append(variational_information(regress(own), target, variance))
+        return torch.stack(values).sum()
+
+
+def _regressor(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, out, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out, out, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out, out, 1, bias=False),
+    )

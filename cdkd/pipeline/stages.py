@@ -39,6 +39,8 @@ def prepare(params: Params) -> Meta:
     print(
         f"{params.experiment}: {counts}; {len(meta.classes)} classes; {'x'.join(map(str, meta.image))}; digest {meta.digest[:12]}"
     )
+    for note in meta.notes:
+        print(f"{params.experiment}: {note}")
     if meta.overlap:
         print(f"{params.experiment}: {meta.overlap} test images are also training images, byte for byte")
     return meta

@@ -153,11 +153,12 @@ def _version(library: str) -> str | None:
 
 @cache
 def meaning(path: Path) -> str:
-    """Digest of what Python code does: its syntax tree without docstrings, the same on every Python from 3.11 on."""
     return meaning_of(path.read_text(encoding="utf-8"))
 
 
 def meaning_of(source: str) -> str:
+    """Digest of what Python code does: its syntax tree without docstrings, the same on every Python from 3.11 on."""
+
     def plain(node: Any) -> Any:
         if isinstance(node, ast.AST):
             # empty fields are left out: newer Pythons add fields, which older code leaves empty
@@ -177,3 +178,9 @@ def _is_docstring(node: Any) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
+
+
+def _forget() -> None:
+    """Read the sources anew."""
+    for remembered in (code_digest, _imports, _tree, meaning):
+        remembered.cache_clear()

@@ -46,8 +46,11 @@ def train(
             continue
         for run in active:
             run.open_epoch()
-        computed = [(run.key, run.learner.objective.active) for run in active]
-        if step is None or recorded != computed:  # a recorded step serves until other losses are active
+        objectives = [(run.key, run.learner.objective) for run in active]
+        computed = [(key, objective.active, objective.phases) for key, objective in objectives]
+        if (
+            step is None or recorded != computed
+        ):  # a recorded step serves until other losses are active, or other phases of them
             step, recorded = cohort_step(active, teachers, epoch, batches), computed
         for batch in batches.epoch(seed, epoch, max(run.learner.views for run in active)):
             for run in active:

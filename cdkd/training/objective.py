@@ -76,6 +76,7 @@ class Objective(nn.Module):
         self.now = {name: torch.zeros((), device=device) for name in sorted(method)}
         self.rise = {name: torch.ones((), device=device) for name in sorted(method)}
         self.active: tuple[str, ...] = ()
+        self.phases: tuple[Hashable, ...] = ()  # of the active losses
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +89,11 @@ class Objective(nn.Module):
             self.now[name].fill_(term.weight.without_rise(epoch))
             self.rise[name].fill_(term.weight.rise_at(epoch))
         self.active = self.active_in(epoch)
+        self.phases = tuple(
+            one.loss.phase(epoch)
+            for one in self.each()
+            if one.key in self.active and isinstance(one.loss, Loss)
+        )
 
     def active_in(self, epoch: int) -> tuple[str, ...]:
         """The losses whose weight is above 0."""
@@ -117,6 +123,7 @@ class Objective(nn.Module):
                 one.key in self.active
                 and part is not None
                 and part not in parts
+                and one.term.source in teachers
                 and isinstance(one.loss, Loss)
             ):
                 with torch.no_grad():

@@ -158,11 +158,13 @@ def arm(trap: Trap) -> None:
     around(trap, subprocess_tracker.SubprocessTracker, "epoch", before="before tracking hears of an epoch")
     around(trap, subprocess_tracker.SubprocessTracker, "finish", before="before tracking hears of an end")
     around(trap, subprocess_tracker.SubprocessTracker, "close", before="before tracking is closed")
-    around(trap, writer._Split, "add", before="before a part of a split", after="after a part of a split")
+    around(
+        trap, writer.SplitWriter, "add", before="before a part of a split", after="after a part of a split"
+    )
 
 
 def _files(trap: Trap) -> None:
-    from cdkd.data import prepare
+    from cdkd.data import writer
     from cdkd.pipeline import stages
     from cdkd.runs import store
     from cdkd.storage import files
@@ -191,7 +193,7 @@ def _files(trap: Trap) -> None:
         shutil.rmtree(folder, **named)
         trap.at("the old copies are removed")
 
-    for module in (files, store, prepare):
+    for module in (files, store, writer):
         module.os = Instead(os, replace=replace, fsync=fsync, fdopen=fdopen)
     remove, Path.unlink = Path.unlink, unlink
     shutil = stages.shutil

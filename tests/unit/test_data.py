@@ -421,15 +421,17 @@ def without(content: dict[str, bytes], start: str) -> dict[str, bytes]:
 LAYOUTS = [
     (lambda c: {}, "found no images at all"),
     (lambda c: without(c, "train"), "split train has no images; found test"),
-    (lambda c: without(c, "test"), "split test (or val, validation) has no images; found train"),
+    (lambda c: without(c, "test"), "split test (or val, valid, validation) has no images; found train"),
     (
         lambda c: without(without(without(without(c, "train/ant"), "train/bee"), "test/ant"), "test/bee"),
         "one class only, 'cat'",
     ),
     (lambda c: without(c, "train/bee"), "class 'bee' has no images in split train"),
     (
-        lambda c: {f"top/{name}": data for name, data in c.items()},
-        "/img5.png; expected <split>/<class>/<image>",
+        lambda c: {
+            f"{name.partition('/')[0]}/a/b/{name.partition('/')[2]}": data for name, data in c.items()
+        },
+        "is too deep in folders; expected <split>/<class>/<image>",
     ),
     (
         lambda c: {name.partition("/")[2]: data for name, data in c.items()},
