@@ -138,6 +138,7 @@ class Training(Section):
     warmup: epochs of linear warm-up, learning_rate * (epoch + 1) / (warmup + 1)
     precision: of the networks; losses and weights are float32 in either
     engine: compile runs the networks by torch.compile
+    momentum_at_milestones: reset starts the momentum anew at every milestone (attention transfer, CTKD)
     """
 
     recipe: Text = "unnamed"
@@ -153,7 +154,6 @@ class Training(Section):
     precision: Literal["float32", "bf16"] = "float32"
     engine: Literal["eager", "compile"] = "eager"
     augmentation: Augmentation = Augmentation()
-    # reset: momentum starts anew at every milestone, as where the optimiser is made again (attention transfer, CTKD)
     momentum_at_milestones: Literal["kept", "reset"] = "kept"
 
     @property
