@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # the schema and the rest are imported by the command that ne
     from cdkd.config.params import Params
     from cdkd.runs.record import Record
 
+ASCII = {"±": "+-", "−": "-", "–": "-", "→": "->", "×": "x", "Δ": "delta", "“": '"', "”": '"', "’": "'"}
 # Nothing leaves the machine, whichever tool is asked; set before any of them is imported.
 SILENCE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,6 +31,7 @@ SILENCE = {
 
 def main(words: Sequence[str] | None = None) -> int:
     os.environ.update(SILENCE)
+    _print_in_any_locale()
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminated)
     if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
@@ -50,6 +54,21 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return 1
     return code or 0
+
+
+def _print_in_any_locale() -> None:
+    """Where the locale has no such characters (LC_ALL=C), ± is printed as +- and an unknown letter as ?."""
+    codecs.register_error("cdkd", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="cdkd")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(ASCII.get(character, "?") for character in text), error.end
 
 
 def root() -> Path:

@@ -67,9 +67,9 @@ def further_text(paired: Paired) -> str:
         return f"more than {MAX_SEEDS:,} seeds needed"
     if n <= 10:
         return f"about {n} more seed{'s' * (n != 1)} needed"
-    if n < 100:
+    if n < 95:
         return f"some {round(n, -1)} more seeds needed"
-    return "some hundreds of further seeds needed"
+    return "a hundred or more further seeds needed" if n < 150 else "some hundreds of further seeds needed"
 
 
 def si_prefix(value: float | None) -> str:

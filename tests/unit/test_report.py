@@ -424,6 +424,34 @@ def test_tables_have_the_rows_that_params_name(folder: Folder) -> None:
     assert folder.cell("kd", "Δ Student") == "−1.10"  # compared to a row that this table does not show
 
 
+def test_a_method_of_no_table_becomes_a_row_of_the_comparison(folder: Folder) -> None:
+    tables = Report(ablation=("student",), comparison=("student",))
+    folder.params = folder.params.model_copy(update={"report": tables})
+    folder.render()
+    assert list(folder.csv("ablation")) == ["teacher", "student"]
+    assert list(folder.csv("comparison")) == ["teacher", "student", "kd"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_a_spreadsheet_computes_nothing_from_a_name(tmp_path: Path, start: str) -> None:
+    name = f"{start}1+1"
+    folder = Folder(tmp_path, {name: CE}, seeds=(0,))
+    keep(folder.runs, a_record(name, 0, 8.0))
+    folder.render()
+    for file in ("ablation", "comparison", "runs", "local"):
+        rows = list(csv.DictReader(folder.text(f"{file}.csv").splitlines()))
+        assert [row["method"] for row in rows] == ["teacher", f"'{name}"], file
+    assert not re.search(rf"(^|,)\"?{re.escape(start)}1", folder.text("ablation.csv"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(10, False), (11, True)])
+def test_top5_is_shown_above_ten_classes(tmp_path: Path, classes: int, shown: bool) -> None:
+    folder = Folder(tmp_path, {"student": CE}, seeds=(0,))
+    keep(folder.runs, a_record("student", 0, 8.0, config={"data": {"classes": classes}}))
+    folder.render()
+    assert ("Top-5" in folder.text("report.md")) == shown
+
+
 def test_published_results_of_the_two_papers_are_found() -> None:
     crd = Published(
         dataset="CIFAR-100",

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ import pytest
 from cdkd.config.schema import Published, Report
 from cdkd.core.schedule import Term, Weight
 from cdkd.report.error_analysis import error_analysis
+from cdkd.report.method_names import paper_names
 from cdkd.report.page import anchor, inline
+from cdkd.report.pictures.common import highlighted
 from cdkd.report.render import render
+from cdkd.report.statistics import Summary
 from cdkd.runs.record import Record, read
 from tests.unit.test_report import CE, HOSTILE, KD, Folder, a_record, keep
 
@@ -199,6 +203,22 @@ def test_the_document_compiles(page_with_pictures: Folder, tmp_path: Path) -> No
     assert "Overfull \\hbox" not in done.stdout
 
 
+def test_charts_colour_the_baselines_and_the_best_and_no_colour_twice() -> None:
+    errors = {"student": 9.0, "kd": 8.0} | {f"m{index}": 5.0 + index / 10 for index in range(10)}
+    rows = {name: SimpleNamespace(name=name, top1=Summary(error, 0.1, 3)) for name, error in errors.items()}
+    styles = highlighted(rows)  # type: ignore[arg-type]
+    assert list(styles) == ["student", "kd", "m0", "m1", "m2", "m3"]
+    assert len({style.colour for style in styles.values()}) == len(styles)
+    few = highlighted(dict(list(rows.items())[-7:]))  # type: ignore[arg-type]
+    assert len({style.colour for style in few.values()}) == len(few) == 7
+
+
+def test_names_are_written_as_in_papers_unless_two_would_be_the_same() -> None:
+    names = {"cd_gkd_edt": "CD + GKD + EDT", "fitnets_two_stage": "FitNets (two-stage)", "my_cd": "my_cd"}
+    names |= {"cd_gkd_edt_tuned": "CD + GKD + EDT (tuned)", "tuned": "tuned"}
+    assert paper_names(names) == names
+
+
 def test_an_inline_picture_follows_the_theme_and_keeps_its_names_apart() -> None:
     svg = '<?xml version="1.0"?><!DOCTYPE svg><svg width="72pt" height="36pt" viewBox="0 0 72 36" xmlns="x"><metadata>m</metadata>'
     svg += '<defs><path id="a"/></defs><use xlink:href="#a" clip-path="url(#b)" style="fill: #ffffff; stroke: #000000"/><path style="stroke: #0072b2"/></svg>'
@@ -231,6 +251,17 @@ def test_the_headline_says_what_is_settled(folder: Folder) -> None:
     shutil.rmtree(folder.runs / "kd")
     folder.render()
     assert "Incomplete: 7 of 10 runs count; KD: missing seeds 0, 1, 2." in folder.text("report.md")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_overview_has_the_best_in_bold_and_bars_that_can_be_sorted(folder: Folder) -> None:
+    folder.render()
+    page = folder.text("report.html")
+    table = page[page.index('<table id="table-overview"') : page.index("</table>")]
+    assert re.findall(r'<td class="number strong"[^>]*>([^<]*)', table) == ["4.97 ± 0.76 (n = 3)"]
+    assert table.count("<svg") == 2  # of student and cd against kd
+    assert 'title="seed 0: 4.10, seed 1: 5.50, seed 2: 5.30" data-order="4.9' in table
+    assert "| CD | **4.97 ± 0.76 (n = 3)** | −2.93 (−3.08 to −2.79) |" in folder.text("report.md")
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cdkd.report.statistics import compare, holm, summarise
+from cdkd.report.statistics import Paired, compare, detectable, holm, summarise
+from cdkd.report.wording import further_text
 
 # Student (1908), "The probable error of a mean": hours of sleep gained by ten patients with two drugs
 FIRST = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
@@ -154,3 +155,26 @@ def test_the_effect_size_is_unbiased() -> None:
     chance = np.random.default_rng(2)
     found = compare(dict(enumerate(chance.normal(0.8, 1, (4000, 5)).tolist())))
     assert np.mean([paired.effect for paired in found.values()]) == pytest.approx(0.8, abs=0.03)
+
+
+def test_what_a_number_of_seeds_can_detect_is_just_significant() -> None:
+    values = np.array([-1.0, 0.5, -0.6, 0.1])
+    for family in (1, 7):
+        limit = detectable(float(np.std(values, ddof=1)), 4, family)
+        shifted = values - values.mean() + limit
+        assert stats.ttest_1samp(shifted, 0).pvalue == pytest.approx(0.05 / family, rel=1e-6)
+    assert detectable(1.0, 1, 1) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (1, "about 1 more seed needed"),
+        (8, "about 8 more seeds needed"),
+        (43, "some 40 more seeds needed"),
+        (338, "some hundreds of further seeds needed"),
+        (None, "more than 1,000 seeds needed"),
+    ],
+)
+def test_rough_numbers_are_given_roughly(n: int | None, text: str) -> None:
+    assert further_text(Paired(-0.5, 1.0, 3, further_seeds=n)) == text

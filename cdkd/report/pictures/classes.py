@@ -87,7 +87,9 @@ def reliability(rows: Mapping[str, Row]) -> Figure | None:
         axes.set(title=row.title, xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 50, 100))
         error = row.measures["calibration_error"].mean
         text = f"calibration error {error:.2f} %\n{count.sum():,.0f} predictions"
-        axes.annotate(text, (0.04, 0.96), xycoords="axes fraction", va="top", fontsize=7.5)
+        behind = {"facecolor": "#ffffff", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        above = {"xycoords": "axes fraction", "va": "top", "fontsize": 7.5, "bbox": behind, "zorder": 4}
+        axes.annotate(text, (0.04, 0.96), **above)
     label_axes(figure, "confidence: largest probability (%)", "accuracy, and share of images (%)")
     return figure
 

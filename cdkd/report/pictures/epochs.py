@@ -149,7 +149,7 @@ def shares(rows: Mapping[str, Row]) -> Figure | None:
         )
         axes.set(title=rows[name].title, ylim=(0, 100), xlim=(0, epochs))
         axes.grid(False)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], prune="upper"))
     label_axes(figure, "epoch", "share of the weighted sum (%)")
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1 + 0.28 / figure.get_figheight())}
     figure.legend(
