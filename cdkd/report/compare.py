@@ -1,19 +1,21 @@
-"""Several experiments in one table, as the field's surveys have it: methods × pairs, the published values beside; from the records."""
+"""Several experiments in one table, as surveys have it: methods × pairs of networks, with the published values."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cdkd.config.faults import suggest
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
-from cdkd.report.collect import TEACHER, Expected, collect
+from cdkd.report.collect import TEACHER, Expected, FoundRun, collect
+from cdkd.report.committed import committed_runs
+from cdkd.report.csv_files import comma_separated
 from cdkd.report.document import NONE
 from cdkd.report.escape import md, tex
+from cdkd.report.method_names import paper_names
 from cdkd.report.notes import STALE, UNVERIFIED, excluded, formula, recipe
 from cdkd.report.published import Reference
 from cdkd.report.summary import Row, Summary, rows
@@ -23,18 +25,23 @@ from cdkd.storage.files import digest, write_atomically
 CAPTION = (
     "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n "
     "seeds. "
-    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values stand under the "
-    "protocol of their source, which need not be ours."
+    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values are those of their "
+    "source's protocol, which may differ from ours."
 )
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One column of the table: its params, today's fingerprint of each of its runs, and the folder with `<method>/seed-<n>.json`."""
+    """One column of the table.
+
+    expected: today's fingerprint of each of its runs; runs: the folder with `<method>/seed-<n>.json`
+    report: the folder of its committed report, which is read where there are no records
+    """
 
     params: Params
     expected: Expected
     runs: Path
+    report: Path | None = None
 
     @property
     def title(self) -> str:
@@ -62,7 +69,7 @@ def named(root: Path, names: Sequence[str]) -> list[Params]:
 
 
 def folder(root: Path, experiments: Sequence[str]) -> Path:
-    """Where the table of these experiments lies; many long names are cut and told apart by a digest."""
+    """The folder of the table of these experiments; long names are cut and made unique by a digest."""
     name = "+".join(experiments)
     return (
         root
@@ -74,19 +81,31 @@ def folder(root: Path, experiments: Sequence[str]) -> Path:
 def compare(experiments: Sequence[Experiment], target: Path) -> list[str]:
     """Write the table as Markdown, LaTeX and CSV into `target`; returns it as lines for a terminal.
 
-    A run without a record, or whose record does not count, is said in its cell; nothing is left out. Equal records give equal bytes.
+    A run that is missing or does not count is named in its cell. Equal records give equal bytes.
     """
-    columns = [rows(one.params, collect(one.params, one.expected, one.runs)) for one in experiments]
-    table = _Table(experiments, columns)
+    found = [_runs(one) for one in experiments]
+    columns = [rows(one.params, runs) for one, (runs, _) in zip(experiments, found, strict=True)]
+    table = _Table(experiments, columns, [committed for _, committed in found])
     for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.comma_separated())):
         write_atomically(target / f"table.{suffix}", text)
     return table.console()
+
+
+def _runs(one: Experiment) -> tuple[Mapping[str, tuple[FoundRun, ...]], bool]:
+    """The runs of an experiment, and whether they are from its committed report."""
+    found = collect(one.params, one.expected, one.runs)
+    if one.report is not None and all(run.state == "missing" for runs in found.values() for run in runs):
+        committed = committed_runs(one.report, one.params.experiment)
+        if committed:
+            return committed, True
+    return found, False
 
 
 @dataclass(frozen=True)
 class _Table:
     experiments: Sequence[Experiment]
     columns: Sequence[Mapping[str, Row]]  # of each experiment, by method
+    committed: Sequence[bool]  # of each experiment: whether its numbers are from a committed report
 
     @property
     def methods(self) -> list[str]:
@@ -115,7 +134,7 @@ class _Table:
         ]
 
     def cells(self, method: str) -> list[list[str]]:
-        """Of each experiment: our number or what is missing, and the published one with its footnote."""
+        """Of each experiment: our result or what is missing, and the published one with its footnote."""
         found = []
         for column in self.columns:
             row = column.get(method)
@@ -139,13 +158,18 @@ class _Table:
                 f"{one.title}: recipe “{one.params.training.recipe}” ({recipe(one.params.training)}); seeds "
                 f"{seeds}"
             )
+        notes += [
+            f"{one.title}: from the committed report, whose fingerprints were not compared with today's code"
+            for one, committed in zip(self.experiments, self.committed, strict=True)
+            if committed
+        ]
         states = {run.state for column in self.columns for row in column.values() for run in row.runs}
         return notes + [
             text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states
         ]
 
     def forms(self) -> list[str]:
-        """What is called the same and is not: a method written out in full, where experiments differ in it."""
+        """Methods of one name that differ between experiments, written out in full."""
         notes = []
         for method in self.methods:
             forms: dict[str, list[str]] = {}
@@ -154,16 +178,17 @@ class _Table:
                     forms.setdefault(formula(one.params.methods[method]), []).append(one.params.experiment)
             if len(forms) > 1:
                 notes.append(
-                    f"{method} is not the same everywhere: "
+                    f"{method} differs between the experiments: "
                     + "; ".join(f"{text} ({', '.join(names)})" for text, names in forms.items())
                 )
         return notes
 
     def markdown(self) -> str:
+        titles = paper_names(self.methods)
         header = [cell for cells in self.header() for cell in cells]
         lines = [_line(["Method", *header]), "|---|" + "---:|" * len(header)]
         lines += [
-            _line([method, *(cell for cells in self.cells(method) for cell in cells)])
+            _line([titles[method], *(cell for cells in self.cells(method) for cell in cells)])
             for method in self.methods
         ]
         notes = [f"- {md(note)}." for note in (*self.notes(), *self.forms())]
@@ -182,15 +207,16 @@ class _Table:
 
     def latex(self) -> str:
         """A table environment, which needs the packages booktabs and graphicx."""
+        titles = paper_names(self.methods)
         header = self.header()
-        place, rules, titles = 2, [], []
+        place, rules, heads = 2, [], []
         for cells in header:
-            titles.append(f"\\multicolumn{{{len(cells)}}}{{c}}{{{tex(cells[0])}}}")
+            heads.append(f"\\multicolumn{{{len(cells)}}}{{c}}{{{tex(cells[0])}}}")
             rules.append(f"\\cmidrule(lr){{{place}-{place + len(cells) - 1}}}")
             place += len(cells)
         below = [text for cells in header for text in ("ours", *cells[1:])]
         body = [
-            " & ".join(map(tex, [method, *(cell for cells in self.cells(method) for cell in cells)]))
+            " & ".join(map(tex, [titles[method], *(cell for cells in self.cells(method) for cell in cells)]))
             + " \\\\"
             for method in self.methods
         ]
@@ -204,7 +230,7 @@ class _Table:
         lines += [
             f"\\begin{{tabular}}{{l{'r' * (place - 2)}}}",
             "\\toprule",
-            f" & {' & '.join(titles)} \\\\",
+            f" & {' & '.join(heads)} \\\\",
             " ".join(rules),
         ]
         lines += [
@@ -221,16 +247,12 @@ class _Table:
 
     def comma_separated(self) -> str:
         """A line for each method of each experiment, in full precision, empty where there is nothing."""
-        out = io.StringIO()
         lines = [
             _quantities(one, method, column.get(method))
             for one, column in zip(self.experiments, self.columns, strict=True)
             for method in self.methods
         ]
-        writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        return out.getvalue()
+        return comma_separated(lines)
 
     def console(self) -> list[str]:
         table = [["method", *(cell for cells in self.header() for cell in cells)]]
@@ -261,9 +283,9 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(md, cells))} |"
 
 
-def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, object]:
+def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, Any]:
     params, there = one.params, row.published if row else None
-    cells: dict[str, object] = {
+    cells: dict[str, Any] = {
         "experiment": params.experiment,
         "data": params.data.source,
         "teacher": params.teacher.network,
@@ -286,4 +308,4 @@ def _quantities(one: Experiment, method: str, row: Row | None) -> dict[str, obje
         "published_protocol": there.protocol if there else None,
         "published_source": there.source if there else None,
     }
-    return cells | {"faults": excluded(row.runs) if row else "" if method == TEACHER else "no such method"}
+    return cells | {"excluded": excluded(row.runs) if row else "" if method == TEACHER else "no such method"}

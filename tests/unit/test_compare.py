@@ -14,9 +14,11 @@ import pytest
 
 from cdkd.config.params import load
 from cdkd.config.schema import Published, Report
-from cdkd.core.errors import BadParams
+from cdkd.core.errors import BadParams, BadRecord
 from cdkd.core.schedule import Term, Weight
+from cdkd.report.collect import collect
 from cdkd.report.compare import Experiment, compare, folder, named
+from cdkd.report.render import render
 from tests.unit.test_report import CE, KD, a_diverged_record, a_record, keep, today
 
 DIGITS = load(Path(__file__).parents[2] / "experiments" / "digits.yaml")
@@ -61,6 +63,11 @@ def experiment(
     return Experiment(params, today(params), runs)
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdkd.report.render.draw", lambda params, rows, names: {})
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> list[Experiment]:
     at = CE | {"at": Term(Weight(1000), {"form": "released"})}
@@ -90,19 +97,21 @@ def cells(text: str) -> dict[str, list[str]]:
 def test_methods_stand_against_pairs_with_the_published_beside(two: list[Experiment], tmp_path: Path) -> None:
     shown = compare(two, tmp_path / "out")
     table = cells((tmp_path / "out" / "table.md").read_text())
-    assert list(table) == ["Method", "---", "teacher", "student", "kd", "at"]
+    assert list(table) == ["Method", "---", "teacher", "Student", "KD", "AT"]
     assert table["Method"] == [
         "one: digits, resnet20 → net-one",
         "published",
         "two: digits, resnet20 → net-two",
     ]
     assert table["teacher"] == ["3.00 (n = 1)", r"20.58 \[1\]", "no records"]
-    assert table["student"] == ["9.00 ± 1.00 (n = 3)", r"27.50 \[1\]", "–"]
-    assert table["kd"] == ["7.90 ± 0.79 (n = 3)", r"26.67 \[1\]", "20.50 ± 0.71 (n = 2); missing seed 2"]
-    assert table["at"] == ["–", "–", "no records"]
+    assert table["Student"] == ["9.00 ± 1.00 (n = 3)", r"27.50 \[1\]", "–"]
+    assert table["KD"] == ["7.90 ± 0.79 (n = 3)", r"26.67 \[1\]", "20.50 ± 0.71 (n = 2); missing seed 2"]
+    assert table["AT"] == ["–", "–", "no records"]
     text = (tmp_path / "out" / "table.md").read_text()
     assert r"\[1\] last epoch; HobbitLong/RepDistiller" in text
-    assert "kd is not the same everywhere: 0.1 ce + 0.9 kd (temperature 4) (one); 1 ce + 3 kd (two)" in text
+    assert (
+        "kd differs between the experiments: 0.1 ce + 0.9 kd (temperature 4) (one); 1 ce + 3 kd (two)" in text
+    )
     assert any(line.startswith("kd") and "26.67 [1]" in line for line in shown)
 
 
@@ -116,8 +125,8 @@ def test_the_csv_holds_full_numbers_and_their_gaps(two: list[Experiment], tmp_pa
     kd = lines["one", "kd"]
     assert float(kd["top1_error_mean"]) == pytest.approx(7.9)
     assert (kd["n"], kd["published_top1_error"], kd["published_protocol"]) == ("3", "26.67", "last epoch")
-    assert (lines["two", "kd"]["n"], lines["two", "kd"]["faults"]) == ("2", "missing seed 2")
-    assert (lines["two", "student"]["faults"], lines["two", "student"]["top1_error_mean"]) == (
+    assert (lines["two", "kd"]["n"], lines["two", "kd"]["excluded"]) == ("2", "missing seed 2")
+    assert (lines["two", "student"]["excluded"], lines["two", "student"]["top1_error_mean"]) == (
         "no such method",
         "",
     )
@@ -129,19 +138,54 @@ def test_what_does_not_count_is_said(two: list[Experiment], tmp_path: Path) -> N
     stale = replace(two[1], expected={**two[1].expected, ("kd", 0): "another"})
     compare([two[0], stale], tmp_path)
     table = cells((tmp_path / "table.md").read_text())
-    assert table["kd"][0] == "7.60 ± 0.85 (n = 2); seed 1 diverged in epoch 3 (kd)"
-    assert table["student"][0] == "9.50 ± 0.71 (n = 2); damaged seed 0"
-    assert table["kd"][2] == "21.00 (n = 1); stale seed 0; missing seed 2"
+    assert table["KD"][0] == "7.60 ± 0.85 (n = 2); seed 1 diverged in epoch 3 (kd)"
+    assert table["Student"][0] == "9.50 ± 0.71 (n = 2); damaged seed 0"
+    assert table["KD"][2] == "21.00 (n = 1); stale seed 0; missing seed 2"
     assert "Stale: trained with other" in (tmp_path / "table.md").read_text()
     compare([replace(two[0], expected={})], tmp_path)
-    assert cells((tmp_path / "table.md").read_text())["kd"][0].startswith("unverified ")
+    assert cells((tmp_path / "table.md").read_text())["KD"][0].startswith("unverified ")
 
 
 def test_no_records_anywhere_is_a_table_of_gaps(two: list[Experiment], tmp_path: Path) -> None:
     shown = compare([replace(one, runs=tmp_path / "nowhere") for one in two], tmp_path)
     table = cells((tmp_path / "table.md").read_text())
-    assert table["kd"] == ["no records", r"26.67 \[1\]", "no records"]
+    assert table["KD"] == ["no records", r"26.67 \[1\]", "no records"]
     assert shown
+
+
+def test_committed_reports_are_read_where_there_are_no_records(two: list[Experiment], tmp_path: Path) -> None:
+    """The first experiment's report, its records gone; the second has records, which count although there is a report."""
+    compare(two, tmp_path / "before")
+    for one in two:
+        found = collect(one.params, one.expected, one.runs)
+        render(one.params, found, tmp_path / "reports" / one.params.experiment)
+    shutil.rmtree(two[0].runs)
+    reports = [replace(one, report=tmp_path / "reports" / one.params.experiment) for one in two]
+    compare(reports, tmp_path / "after")
+    before, after = ((tmp_path / name / "table.md").read_text() for name in ("before", "after"))
+    assert cells(before) == cells(after)
+    assert after.count("from the committed report, whose fingerprints were not compared") == 1
+
+
+@pytest.mark.parametrize("text", ["", "method\nkd\n", "x" * 200_000, "method,seed\nkd,0\n"])
+def test_a_damaged_committed_report_is_one_clear_line(
+    two: list[Experiment], tmp_path: Path, text: str
+) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "runs.csv").write_text(text)
+    with pytest.raises(BadRecord, match=r"^[^\n]*runs\.csv: not a report's list of runs[^\n]*$"):
+        compare([replace(two[0], runs=tmp_path / "nowhere", report=report)], tmp_path / "out")
+
+
+def test_impossible_numbers_of_a_committed_report_are_refused(two: list[Experiment], tmp_path: Path) -> None:
+    render(two[0].params, collect(two[0].params, two[0].expected, two[0].runs), tmp_path / "report")
+    path = tmp_path / "report" / "runs.csv"
+    for other in ("-1.0", "nan", "1e9", "good"):
+        path.write_text(path.read_text().replace("student,0,ok,8.0,", f"student,0,ok,{other},"))
+        with pytest.raises(BadRecord):
+            compare([replace(two[0], runs=tmp_path / "nowhere", report=path.parent)], tmp_path / "out")
+        path.write_text(path.read_text().replace(f"student,0,ok,{other},", "student,0,ok,8.0,"))
 
 
 def test_equal_records_give_equal_bytes(two: list[Experiment], tmp_path: Path) -> None:

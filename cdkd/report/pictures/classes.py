@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -88,7 +89,8 @@ def reliability(rows: Mapping[str, Row]) -> Figure | None:
         error = row.measures["calibration_error"].mean
         text = f"calibration error {error:.2f} %\n{count.sum():,.0f} predictions"
         behind = {"facecolor": "#ffffff", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-        above = {"xycoords": "axes fraction", "va": "top", "fontsize": 7.5, "bbox": behind, "zorder": 4}
+        above: dict[str, Any] = {"xycoords": "axes fraction", "va": "top", "fontsize": 7.5}
+        above |= {"bbox": behind, "zorder": 4}
         axes.annotate(text, (0.04, 0.96), **above)
     label_axes(figure, "confidence: largest probability (%)", "accuracy, and share of images (%)")
     return figure
