@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from pydantic import Field, PositiveFloat, PositiveInt
 
+STREAM = "negatives of crd"
+
 
 def contrastive_representation(
     student_embedding: Tensor,
@@ -194,4 +196,4 @@ class Negatives:
 
 
 def _seed(batch: Batch) -> int:
-    return int(torch.randint(2**63 - 1, (), generator=batch.generator("negatives of crd")))
+    return int(torch.randint(2**63 - 1, (), generator=batch.generator(STREAM)))

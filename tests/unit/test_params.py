@@ -485,7 +485,7 @@ TERMS = [
     ("{weight: 0.9,", "{weight: 0.9, from: student,", "methods.kd.kd.from", "expected teacher"),
     ("{weight: 0.9,", "{weight: 0.9, from: ema,", "methods.kd.kd.from", "expected teacher"),
     ("{weight: 0.9,", "{weight: 0.9, loss: kb,", "methods.kd.kd.loss", "did you mean 'kd'"),
-    ("kd: {weight", "kt: {weight", "methods.kd.kt", "no such loss 'kt' (did you mean 'kd'?)"),
+    ("kd: {weight", "kt: {weight", "methods.kd.kt", "no such loss 'kt' (did you mean 'pkt'?)"),
     ("kd: {weight", "k.d: {loss: kd, weight", "methods.kd.k.d", "no name of a term"),
     ("kd: {weight", "training: {loss: kd, weight", "methods.kd.training", "no name of a term"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: yes}", "methods.student.inactive", "'yes'; expected"),
