@@ -1,4 +1,4 @@
-"""`group:` of a method: the networks that it trains together, checked alone and together with the method's terms."""
+"""`group:` of a method: the networks that it trains together, by themselves and with the method's terms."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cdkd.config.faults import Faults, show, suggest
+from cdkd.config.faults import Faults, Place, show, suggest
 from cdkd.config.schema import Section
 from cdkd.core.group import Group
 from cdkd.core.schedule import TEACHER, Term
 from cdkd.losses import signature
 from cdkd.models import names
 
-Place = tuple[Any, ...]
 STUDENT, EMA = "student", "ema"
 NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 MOST = 16
@@ -30,7 +29,7 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class GroupSection(Section):
-    """Either networks, which may share their first stages, or branches: the student's network so many times on one trunk.
+    """Either networks, which may have first stages in common, or branches: one network so many times on a trunk.
 
     networks: a list (their names are then peer0, peer1, ...), or names with networks; `student` is the
     student's share: what networks have in common: stem, or so many stages after it after: the stages after
@@ -39,6 +38,7 @@ class GroupSection(Section):
 
     networks: list[str] | dict[str, str] | None = None
     branches: Count | None = None
+    network: str = ""
     after: Annotated[int, Field(ge=0)] | None = None
     share: Literal["stem"] | Annotated[int, Field(ge=1)] | None = None
     deploy: str | None = None
@@ -51,13 +51,35 @@ class GroupSection(Section):
     classifiers: Literal["own", "equal"] = "own"
 
 
-def group_of(value: Any, place: Place, student: str | None, faults: Faults) -> Group | None:
-    """student: the student's network, None where that is faulty. Returns None, and notes why, where the group is faulty."""
+def with_student(methods: Any, network: str | None) -> Any:
+    """Methods as params.yaml writes them, with the student's network where their groups mean it; None: it is faulty."""
+    if not isinstance(methods, dict):
+        return methods
+    return {name: _with_student(method, network or names.NETWORKS[0]) for name, method in methods.items()}
+
+
+def _with_student(method: Any, network: str) -> Any:
+    group = method.get("group") if isinstance(method, dict) else None
+    if not isinstance(group, dict):
+        return method
+    found = dict(group)
+    networks = group.get("networks")
+    if isinstance(networks, dict):
+        found["networks"] = {name: network if one == STUDENT else one for name, one in networks.items()}
+    elif isinstance(networks, list):
+        found["networks"] = [network if one == STUDENT else one for one in networks]
+    elif "branches" in group:
+        found.setdefault("network", network)
+    return method | {"group": found}
+
+
+def group_of(value: Any, place: Place, faults: Faults) -> Group | None:
+    """The group; None, and its faults noted, where there can be none."""
     before = len(faults.found)
     section: GroupSection | None = faults.section(GroupSection, value, place)
     if section is None:
         return None
-    networks = _networks(section, place, student, faults)
+    networks = _networks(section, place, faults)
     if len(faults.found) > before:
         return None
     deployed = section.deploy or next(iter(networks))
@@ -85,9 +107,8 @@ def group_of(value: Any, place: Place, student: str | None, faults: Faults) -> G
     return group if len(faults.found) == before else None
 
 
-def _networks(section: GroupSection, place: Place, student: str | None, faults: Faults) -> dict[str, str]:
+def _networks(section: GroupSection, place: Place, faults: Faults) -> dict[str, str]:
     """The networks by their names."""
-    own = student or names.NETWORKS[0]  # an unknown student is a fault of its own
     if (section.networks is None) == (section.branches is None):
         found = (
             "networks together with branches"
@@ -103,27 +124,28 @@ def _networks(section: GroupSection, place: Place, student: str | None, faults: 
             )
         if section.share is not None:
             faults.add((*place, "share"), f"{section.share}; branches say after, how many stages are common")
-        return {f"peer{i}": own for i in range(section.branches)}
+        _check_network(section.network, (*place, "network"), faults)
+        return {f"peer{i}": section.network for i in range(section.branches)}
     if section.after is not None:
         faults.add((*place, "after"), f"{section.after}; networks say share, what they have in common")
     given = section.networks or {}
     if not 1 <= len(given) <= MOST:
         faults.add((*place, "networks"), f"{len(given)} networks; expected 1 to {MOST}")
     pairs = given.items() if isinstance(given, dict) else ((f"peer{i}", one) for i, one in enumerate(given))
-    networks = {name: own if network == STUDENT else network for name, network in pairs}
+    networks = dict(pairs)
     for index, (name, network) in enumerate(networks.items()):
         where = (*place, "networks", name if isinstance(given, dict) else index)
         if not NETWORK_NAME.fullmatch(name) or name in (TEACHER, EMA):
-            faults.add(
-                where, f"{show(name)} is no name of a network; expected a-z, 0-9, _, and not teacher or ema"
-            )
-        if network not in names.NETWORKS:
-            faults.add(
-                where,
-                f"unknown network {show(network)}{suggest(network, names.NETWORKS)}; expected {STUDENT}"
-                f" or one of {', '.join(names.NETWORKS)}",
-            )
+            what = f"{show(name)} is no name of a network; expected a-z, 0-9 and _, and not teacher or ema"
+            faults.add(where, what)
+        _check_network(network, where, faults)
     return networks
+
+
+def _check_network(network: str, place: Place, faults: Faults) -> None:
+    if network not in names.NETWORKS:
+        what = f"unknown network {show(network)}{suggest(network, names.NETWORKS)}"
+        faults.add(place, f"{what}; expected {STUDENT} or one of {', '.join(names.NETWORKS)}")
 
 
 def _check_fields(group: Group, place: Place, faults: Faults) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_term
 from cdkd.config.faults import Faults, Place, show, suggest
+from cdkd.config.groups import EMA, check_terms, group_of
 from cdkd.config.term_schema import MAX_WEIGHT, SHARED, term_model
+from cdkd.core.group import Group
 from cdkd.core.names import EXPECTED, is_name
 from cdkd.core.schedule import TEACHER, Inactive, Method, Term, Weight
 from cdkd.losses import signature
@@ -63,6 +65,11 @@ def method_of(
             place, f"{found}; expected 1 to {MAX_TERMS} with their weights, such as {{ce: {{weight: 1}}}}"
         )
         return Method({})
+    group: Group | None = None
+    networks: tuple[str, ...] = (LONE,)
+    if "group" in value:
+        group = group_of(value["group"], (*place, "group"), faults)
+        networks = () if group is None else tuple(group.networks)
     found_terms: dict[str, Term] = {}
     losses = signature.names()
     for name, term in terms.items():
@@ -70,14 +77,14 @@ def method_of(
             where = (*place, name, "milestones")
             check_milestones(term.get("milestones"), epochs, where, faults, once=not rounded)
         whole = resolved_term(term, epochs or MAX_EPOCHS)
-        built = _term(name, whole, losses, (*place, name), epochs, faults)
+        built = _term(name, whole, (*place, name), epochs, losses, networks, faults)
         if built is not None:
             found_terms[name] = built
     if epochs is not None and len(found_terms) == len(terms):
         _check_weights(found_terms, epochs, place, faults)
-    if "group" in value:
-        faults.add((*place, "group"), "a method of several networks; expected a loss that reads several")
-    return Method(found_terms, _inactive(value, place, faults))
+    if networks:
+        check_terms(found_terms, group, place, faults)
+    return Method(found_terms, _inactive(value, place, faults), group)
 
 
 def terms_of(value: Any) -> dict[str, Any]:
@@ -104,8 +111,15 @@ def _inactive(value: Mapping[str, Any], place: Place, faults: Faults) -> Inactiv
 
 
 def _term(
-    name: Any, value: Any, losses: Sequence[str], place: Place, epochs: int | None, faults: Faults
+    name: Any,
+    value: Any,
+    place: Place,
+    epochs: int | None,
+    losses: Sequence[str],
+    networks: Sequence[str],
+    faults: Faults,
 ) -> Term | None:
+    """losses: that there are; networks: of the method, none where its group is faulty"""
     loss = loss_of(name, value)
     if loss not in losses:
         given = isinstance(value, dict) and "loss" in value
@@ -133,7 +147,7 @@ def _term(
     _check_weight(weight, place, faults)
     if epochs is not None:
         _check_epochs(weight, epochs, place, faults)
-    of, source = _networks(built, (LONE,), place, faults)
+    of, source = _networks(built, networks, place, faults)
     options = {option: one for option, one in built.model_dump().items() if option not in SHARED}
     return Term(weight, options, loss, of, source)
 
@@ -173,6 +187,8 @@ def _networks(
 ) -> tuple[tuple[str, ...] | None, str]:
     """The networks that a term trains (None: all), and what they learn from."""
     of = (built.of,) if isinstance(built.of, str) else tuple(built.of or ())
+    if not networks:
+        return (of or None), getattr(built, "from")
     for name in of:
         if name not in networks:
             what = f"no network {show(name)}{suggest(name, networks)}; expected {_one_of(networks)}"
@@ -180,7 +196,7 @@ def _networks(
     if len(set(of)) < len(of):
         faults.add((*place, "of"), f"{list(of)}; expected each network once")
     source: str = getattr(built, "from")
-    sources = (TEACHER, *(networks if len(networks) > 1 else ()))
+    sources = (TEACHER, *((*networks, EMA) if len(networks) > 1 else ()))
     if source not in sources:
         what = f"no network {show(source)}{suggest(source, sources)}; expected {_one_of(sources)}"
         faults.add((*place, "from"), what)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from cdkd.config import sections
 from cdkd.config.epochs import MAX_EPOCHS, resolved_method
 from cdkd.config.faults import Faults, suggest
+from cdkd.config.groups import with_student
 from cdkd.config.methods import check_name, methods_of
 from cdkd.config.reading import read
 from cdkd.config.schema import Data, Report, Student, Teacher, Training
@@ -82,7 +83,7 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     data = sections.data_of(raw["data"], faults) if "data" in raw else None
     seeds = sections.seeds_of(raw["seeds"], faults) if "seeds" in raw else ()
     epochs = sections.epochs_of(raw.get("training"))
-    written = raw.get("methods")
+    written = with_student(raw.get("methods"), None if student is None else student.network)
     methods = methods_of(written, epochs, faults) if "methods" in raw else {}
     rows = None
     if isinstance(written, dict):
