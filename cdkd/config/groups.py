@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class GroupSection(Section):
-    """Either networks, which may have first stages in common, or branches: one network so many times on a trunk.
+    """Either networks, which may have first stages in common, or branches: one network repeated on a trunk.
 
     networks: a list (their names are then peer0, peer1, ...), or names with networks; `student` is the
     student's share: what networks have in common: stem, or so many stages after it after: the stages after
@@ -52,7 +52,7 @@ class GroupSection(Section):
 
 
 def with_student(methods: Any, network: str | None) -> Any:
-    """Methods as params.yaml writes them, with the student's network where their groups mean it; None: it is faulty."""
+    """Methods as params.yaml writes them, with the student's network where groups mean it (None: faulty)."""
     if not isinstance(methods, dict):
         return methods
     return {name: _with_student(method, network or names.NETWORKS[0]) for name, method in methods.items()}

@@ -27,11 +27,15 @@ class Record:
     history: one row an epoch: epoch, learning_rate, weights {loss: weight}, losses {loss: mean over the epoch},
         train_top1_error, test_top1_error, test_top5_error, test_loss, and of a student alignment [a number a stage]; a run of a
         search is judged on the validation split, and its names begin with validation_
+        Of a group also peers {network: its top-1 error}, ensembles {mean of the logits, or a loss's own: top-1 error}, and
+        diversity (mean distance of the networks' probabilities; see `training.peers`)
     result: weights_sha256, parameters, multiply_adds (an image's forward pass), last and best (rows of the history;
         best has the lowest test_top1_error), examined (of the last epoch: images; confusion [a text a true class, of the counts of
         the predicted ones]; reliability {count, confidence, right: sums over 15 bins of confidence}; and of a student
         agreement with the teacher's top-1 in percent, kl from the teacher in nats, teacher_right {images, errors},
         teacher_wrong {images, errors, same_mistake}); empty unless finished
+        Of a group also trained {parameters of all its networks, multiply_adds of an image's forward pass in training}; all
+        else is of the deployed network.
     circumstances: environment, git {commit, dirty}, cohort (the methods trained side by side), exact (false if it was
         resumed in another environment; then environments lists them all), latency_ms (median, of one image's forward pass
         in float32), and of the process that finished the run: started (UTC), seconds, images_per_second (training images, all

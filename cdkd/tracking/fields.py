@@ -118,12 +118,15 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
+PARTS = (("loss", "losses"), ("weight", "weights"), ("peer", "peers"), ("ensemble", "ensembles"))
+
+
 def metrics(row: Row) -> dict[str, float]:
     """A row of the history as metrics. What is not finite is left out: MLflow would store inf as 1.8e308."""
     flat = {key: value for key, value in row.items() if key not in ("epoch", "weights", "losses")}
     flat |= {
         f"{prefix}.{loss}": value
-        for prefix, part in (("loss", "losses"), ("weight", "weights"))
+        for prefix, part in PARTS
         for loss, value in row.get(part, {}).items()
     }
     return {

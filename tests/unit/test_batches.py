@@ -146,3 +146,17 @@ def test_images_on_the_disk_make_the_batches_of_images_in_memory(
     next(stopped)
     stopped.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cdkd-batches")]
+
+
+@pytest.mark.parametrize("resized", [None, 8])
+def test_further_views_are_other_crops_and_leave_the_first_alone(resized: int | None) -> None:
+    made = Batches(split(), Augmentation(pad=2, flip=True, resized_crop=resized), 8)
+    one, three = list(made.epoch(3, 1)), list(made.epoch(3, 1, 3))
+    for single, several in zip(one, three, strict=True):
+        assert len(several.views) == 3
+        assert torch.equal(single.images, several.images)
+        assert torch.equal(single.indices, several.indices)
+        assert not torch.equal(several.views[0], several.views[1])
+        assert not torch.equal(several.views[1], several.views[2])
+    again = list(made.epoch(3, 1, 3))
+    assert all(torch.equal(a.views[2], b.views[2]) for a, b in zip(three, again, strict=True))

@@ -1,0 +1,166 @@
+"""`group:` in params.yaml: what it becomes, and one line for each fault: place, value, what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdkd.config.params import Params, load
+from cdkd.core.errors import BadParams
+from cdkd.core.group import Group
+from cdkd.core.run_spec import method_of, networks_of, plain_method
+
+HEAD = """\
+experiment: e
+data: {source: digits}
+teacher: {network: resnet20}
+student: {network: resnet8}
+training: {epochs: 8}
+seeds: [0]
+methods:
+  m: """
+
+GROUP = "{branches: 3, after: 2}"
+TERMS = "ce: {weight: 1}, mutual: {weight: 1}"
+
+
+def loaded(tmp_path: Path, method: str) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(HEAD + method + "\n")
+    return load(path)
+
+
+def group_of(tmp_path: Path, method: str) -> Group:
+    group = loaded(tmp_path, method).methods["m"].group
+    assert group is not None
+    return group
+
+
+def test_branches_are_the_students_network_on_one_trunk(tmp_path: Path) -> None:
+    group = group_of(tmp_path, f"{{group: {GROUP}, {TERMS}}}")
+    assert group == Group({f"peer{i}": "resnet8" for i in range(3)}, "peer0", 2)
+
+
+def test_networks_have_the_names_that_they_are_given(tmp_path: Path) -> None:
+    method = (
+        "{group: {networks: {scratch: wrn-40-1, student: wrn-16-1}, share: stem, deploy: student},"
+        " ce: {weight: 1}, kd: {weight: 1, of: student, from: scratch}}"
+    )
+    params = loaded(tmp_path, method)
+    group = params.methods["m"].group
+    assert group == Group({"scratch": "wrn-40-1", "student": "wrn-16-1"}, "student", 0)
+    assert params.methods["m"]["kd"].of == ("student",)
+    assert params.methods["m"]["kd"].source == "scratch"
+
+
+def test_student_is_the_students_network(tmp_path: Path) -> None:
+    group = group_of(tmp_path, f"{{group: {{networks: [student, resnet14], update: alternate}}, {TERMS}}}")
+    assert group.networks == {"peer0": "resnet8", "peer1": "resnet14"}
+    assert group.phases == (("peer0",), ("peer1",))
+
+
+def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
+    method = loaded(
+        tmp_path,
+        "{group: {networks: {zoe: resnet14, adam: student}, deploy: adam, ema: 0.9, evaluate: ema},"
+        " ce: {weight: 1}, kd: {weight: 1, of: adam, from: ema}}",
+    ).methods["m"]
+    config = plain_method(method)
+    again = method_of(config)
+    assert again == method
+    assert again.group is not None
+    assert list(again.group.networks) == ["zoe", "adam"]
+    assert networks_of("resnet8", again, {"network": "resnet20"}) == ("resnet14", "resnet8", "resnet20")
+    assert "group" not in plain_method(loaded(tmp_path, "{ce: {weight: 1}}").methods["m"])
+
+
+@pytest.mark.parametrize(
+    ("method", "place", "expected"),
+    [
+        ("{ce: {weight: 1}, mutual: {weight: 1}}", "methods.m.mutual", "expected group, such as"),
+        (f"{{group: {GROUP}, ce: {{weight: 1}}}}", "methods.m.group", "no loss reads a second network"),
+        ("{group: {}, T}", "methods.m.group", "neither networks nor branches; expected one of the two"),
+        (
+            "{group: {branches: 2, after: 2, networks: [student]}, T}",
+            "methods.m.group",
+            "expected one of the two",
+        ),
+        ("{group: {branches: 3}, T}", "methods.m.group.after", "missing"),
+        ("{group: {branches: 3, after: 3}, T}", "methods.m.group.after", "expected at most 2"),
+        ("{group: {branches: 3, after: -1}, T}", "methods.m.group.after", "expected at least 0"),
+        ("{group: {branches: 99, after: 2}, T}", "methods.m.group.branches", "expected at most 16"),
+        ("{group: {branches: 3, after: 2, share: stem}, T}", "methods.m.group.share", "branches say after"),
+        (
+            "{group: {branches: 3, after: 2, deploy: peer9}, T}",
+            "methods.m.group.deploy",
+            "no network 'peer9'",
+        ),
+        (
+            "{group: {branches: 3, after: 2, update: alternate}, T}",
+            "methods.m.group.update",
+            "expected together",
+        ),
+        ("{group: {branches: 3, after: 2, views: 2}, T}", "methods.m.group.views", "expected 1, or 3"),
+        ("{group: {branches: 3, after: 2, evaluate: ema}, T}", "methods.m.group.evaluate", "expected ema"),
+        ("{group: {branches: 3, after: 2, ema: 1}, T}", "methods.m.group.ema", "expected less than 1"),
+        ("{group: {branches: 3, after: 2, leader: x}, T}", "methods.m.group.leader", "unknown key"),
+        (
+            "{group: {networks: [student, resnet9]}, T}",
+            "methods.m.group.networks[1]",
+            "unknown network 'resnet9'",
+        ),
+        ("{group: {networks: {a: student, teacher: student}, deploy: a}, T}", "networks.teacher", "no name"),
+        ("{group: {networks: {a: student, b: student}}, T}", "methods.m.group.deploy", "missing"),
+        ("{group: {networks: [student, student], gradient: mean}, T}", "group.gradient", "expected a part"),
+        ("{group: {networks: [student, student], batches: fresh}, T}", "group.batches", "expected update"),
+        (
+            "{group: {networks: [student, resnet14], classifiers: equal}, T}",
+            "group.classifiers",
+            "all the same",
+        ),
+        ("{group: {networks: [student, student], after: 2}, T}", "group.after", "networks say share"),
+        (f"{{group: {GROUP}, T, kd: {{weight: 1, of: peer7}}}}", "methods.m.kd.of", "no network 'peer7'"),
+        (f"{{group: {GROUP}, T, kd: {{weight: 1, from: peer7}}}}", "methods.m.kd.from", "no network 'peer7'"),
+        (
+            f"{{group: {GROUP}, T, kd: {{weight: 1, from: ema}}}}",
+            "methods.m.kd.from",
+            "expected moving averages",
+        ),
+        (
+            f"{{group: {GROUP}, T, okddip: {{weight: 1, leader: p}}}}",
+            "methods.m.okddip.leader",
+            "no network 'p'",
+        ),
+        (f"{{group: {GROUP}, T, pcl: {{weight: 1}}}}", "methods.m.group", "pcl needs moving averages"),
+        (f"{{group: {GROUP}, T, css: {{weight: 1}}}}", "methods.m.group", "css needs two networks"),
+        (
+            "{group: {networks: [student, student]}, T, one: {weight: 1}}",
+            "methods.m.group",
+            "one needs branches",
+        ),
+        (
+            "{group: {networks: [student, student], update: alternate}, mutual: {weight: 1, detach: false}}",
+            "methods.m.mutual.detach",
+            "expected true",
+        ),
+    ],
+)
+def test_faults(tmp_path: Path, method: str, place: str, expected: str) -> None:
+    with pytest.raises(BadParams) as caught:
+        loaded(tmp_path, method.replace("T}", TERMS + "}").replace("T, ", TERMS + ", "))
+    lines = str(caught.value).splitlines()[1:]
+    assert len(lines) == 1, lines
+    assert lines[0].strip().startswith("params.yaml:8:")
+    assert place in lines[0]
+    assert expected in lines[0]
+
+
+def test_a_search_may_change_the_weights_of_a_group(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    search = "search:\n  s: {base: m, trials: 2, space: {mutual.weight: {low: 0.1, high: 2}}}\n"
+    path.write_text(HEAD + f"{{group: {GROUP}, {TERMS}}}\n" + search)
+    made = load(path).search["s"].made({"mutual.weight": 0.5}, short=True)
+    assert made is not None
+    assert made[0].group == Group({f"peer{i}": "resnet8" for i in range(3)}, "peer0", 2)
+    assert made[0]["mutual"].weight.value == 0.5
