@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import logging
 import os
 import signal
 import sys
@@ -20,38 +21,39 @@ if TYPE_CHECKING:  # the schema and the rest are imported by the command that ne
     from cdkd.runs.record import Record
 
 ASCII = {"±": "+-", "−": "-", "–": "-", "→": "->", "×": "x", "Δ": "delta", "“": '"', "”": '"', "’": "'"}
-# Nothing leaves the machine, whichever tool is asked; set before any of them is imported.
-SILENCE = {
+# Nothing leaves the machine, whichever tool runs; set before any of them is imported.
+NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
     "ITERATIVE_DO_NOT_TRACK": "1",
 }
+DESCRIPTION = """Reproducible knowledge-distillation experiments. `dvc repro` runs the whole pipeline of params.yaml;
+these commands choose an experiment, run one stage, and show what came out. They are listed in the order they are used."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    os.environ.update(SILENCE)
+    os.environ.update(NO_TELEMETRY)
     _print_in_any_locale()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminated)
     if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
-        _die_with_parent()
+        _end_with_parent()
     try:
         code: int | None = arguments.run(arguments)
     except CdkdError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # the machine's doing: a full disk, a folder that may not be written
-        print(
-            f"{error.filename or 'the disk'}: {error.strerror or error}; what is finished is kept, and the same command goes on",
-            file=sys.stderr,
-        )
+    except OSError as error:  # of the machine: a full disk, a folder that may not be written
+        what = f"{error.filename or 'the disk'}: {error.strerror or error}"
+        print(f"{what}; what is finished is kept, and the same command continues", file=sys.stderr)
         return 1
     return code or 0
 
@@ -72,87 +74,143 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def root() -> Path:
-    """The project's folder: DVC's when DVC runs us, else the nearest one upwards that holds params.yaml."""
-    if "DVC_ROOT" in os.environ:
-        return Path(os.environ["DVC_ROOT"])
+    """The project's folder: the nearest one upwards from the working directory that holds params.yaml."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cdkd",
-        description="Knowledge distillation whose results come out again. `dvc repro` runs the whole pipeline.",
-    )
+    parser = argparse.ArgumentParser(prog="cdkd", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"cdkd {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int | None], text: str
+        name: str, run: Callable[[argparse.Namespace], int | None], text: str, example: str
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"Example: cdkd {example}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
         sub.set_defaults(run=run)
         return sub
 
-    command("check", _check, "check params.yaml and say what it means")
-    use = command("use", _use, "make an experiment of experiments/ the active params.yaml")
-    use.add_argument("name", nargs="?", help="without it: list the experiments")
+    use = command(
+        "use", _use, "list the experiments, or make one the active params.yaml", "use cifar100-quick"
+    )
+    use.add_argument(
+        "name", nargs="?", default=argparse.SUPPRESS, help="an experiment; without it they are listed"
+    )
     use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
-    plan = command("plan", _plan, "say which runs are in the store and which are pending")
-    plan.add_argument(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="write the plan for `python -m cdkd.runs.cohort` on another machine",
-    )
-    bring = command("import", _import, "put a campaign's results into the store")
-    bring.add_argument("folder", type=Path, metavar="DIR", help="the campaign's DIR/results")
-    command("prepare", _prepare, "read the data source and write the splits")
-    command("teacher", _teacher, "train the teacher, or restore it")
+    command("check", _check, "check params.yaml: every fault at once, with its line", "check")
+    command("code", _code, "check params.yaml and write the digests of the code (first stage)", "code")
+    command("prepare", _prepare, "read the data source and write the splits (stage)", "prepare")
+    command("teacher", _teacher, "train the teacher, or restore it (stage)", "teacher")
     distill = command(
-        "distill", _distill, "train or restore all seeds of a method (and its pending companions)"
+        "distill",
+        _distill,
+        "train or restore all seeds of a method, and other pending methods (stage)",
+        "distill kd",
     )
-    distill.add_argument("method", help="a method of params.yaml")
-    distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see stages.distill
+    distill.add_argument(
+        "method",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="a method of params.yaml; DVC's stages say it themselves",
+    )
+    distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see processes.helpers
     search = command(
-        "search", _search, "run or continue the studies of params.yaml, and train what comes out of them"
+        "search",
+        _search,
+        "run or continue studies, and train the methods they give (stage)",
+        "search --study edt",
     )
-    search.add_argument("--study", metavar="NAME", help="this one; without it those that give a method")
+    search.add_argument(
+        "--study",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="this one; without it those that give a method",
+    )
     search.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)
+    report = command("report", _report, "make the report from the records (stage)", "report")
+    report.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="EXPERIMENT",
+        default=argparse.SUPPRESS,
+        help="one table of several experiments instead",
+    )
+    command("show", _show, "print the tables of the last report", "show")
     explain = command(
         "explain",
         _explain,
-        "list what differs from the published recipe of a method, and what that is known to be worth",
+        "list what differs from the published recipe, and its known effect",
+        "explain cd_gkd_edt",
     )
     explain.add_argument("method", help="a method of params.yaml")
-    report = command("report", _report, "render the report from the records")
-    report.add_argument(
-        "--compare", nargs="+", metavar="EXPERIMENT", help="one table of several experiments instead"
+    ui = command("ui", _ui, "open MLflow on 127.0.0.1, completed from the records", "ui --port 5001")
+    ui.add_argument("--port", type=int, default=5000, help="the first port to try")
+    command("track", _track, "complete MLflow's runs from the records", "track")
+    dashboard = command(
+        "dashboard", _dashboard, "open the studies in optuna-dashboard on 127.0.0.1", "dashboard"
     )
-    command("show", _show, "print the tables that the last report made")
+    dashboard.add_argument(
+        "--study",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="whose database; without it the first study's",
+    )
+    dashboard.add_argument("--port", type=int, default=8080, help="the first port to try")
+    verify = command(
+        "verify",
+        _verify,
+        "train a finished run again and compare the bits; exit code 1 if they differ",
+        "verify kd",
+    )
+    verify.add_argument("method", help="a method of params.yaml, or teacher")
+    verify.add_argument(
+        "--seed", type=int, default=argparse.SUPPRESS, help="without it: the first of params.yaml"
+    )
+    verify.add_argument(
+        "--adopt",
+        action="store_true",
+        help="where the bits agree under changed code, keep the results of all its seeds under today's code",
+    )
     doctor = command(
         "doctor",
         _doctor,
-        "say what of this checkout is sound and what is not, with the cure; exit code 1 if something is BAD",
+        "check this checkout and its results, with a remedy for each fault",
+        "doctor --quick",
     )
     doctor.add_argument(
         "--quick", action="store_true", help="without DVC's cache, the teacher's accuracy and torch"
     )
-    verify = command(
-        "verify",
-        _verify,
-        "train a finished run again and say whether the same bits come out; exit code 1 if not",
+    plan = command(
+        "plan", _plan, "list which runs are stored and which are pending", "plan --export plan.json"
     )
-    verify.add_argument("method", help="a method of params.yaml, or teacher")
-    verify.add_argument("--seed", type=int, help="without it: the first of params.yaml")
-    dashboard = command(
-        "dashboard", _dashboard, "open the searches' database in optuna-dashboard, on 127.0.0.1"
+    plan.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="write the plan for `python -m cdkd.cluster.worker` on another machine",
     )
-    dashboard.add_argument("--study", metavar="NAME", help="whose database; without it the first's")
-    dashboard.add_argument("--port", type=int, default=8080)
-    command("track", _track, "complete the MLflow view from the records")
-    ui = command("ui", _ui, "open MLflow on 127.0.0.1, the view completed from the records")
-    ui.add_argument("--port", type=int, default=5000)
+    bring = command(
+        "import", _import, "put results that were trained elsewhere into the store", "import results/"
+    )
+    bring.add_argument("folder", type=Path, metavar="DIR", help="the worker's folder, or its `results`")
     return parser
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("cdkd")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _params() -> Params:
@@ -161,34 +219,29 @@ def _params() -> Params:
     return load(root() / "params.yaml")
 
 
+def _use(arguments: argparse.Namespace) -> None:
+    from cdkd.config.experiments import names, use
+
+    if "name" in arguments:
+        print(use(root(), arguments.name, force=arguments.force))
+    else:
+        print("\n".join(names(root())))
+
+
 def _check(arguments: argparse.Namespace) -> None:
     params = _params()
     pair = f"{params.teacher.network} -> {params.student.network}"
     runs = len(params.methods) * len(params.seeds)
     print(
-        f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds = {runs} runs of {params.training.epochs} epochs; no fault"
+        f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds"
+        f" = {runs} runs of {params.training.epochs} epochs; no fault"
     )
 
 
-def _use(arguments: argparse.Namespace) -> None:
-    from cdkd.config.experiments import names, use
+def _code(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline.code_stage import write_digests
 
-    if arguments.name is None:
-        print("\n".join(names(root())))
-    else:
-        print(use(root(), arguments.name, force=arguments.force))
-
-
-def _plan(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import stages
-
-    print("\n".join(stages.plan(_params(), arguments.export)))
-
-
-def _import(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import stages
-
-    print("\n".join(stages.bring_home(_params(), arguments.folder)))
+    write_digests(_params())
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -200,43 +253,75 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _teacher(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
 
-    _tell([stages.teacher(_params())])
+    _print_results([stages.teacher(_params())])
 
 
 def _distill(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
 
-    _tell(stages.distill(_params(), arguments.method, helper=arguments.helper))
+    method = arguments.method if "method" in arguments else stages.method_of_stage()
+    _print_results(stages.distill(_params(), method, helper=arguments.helper))
 
 
 def _search(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
     from cdkd.runs.study_text import study_lines
 
-    for result in stages.search(_params(), arguments.study, helper=arguments.helper):
+    for result in stages.search(_params(), getattr(arguments, "study", None), helper=arguments.helper):
         print("\n".join(study_lines(result)))
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import queries
+def _report(arguments: argparse.Namespace) -> int:
+    from cdkd.pipeline import reports
 
-    print(
-        "\n".join(
-            queries.compare(root(), arguments.compare) if arguments.compare else queries.report(_params())
-        )
-    )
-
-
-def _explain(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import queries
-
-    print("\n".join(queries.explain(_params(), arguments.method)))
+    if "compare" in arguments:
+        print("\n".join(reports.compare(root(), arguments.compare)))
+        return 0
+    params = _params()
+    print("\n".join(reports.report(params)))
+    holes = reports.missing(params)
+    if holes:
+        print("\n".join(["", *holes]), file=sys.stderr)
+    return int(bool(holes) and "DVC_STAGE" in os.environ)  # in the pipeline every run was there a moment ago
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import queries
+    from cdkd.pipeline import reports
 
-    print(queries.tables(_params()), end="")
+    print(reports.tables(_params()), end="")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    print("\n".join(reports.explain(_params(), arguments.method)))
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    reports.ui(_params(), arguments.port)
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    print(reports.track(_params()))
+
+
+def _dashboard(arguments: argparse.Namespace) -> None:
+    from cdkd.search.dashboard import serve
+
+    serve(_params(), getattr(arguments, "study", None), arguments.port)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from cdkd.pipeline import verify
+
+    params, seed = _params(), getattr(arguments, "seed", None)
+    same, lines = verify.verify(params, arguments.method, seed, adopt=arguments.adopt)
+    print("\n".join(lines))
+    return int(not same)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -249,61 +334,41 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return int("BAD" in marks)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    from cdkd.pipeline import verify
+def _plan(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import bundles
 
-    same, lines = verify.verify(_params(), arguments.method, arguments.seed)
-    print("\n".join(lines))
-    return int(not same)
+    print("\n".join(bundles.plan(_params(), getattr(arguments, "export", None))))
 
 
-def _track(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import queries
+def _import(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import bundles
 
-    print(queries.track(_params()))
-
-
-def _dashboard(arguments: argparse.Namespace) -> None:
-    from cdkd.search.dashboard import serve
-
-    serve(_params(), arguments.study, arguments.port)
+    print("\n".join(bundles.import_results(_params(), arguments.folder)))
 
 
-def _ui(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import queries
-
-    queries.ui(_params(), arguments.port)
-
-
-def _tell(records: Sequence[Record]) -> None:
+def _print_results(records: Sequence[Record]) -> None:
     for record in records:
-        if record.status == "finished":
-            last = record.result["last"]
-            print(
-                f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %, top-5 {last['test_top5_error']:.2f} % (last epoch, test)"
-            )
+        if record.status != "finished":
+            continue
+        last = record.result["last"]
+        epoch = "weights from a file" if last["epoch"] is None else "last epoch"
+        print(
+            f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %,"
+            f" top-5 {last['test_top5_error']:.2f} % ({epoch}, test)"
+        )
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _die_with_parent() -> None:
-    """Killing `dvc repro` must not leave a trainer running, nor killing that one its helpers: ask the kernel for SIGTERM when
-    the parent is gone (Linux).
+def _end_with_parent() -> None:
+    """Killing `dvc repro` must not leave a training process running, nor killing that one its helpers."""
+    from cdkd.core.processes import end_with_parent, is_orphan
 
-    DVC starts us in its own process group: a parent of another group adopted us, DVC was killed before we could ask.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        try:
-            adopted = os.getpgid(os.getppid()) != os.getpgrp()
-        except ProcessLookupError:  # it went between the two questions
-            adopted = True
-        if adopted:
-            sys.exit(128 + signal.SIGTERM)
+    end_with_parent()
+    if is_orphan():  # DVC was killed before we could ask
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HELPER = "CDKD_HELPER"  # set for a process that helps another one, which shows the progress of both
 
 
 def cores() -> int:
@@ -37,3 +43,18 @@ def is_orphan() -> bool:
         return os.getpgid(os.getppid()) != os.getpgrp()
     except ProcessLookupError:  # it ended between the two questions
         return True
+
+
+@contextlib.contextmanager
+def helpers(root: Path, count: int, *command: str) -> Iterator[None]:
+    """So many further processes of a `cdkd` command, which train what is free; they end with this one."""
+    words = [sys.executable, "-m", "cdkd", *command, "--helper"]
+    environment = os.environ | {HELPER: "1"}
+    started = [subprocess.Popen(words, cwd=root, env=environment) for _ in range(count)]
+    try:
+        yield
+        for helper in started:
+            helper.wait()  # what it could not do was done here
+    finally:
+        for helper in started:
+            helper.terminate()

@@ -12,6 +12,7 @@ from cdkd.core.errors import BadData
 from cdkd.data.arrays import Arrays, Chunks, Images, Labels, OnProgress, Source, images_per_buffer
 from cdkd.data.decode import resize_and_crop
 from cdkd.data.draw import draw
+from cdkd.storage.shared import shared_folder
 
 DIGITS_TEST = 797  # of 1,797 images; the test split is always the same, whatever data.seed is
 
@@ -37,7 +38,7 @@ def open_source(
     from cdkd.data import downloads
 
     if name in downloads.READERS:
-        return _in_memory(downloads.read(name, root / ".cdkd" / "downloads", progress), size)
+        return _in_memory(downloads.read(name, shared_folder(root) / "downloads", progress), size)
     names = ", ".join(downloads.READERS)
     raise BadData(f"data.source: no source {name!r}; expected one of digits, {names}, folder")
 

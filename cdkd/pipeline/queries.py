@@ -1,140 +1,85 @@
-"""What is made of records: the report, the comparison with other experiments and with the published, and MLflow's view."""
+"""What is known of an experiment without training anything: its runs of today, its teacher, its studies."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-
-from cdkd import tracking
 from cdkd.config.params import Params
-from cdkd.config.paths import data_folder, report_folder, runs_folder
+from cdkd.config.paths import data_folder, run_folder, runs_folder
 from cdkd.core.errors import BadData, CdkdError
-from cdkd.core.local_server import HOST
-from cdkd.data.prepared import read_meta
-from cdkd.pipeline.stages import expected, full, show_study, todays_studies
-from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
+from cdkd.data.prepared import Meta, read_meta
+from cdkd.runs.record import Record, read
+from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
-from cdkd.runs.tuned_methods import with_tuned
-from cdkd.tracking.server import PORT
+from cdkd.runs.study_record import Result
+from cdkd.runs.tuned_methods import results, with_tuned
 
 
-def report(params: Params) -> list[str]:
-    """Tables and figures from the records; returns the tables as lines for a terminal."""
-    from cdkd.report.collect import collect
-    from cdkd.report.explain import explain as differences
-    from cdkd.report.render import render
-    from cdkd.report.search_section import section, tuned_sentences
-    from cdkd.report.summary import rows
+def full(params: Params) -> Params:
+    """The params with the methods that searches gave."""
+    return with_tuned(params, todays_studies(params))
 
-    studies = todays_studies(params)
-    params = with_tuned(params, studies)
-    found = collect(params, expected(params), runs_folder(params))
-    numbers = rows(params, found)
+
+def todays_studies(params: Params) -> dict[str, Result]:
+    """The workspace's studies; none where nothing is known of their inputs."""
     try:
-        classes = read_meta(data_folder(params)).classes
+        data = read_meta(data_folder(params))
+        return results(params, data, trained_teacher(params, data))
     except CdkdError:
-        classes = ()
-    return render(
-        params,
-        found,
-        report_folder(params),
-        tuned=tuned_sentences(studies),
-        search_section=section(params, studies, numbers),
-        deviations={
-            method: differences(params, method, numbers[method], numbers[TEACHER])
-            for method in params.methods
-        },
-        class_names=classes,
-        mlflow=_address(params),
-    )
+        return {}
 
 
-def _address(params: Params) -> str | None:
-    """The experiment's page, as `cdkd ui` serves it."""
-    key = tracking.stored_experiment_id(params.root, params.experiment)
-    return None if key is None else f"http://{HOST}:{PORT}/#/experiments/{key}"
+def expected(params: Params) -> dict[tuple[str, int], str]:
+    """Today's fingerprint of every (method, seed); empty where there is no data or no teacher yet."""
+    return {(spec.method, spec.seed): spec.fingerprint for spec in todays_runs(params)}
 
 
-def explain(params: Params, method: str) -> list[str]:
-    """Differences between a method here and as it is published, for a terminal."""
-    from cdkd.report.collect import collect
-    from cdkd.report.explain import explain as differences
-    from cdkd.report.explain import lines
-    from cdkd.report.summary import rows
-
-    params = params if method in params.methods else full(params)
-    params.method(method)
-    numbers = rows(params, collect(params, expected(params), runs_folder(params)))
-    return lines(params, method, differences(params, method, numbers[method], numbers[TEACHER]))
+def todays_runs(params: Params) -> list[RunSpec]:
+    """Every run of today's params, data and code, the teacher's first; none where there is no data or no teacher yet."""
+    try:
+        data = read_meta(data_folder(params))
+        record = trained_teacher(params, data)
+    except CdkdError:
+        return []
+    students = [spec for seed in params.seeds for spec in student_plans(params, data, record, seed)]
+    return [teacher_plan(params, data), *students]
 
 
-def compare(root: Path, names: list[str]) -> list[str]:
-    """Several experiments in one table, from their records or committed reports; returns it for a terminal."""
-    from cdkd.report.compare import Experiment, folder, named
-    from cdkd.report.compare import compare as write
-
-    found = [full(params) for params in named(root, names)]
-    return write(
-        [
-            Experiment(params, expected(params), runs_folder(params), report_folder(params))
-            for params in found
-        ],
-        folder(root, [params.experiment for params in found]),
-    )
+def trained_teacher(params: Params, data: Meta) -> Record:
+    """The finished teacher, from the store or the workspace. Raises `BadData` where there is none."""
+    spec, store = teacher_plan(params, data), Store(params.root)
+    restore(params, store, [spec])
+    record = store.get(spec.fingerprint)
+    if record is None or record.status != "finished":
+        raise BadData(
+            f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it"
+        )
+    return record
 
 
-def tables(params: Params) -> str:
-    """The tables as the last report printed them."""
-    path = report_folder(params) / "tables.txt"
-    if not path.exists():
-        raise BadData(f"{path}: missing; `cdkd report` makes it")
-    return path.read_text(encoding="utf-8")
+def any_teacher(params: Params, data: Meta) -> Record | None:
+    """The finished teacher, where there is one."""
+    try:
+        return trained_teacher(params, data)
+    except BadData:
+        return None
 
 
-def track(params: Params) -> str:
-    """The MLflow view of everything that this workspace and its store hold, completed from the records."""
-    from cdkd.report.figures import run_pictures
-    from cdkd.tracking import describe, rebuild
+def restore(params: Params, store: Store, specs: list[RunSpec]) -> None:
+    """Put runs into the store that are in the workspace alone: pulled by DVC, say, and not trained here.
 
-    records = list(_records(params))
-    created, completed = rebuild(params.root, records, run_pictures)
-    text = report_folder(params) / "report.md"
-    if text.exists():
-        metrics = report_folder(params) / "metrics.json"
-        numbers = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
-        describe(params.root, params.experiment, text.read_text(encoding="utf-8"), numbers)
-    for study in todays_studies(params).values():
-        show_study(params, study)
-    return f"MLflow: {len(records)} runs; {created} were missing and {completed} incomplete"
-
-
-def ui(params: Params, port: int) -> None:
-    from cdkd.tracking.server import serve
-
-    print(track(params), flush=True)
-    serve(params.root, params.experiment, port)
-
-
-def _records(params: Params) -> Iterator[Record]:
-    """Every sound record once: of the workspace (any experiment) and of the store."""
-    from cdkd.runs.record import read
-
-    seen: set[str] = set()
-    runs = params.root / "runs"
-    for path in [
-        *sorted(runs.glob("*/*/seed-*.json")),
-        *sorted(runs.glob("*/search/*/seed-*.json")),
-        *sorted(Store(params.root).folder.glob("[0-9a-f]*/record.json")),
-    ]:
+    A run is taken only if its record and weights are whole and its fingerprint is today's.
+    """
+    for spec in specs:
+        folder = runs_folder(params) / TEACHER if spec.is_teacher else run_folder(params, spec.method)
+        path = folder / f"seed-{spec.seed}.json"
+        if store.has(spec.fingerprint) or not path.exists():
+            continue
         try:
             record = read(path)
         except CdkdError as fault:
-            print(f"{fault}; left out", flush=True)
+            print(f"{fault}; not taken into the store", flush=True)
             continue
-        if (
-            record.fingerprint not in seen and record.config["data"].get("judged_on") != "validation"
-        ):  # a trial shows in its study
-            seen.add(record.fingerprint)
-            yield record
+        if record.fingerprint == spec.fingerprint:
+            weights = path.with_suffix(".safetensors")
+            store.put(record, weights.read_bytes() if weights.exists() else None)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
 from cdkd.core.errors import BadCheckpoint
 from cdkd.core.processes import cores, has_gpu, share_cores
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER, RunPlan
 from cdkd.runs.store import Store
-from cdkd.storage.progress import HELPER
 from cdkd.tracking import wait_for_writers
 
 if TYPE_CHECKING:
@@ -26,8 +22,11 @@ if TYPE_CHECKING:
 
 
 def jobs(params: Params) -> int:
-    """Processes that train students at once. Seeds share nothing, and one thread for each of two processes is faster than two
-    threads for one. A function of the params and the machine, never of what is pending: threads decide the last bits."""
+    """Processes that train students at once.
+
+    Seeds share nothing, and one thread for each of two processes is faster than two threads for one. A function of the
+    params and the machine, never of what is pending: the number of threads affects the last bits.
+    """
     return 1 if has_gpu() else min(cores(), len(params.seeds))
 
 
@@ -36,35 +35,23 @@ def search_workers(params: Params, study: str) -> int:
     return 1 if has_gpu() else min(cores(), params.search[study].study.generation)
 
 
-@contextlib.contextmanager
-def helpers(root: Path, count: int, *command: str) -> Iterator[None]:
-    """So many further processes of a command, which train what is free; they end with this one."""
-    words = [sys.executable, "-m", "cdkd", *command, "--helper"]
-    started = [subprocess.Popen(words, cwd=root, env=os.environ | {HELPER: "1"}) for _ in range(count)]
-    try:
-        yield
-        for helper in started:
-            helper.wait()  # what it could not do was done here
-    finally:
-        for helper in started:
-            helper.terminate()
-
-
 def train_pending(
     params: Params,
     store: Store,
-    cohorts: list[list[RunPlan]],
+    cohorts: list[list[RunSpec]],
     teacher: Record | None = None,
     *,
     wait: bool = True,
 ) -> None:
-    """Train what the store lacks, cohort by cohort, each under its lock. A cohort that another process trains comes last, or with
-    `wait` false not at all."""
+    """Train what the store lacks, cohort by cohort, each under its lock.
+
+    A cohort that another process trains comes last, or with `wait` false not at all.
+    """
     waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
     while waiting:
         for cohort in list(waiting):
-            with _cohort_lock(store, cohort, wait=False) as held:
-                if held:
+            with _cohort_lock(store, cohort, wait=False) as locked:
+                if locked:
                     _train(params, store, _pending(store, cohort), teacher)
                     waiting.remove(cohort)
         if not wait:
@@ -76,21 +63,21 @@ def train_pending(
         wait_for_writers()
 
 
-def _pending(store: Store, cohort: list[RunPlan]) -> list[RunPlan]:
+def _pending(store: Store, cohort: list[RunSpec]) -> list[RunSpec]:
     return [plan for plan in cohort if store.get(plan.fingerprint) is None]
 
 
 @contextlib.contextmanager
-def _cohort_lock(store: Store, cohort: list[RunPlan], *, wait: bool) -> Iterator[bool]:
+def _cohort_lock(store: Store, cohort: list[RunSpec], *, wait: bool) -> Iterator[bool]:
     plan = cohort[0]
     what = TEACHER if plan.method == TEACHER else "students"
     with store.lock(
-        f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, say=lambda text: print(text, flush=True)
+        f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, log=partial(print, flush=True)
     ) as held:
         yield held
 
 
-def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record | None) -> None:
+def _train(params: Params, store: Store, plans: list[RunSpec], teacher: Record | None) -> None:
     if not plans:
         return
     share_cores(1 if teacher is None else jobs(params))
@@ -123,8 +110,8 @@ def _train(params: Params, store: Store, plans: list[RunPlan], teacher: Record |
         )
 
 
-def _track(params: Params, plans: Sequence[RunPlan], circumstances: Mapping[str, Any]) -> SubprocessTracker:
+def _track(params: Params, specs: Sequence[RunSpec], circumstances: Mapping[str, Any]) -> SubprocessTracker:
     from cdkd.tracking import SubprocessTracker
 
-    runs = [(plan, circumstances) for plan in plans]
-    return SubprocessTracker(params.root, params.experiment, plans[0].seed, runs)
+    runs = [(spec, circumstances) for spec in specs]
+    return SubprocessTracker(params.root, params.experiment, specs[0].seed, runs)

@@ -1,44 +1,54 @@
-"""The pipeline's stages: prepare, teacher, distill, report. Each is what one item of dvc.yaml runs.
+"""The pipeline's stages: prepare, teacher, distill, search. Each is what one item of dvc.yaml runs.
 
-Torch and its friends are imported where something is to be computed: a stage that only restores finished runs needs
-none of them.
+Torch and other large libraries are imported where something is to be computed: a stage that only restores finished runs
+needs none of them.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cdkd.config.faults import suggest
-from cdkd.config.params import Params
+from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, run_folder, runs_folder
-from cdkd.core.errors import BadData, BadParams, BadRecord, CdkdError
-from cdkd.core.processes import share_cores
+from cdkd.core.errors import BadParams, CdkdError
+from cdkd.core.processes import helpers, share_cores
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline.scheduler import helpers, jobs, search_workers, train_pending
+from cdkd.pipeline.queries import full, restore, trained_teacher
+from cdkd.pipeline.scheduler import jobs, search_workers, train_pending
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER, RunPlan, student_plan, student_plans, teacher_plan
+from cdkd.runs.specification import student_plan, student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.runs.study_record import Result
-from cdkd.runs.tuned_methods import results, with_tuned
+from cdkd.runs.tuned_methods import with_tuned
 from cdkd.storage.progress import Progress
 
-if TYPE_CHECKING:
-    pass
+DVC_STAGE = "DVC_STAGE"  # set by DVC: the stage that it runs, such as distill@kd
+
+
+def method_of_stage() -> str:
+    """The method that DVC asks for. dvc.yaml's commands hold no text of params.yaml, which a shell would read."""
+    stage, _, method = os.environ.get(DVC_STAGE, "").partition("@")
+    if not method:
+        raise BadParams("which method? `cdkd distill METHOD`; `cdkd check` lists them")
+    return method
 
 
 def prepare(params: Params) -> Meta:
-    """Read the source, cut the splits, write them with their digests."""
+    """Read the source, make the splits, write them with their digests."""
     from cdkd.data.prepare import prepare as write
 
     with Progress("reading images") as progress:
         meta = write(data_folder(params), params.root, **params.data.model_dump(), progress=progress.count)
     counts = ", ".join(f"{count} {split}" for split, count in meta.counts.items())
-    print(
-        f"{params.experiment}: {counts}; {len(meta.classes)} classes; {'x'.join(map(str, meta.image))}; digest {meta.digest[:12]}"
-    )
+    shape = "x".join(map(str, meta.image))
+    print(f"{params.experiment}: {counts}; {len(meta.classes)} classes; {shape}; digest {meta.digest[:12]}")
     for note in meta.notes:
         print(f"{params.experiment}: {note}")
     if meta.overlap:
@@ -48,16 +58,18 @@ def prepare(params: Params) -> Meta:
 
 def teacher(params: Params) -> Record:
     """Train the teacher, or take the weights that params name; or restore it."""
-    plan = teacher_plan(params, read_meta(data_folder(params)))
+    spec = teacher_plan(params, read_meta(data_folder(params)))
     store = Store(params.root)
-    train_pending(params, store, [[plan]])
-    record = _finished(store, plan)
+    restore(params, store, [spec])
+    train_pending(params, store, [[spec]])
+    record = _finished(store, spec)
+    _still_todays(params, [spec])
     _replace(runs_folder(params) / TEACHER, store, [record])
     return record
 
 
 def distill(params: Params, method: str, *, helper: bool = False) -> list[Record]:
-    """All seeds of a method. What is in the store is copied out; else every pending method of the experiment is trained.
+    """All seeds of a method: copied out of the store; where one is missing, every pending method of the experiment is trained.
 
     helper: train what no other process trains, and leave the rest to the one that asked for help
     """
@@ -68,86 +80,33 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     teacher_record = trained_teacher(params, data)
     store = Store(params.root)
     wanted = [student_plan(params, data, teacher_record, method, seed) for seed in params.seeds]
-    pending = [plan.seed for plan in wanted if store.get(plan.fingerprint) is None]
+    restore(params, store, wanted)
+    pending = [spec.seed for spec in wanted if store.get(spec.fingerprint) is None]
     cohorts = [list(student_plans(params, data, teacher_record, seed)) for seed in pending]
+    for cohort in cohorts:
+        restore(params, store, cohort)
     if helper:
         train_pending(params, store, cohorts, teacher_record, wait=False)
         return []
     with helpers(params.root, min(jobs(params), len(cohorts)) - 1, "distill", method):
         train_pending(params, store, cohorts, teacher_record)
-    records = [_finished(store, plan) for plan in wanted]
+    records = [_finished(store, spec) for spec in wanted]
+    if method not in params.tuned:
+        _still_todays(params, wanted)
     _replace(run_folder(params, method), store, records)
     return records
 
 
-def plan(params: Params, export: Path | None) -> list[str]:
-    """What is trained and what is pending, for a terminal; and the plan as a file, for `python -m cdkd.runs.cohort` on another machine."""
-    from cdkd.cluster import plan_file
-
-    data, store = read_meta(data_folder(params)), Store(params.root)
-    record = _any_teacher(params, data)
-    if export is not None and record is None and params.teacher.weights is not None:
-        raise BadData(
-            f"{params.experiment}: the teacher's file is not measured yet; `cdkd teacher` does it, and then the plan can be exported"
-        )
-    found = plan_file.make(params, data, record, store)
-    weights = store.weights(found.teacher.fingerprint)
-    lines = list(plan_file.summary(found, weights))
-    if export is not None:
-        found.write(export)
-        lines.append(
-            f"{export}: {len(found.students)} runs; the teacher is "
-            + ("to be trained there" if record is None else f"finished: --teacher {weights}")
-        )
-    return lines
-
-
-def bring_home(params: Params, folder: Path) -> list[str]:
-    """Results of a campaign, put into the store; the next `dvc repro` finds them there and trains nothing.
-
-    folder: the campaign's, or the `results` in it
-    """
-    from cdkd.cluster import results_bundle
-
-    folder = folder / "results" if (folder / "results").is_dir() else folder
-    found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
-    if found.experiment != params.experiment:
-        raise BadRecord(
-            f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` changes it)"
-        )
-    plan, held = teacher_plan(params, data), _any_teacher(params, data)
-    brought = next(
-        (
-            record
-            for record in found.records
-            if record.fingerprint == plan.fingerprint and record.status == "finished"
-        ),
-        None,
-    )
-    if (
-        brought is not None
-        and held is not None
-        and brought.result["weights_sha256"] != held.result["weights_sha256"]
-    ):
-        places = f"{store.folder / plan.fingerprint} and {runs_folder(params) / TEACHER}"
-        cure = f"to take theirs, remove {places}, import again, and run `dvc repro --force`"
-        raise BadRecord(f"{folder}: its students learned from another teacher than this project's; {cure}")
-    record = brought or held
-    students = (
-        [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
-    )
-    return list(results_bundle.into_store(found, {run.fingerprint: run for run in (plan, *students)}, store))
-
-
 def search(params: Params, only: str | None, *, helper: bool = False) -> list[Result]:
-    """Run or continue studies, and train the methods that come out of them with all seeds; both lie in `runs/<experiment>/search`.
+    """Run or continue studies, and train the methods that come out of them with all seeds; both are in `runs/<experiment>/search`.
 
     only: one study; without it those that give a method. Others that are finished are put there as well.
     helper: be a worker of that study, and leave all else to the process that asked for help
     """
     if only is not None and only not in params.search:
+        known = ", ".join(params.search) or "none"
         raise BadParams(
-            f"no study {only!r} in params.yaml; expected one of {', '.join(params.search) or 'none'}{suggest(only, params.search)}"
+            f"no study {only!r} in params.yaml; expected one of {known}{suggest(only, params.search)}"
         )
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
@@ -186,7 +145,7 @@ def _run_search_workers(params: Params, name: str) -> None:
 
 
 def show_study(params: Params, study: Result) -> None:
-    """The study in MLflow; where that fails it is said, and `cdkd track` makes it up."""
+    """The study in MLflow; where that fails it is printed, and `cdkd track` does it later."""
     from cdkd.report.search_section import pictures_of
     from cdkd.tracking import log_study
 
@@ -196,73 +155,16 @@ def show_study(params: Params, study: Result) -> None:
         print(f"{fault}; `cdkd track` completes the view", flush=True)
 
 
-def full(params: Params) -> Params:
-    """The params with the methods that searches gave."""
-    return with_tuned(params, todays_studies(params))
-
-
-def todays_studies(params: Params) -> dict[str, Result]:
-    """The workspace's studies; none where nothing is known of their inputs."""
-    try:
-        data = read_meta(data_folder(params))
-        return results(params, data, trained_teacher(params, data))
-    except CdkdError:
-        return {}
-
-
-def expected(params: Params) -> dict[tuple[str, int], str]:
-    """Today's fingerprint of every (method, seed); empty where there is no data or no teacher yet."""
-    try:
-        data = read_meta(data_folder(params))
-        plan = teacher_plan(params, data)
-        record = trained_teacher(params, data)
-    except CdkdError:
-        return {}
-    plans = [plan, *(plan for seed in params.seeds for plan in student_plans(params, data, record, seed))]
-    return {(plan.method, plan.seed): plan.fingerprint for plan in plans}
-
-
-def trained_teacher(params: Params, data: Meta) -> Record:
-    plan = teacher_plan(params, data)
-    store = Store(params.root)
-    record = store.get(plan.fingerprint) or _adopted(store, runs_folder(params) / TEACHER, plan)
-    if record is None or record.status != "finished":
-        raise BadData(
-            f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it"
-        )
-    return record
-
-
-def _any_teacher(params: Params, data: Meta) -> Record | None:
-    """The finished teacher, where there is one."""
-    try:
-        return trained_teacher(params, data)
-    except BadData:
-        return None
-
-
-def _adopted(store: Store, folder: Path, plan: RunPlan) -> Record | None:
-    """A run that lies in the workspace (pulled, say, and not trained here), put into the store as well."""
-    from cdkd.runs.record import read
-
-    path = folder / f"seed-{plan.seed}.json"
-    if not path.exists() or (record := read(path)).fingerprint != plan.fingerprint:
-        return None
-    weights = path.with_suffix(".safetensors")
-    store.put(record, weights.read_bytes() if weights.exists() else None)
-    return store.get(plan.fingerprint)
-
-
-def _finished(store: Store, plan: RunPlan) -> Record:
-    record = store.get(plan.fingerprint)
+def _finished(store: Store, spec: RunSpec) -> Record:
+    record = store.get(spec.fingerprint)
     if record is None:
         raise CdkdError(
-            f"{plan.method} seed {plan.seed}: not in the store after training; another process removed it"
+            f"{spec.method} seed {spec.seed}: not in the store after training; another process removed it"
         )
     if record.status != "finished":
-        print(f"{plan.method} seed {plan.seed}: {record.status}: {record.reason}", flush=True)
+        print(f"{spec.method} seed {spec.seed}: {record.status}: {record.reason}", flush=True)
     if (
-        folder := store.checkpoint(plan.fingerprint)
+        folder := store.checkpoint(spec.fingerprint)
     ).exists():  # killed between the store and the end of the clearing
         from cdkd.training import checkpoint
 
@@ -270,11 +172,38 @@ def _finished(store: Store, plan: RunPlan) -> Record:
     return record
 
 
+def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
+    """Raises `CdkdError` if params.yaml was edited while its runs were trained: DVC would note the new params with the old runs."""
+    path = params.root / "params.yaml"
+    try:
+        now = load(path)
+        data = read_meta(data_folder(now))
+        again = {
+            spec.fingerprint: spec
+            for spec in (
+                [teacher_plan(now, data)]
+                if specs[0].is_teacher
+                else [
+                    student_plan(now, data, trained_teacher(now, data), spec.method, spec.seed)
+                    for spec in specs
+                    if spec.method in now.methods and spec.seed in now.seeds
+                ]
+            )
+        }
+    except CdkdError:
+        again = {}
+    if changed := [spec for spec in specs if spec.fingerprint not in again]:
+        names = ", ".join(f"{spec.method} seed {spec.seed}" for spec in changed)
+        raise CdkdError(
+            f"{path}: changed while {names} was trained; what was trained is in the store, and the same command again"
+            " trains what params.yaml says now"
+        )
+
+
 def _replace(folder: Path, store: Store, records: list[Record]) -> None:
     """The folder holds these runs and no others."""
-    with store.lock(
-        f"{folder.parent.name}-{folder.name}-copies", wait=True, say=lambda text: None
-    ):  # another process may restore the same
+    # another process may restore the same
+    with store.lock(f"{folder.parent.name}-{folder.name}-copies", wait=True, log=lambda text: None):
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:
             store.copy_out(record, folder)

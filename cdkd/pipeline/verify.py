@@ -1,4 +1,4 @@
-"""A finished run trained again from its record, in a scratch place: the same bits come out, or it is said where they part."""
+"""A finished run is trained again from its record, in a scratch folder: the same bits, or the first difference."""
 
 from __future__ import annotations
 
@@ -6,76 +6,93 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cdkd.config.paths import data_folder, runs_folder
+from cdkd.config.paths import data_folder, run_folder, runs_folder
 from cdkd.core.errors import BadCheckpoint, BadData, BadRecord, CdkdError
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
+from cdkd.pipeline.queries import full
 from cdkd.runs.record import Record, read
-from cdkd.runs.specification import TEACHER, RunPlan, code_of
+from cdkd.runs.specification import code_of
 from cdkd.runs.store import RECORD, WEIGHTS, Store
-from cdkd.storage.files import digest, sha256
+from cdkd.storage.files import sha256
 
 if TYPE_CHECKING:
     from cdkd.config.params import Params
 
 
 class Kept(NamedTuple):
-    """A run where it lies: in the workspace or in the store. `weights` may be a file that is not there."""
+    """A run's files: in the workspace or in the store. `weights` may be a file that is not there."""
 
     path: Path
     record: Record
     weights: Path
 
 
-def verify(params: Params, method: str, seed: int | None) -> tuple[bool, list[str]]:
-    """Whether a run comes out again to the bit, and lines for a terminal that say so, or where it parts.
+def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False) -> tuple[bool, list[str]]:
+    """Whether a run comes out again to the bit, and lines for a terminal: that it does, or the first difference.
 
-    The run is the workspace's (what the report is made of) and, where the store has it too, the store's. Nothing is changed in either.
-    method: or "teacher"; seed: None for the first one. Raises `CdkdError` where the run cannot be trusted or trained again.
+    The run is the workspace's (what the report is made of) and, where the store has it too, the store's. Neither is changed.
+    method: or "teacher"; seed: None for the first one
+    adopt: the run was trained by other code than today's; where the bits agree, the results of all seeds of the method are
+        put into the store under today's code, and marked.
+    Raises `CdkdError` where the run cannot be trusted or trained again.
     """
+    if method != TEACHER and method not in params.methods:
+        params = full(params)
     if method != TEACHER:
         params.method(method)  # an unknown name is refused with the name that may be meant
     if seed is None:
         seed = params.teacher.seed if method == TEACHER else params.seeds[0]
     kept = _kept(params, method, seed)
     record = kept[0].record
-    plan = _plan(kept[0].path, record, method, seed)
+    spec = _spec(kept[0].path, record, method, seed, adopt=adopt)
     folder = data_folder(params)
     if read_meta(folder).digest != record.config["data"]["digest"]:
         raise BadData(
-            f"{folder}: other data than {method} seed {seed} was trained on; `dvc checkout` or `cdkd prepare` brings them back"
+            f"{folder}: other data than {method} seed {seed} was trained on;"
+            " `dvc checkout` or `cdkd prepare` brings them back"
         )
     taught = record.config["teacher"]
     teacher = None if taught is None else _teacher_weights(Store(params.root), taught["weights_sha256"])
-    again, weights = _again(params.root, plan, folder, teacher, _environment(record).get("threads"))
-    return _judged(params.root, kept, again, weights, f"{method} seed {seed}")
+    again, weights = _again(params.root, spec, folder, teacher, _environment(record).get("threads"))
+    same, lines = _judged(params.root, kept, again, weights, f"{method} seed {seed}")
+    if same and adopt:
+        lines += _adopted(params, method, record, spec.code)
+    return same, lines
 
 
-def sound(path: Path, weights: Path) -> Record:
+def valid(path: Path, weights: Path) -> Record:
     """A record whose seal, fingerprint and weights (where they are there) fit; raises `BadRecord`, `BadCheckpoint` naming the file."""
     record = read(path)
-    if digest(record.config) != record.fingerprint:
+    if spec_of(record).fingerprint != record.fingerprint:
         raise BadRecord(f"{path}: its fingerprint is not its configuration's; it was edited")
     if weights.is_file() and sha256(weights) != record.result.get("weights_sha256"):
         raise BadCheckpoint(f"{weights}: damaged: its digest is not the record's")
     return record
 
 
-def unlike(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def spec_of(record: Record) -> RunSpec:
+    return RunSpec(record.experiment, record.method, record.seed, record.config, record.code)
+
+
+def environment_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What differs between two environments, as text; empty where nothing does."""
     return ", ".join(
         f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
     )
 
 
-def parting(old: Any, new: Any, place: str = "") -> str | None:
+def first_difference(old: Any, new: Any, place: str = "") -> str | None:
     """The first place where two plain values differ, with both values; None where they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         inner = (
-            parting(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+            first_difference(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
             for key in {**old, **new}
         )
         return next((found for found in inner if found), None)
@@ -84,48 +101,86 @@ def parting(old: Any, new: Any, place: str = "") -> str | None:
 
 def _kept(params: Params, method: str, seed: int) -> list[Kept]:
     """The workspace's run first; the fingerprint leads from it to the store's."""
-    path = runs_folder(params) / method / f"seed-{seed}.json"
+    path = _folder(params, method) / f"seed-{seed}.json"
     if not path.exists():
-        command = TEACHER if method == TEACHER else f"distill {method}"
+        command = method if method == TEACHER else "search" if method in params.tuned else f"distill {method}"
         raise BadRecord(f"{path}: missing; `cdkd {command}` trains the runs of params.yaml, or restores them")
-    mine = Kept(path, sound(path, path.with_suffix(".safetensors")), path.with_suffix(".safetensors"))
+    mine = Kept(path, valid(path, path.with_suffix(".safetensors")), path.with_suffix(".safetensors"))
     place = Store(params.root).folder / mine.record.fingerprint
     if not (place / RECORD).exists():
         return [mine]
-    stored = sound(place / RECORD, place / WEIGHTS)
+    stored = valid(place / RECORD, place / WEIGHTS)
     if stored.fingerprint != place.name:
         raise BadRecord(f"{place}: holds the record of {stored.fingerprint}")
     return [mine, Kept(place / RECORD, stored, place / WEIGHTS)]
 
 
-def _plan(path: Path, record: Record, method: str, seed: int) -> RunPlan:
-    """What the record says was trained, if today's code is that of then; raises `BadRecord`."""
-    plan = RunPlan(record.experiment, method, seed, record.config, record.code)
+def _folder(params: Params, method: str) -> Path:
+    return runs_folder(params) / TEACHER if method == TEACHER else run_folder(params, method)
+
+
+def _spec(path: Path, record: Record, method: str, seed: int, *, adopt: bool) -> RunSpec:
+    """What is to be trained again: what the record says, by today's code; raises `BadRecord`.
+
+    adopt: whether the code may be another than the record's
+    """
     try:
         if record.config["seed"] != seed:
             raise BadRecord(f"{path}: a run of seed {record.config['seed']}, not of {seed}")
         if record.config["training"] is None:
             raise BadRecord(
-                f"{path}: the teacher's weights came from a file and were not trained here; `cdkd doctor` measures them again"
+                f"{path}: the teacher's weights came from a file and were not trained here;"
+                " `cdkd doctor` evaluates them again"
             )
-        _ = plan.recipe, plan.terms, record.config["data"]["digest"], record.config["teacher"]
-        then, now = record.code, _code(plan)
+        spec = replace(spec_of(record), method=method)
+        _ = spec.recipe, spec.terms, record.config["data"]["digest"], record.config["teacher"]
+        code = _code(spec)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a run's configuration ({type(error).__name__}: {error})") from None
-    if now != then:
+    if code is None or (code != record.code and not adopt):
         commit = (record.circumstances.get("git") or {}).get("commit")
         cure = f"; `git checkout {commit[:12]}` is the code of then" if commit else ""
+        today = (code or "none")[:12]
         raise BadRecord(
-            f"{path}: trained with other code than today's (digest {then[:12]}, today {(now or 'none')[:12]}): it cannot come out again{cure}"
+            f"{path}: trained with other code than today's (digest {record.code[:12]}, today {today}){cure};"
+            " `--adopt` trains it with today's code and compares"
         )
-    return plan
+    return replace(spec, code=code)
 
 
-def _code(plan: RunPlan) -> str | None:
+def _code(spec: RunSpec) -> str | None:
     try:
-        return code_of(plan)
+        return code_of(spec)
     except KeyError:  # a loss or network that this checkout does not have
         return None
+
+
+def _adopted(params: Params, method: str, verified: Record, code: str) -> list[str]:
+    """Put every seed's result of the method, trained by the code of the verified one, into the store under today's code."""
+    if code == verified.code:
+        return ["trained by today's code: there is nothing to adopt"]
+    store, lines = Store(params.root), []
+    seeds = (params.teacher.seed,) if method == TEACHER else params.seeds
+    for seed in seeds:
+        try:
+            record, weights = _kept(params, method, seed)[0][1:]
+        except CdkdError as fault:
+            lines.append(f"{method} seed {seed}: not adopted: {fault}")
+            continue
+        if record.code != verified.code:
+            lines.append(f"{method} seed {seed}: not adopted: trained by code {record.code[:12]}")
+            continue
+        fingerprint = replace(spec_of(record), code=code).fingerprint
+        note = {"fingerprint": record.fingerprint, "code": record.code, "verified": f"seed {verified.seed}"}
+        adopted = replace(
+            record,
+            fingerprint=fingerprint,
+            code=code,
+            circumstances={**record.circumstances, "adopted": note},
+        )
+        store.put(adopted, weights.read_bytes() if weights.is_file() else None)
+        lines.append(f"{method} seed {seed}: adopted under today's code as {fingerprint[:12]}")
+    return lines
 
 
 def _teacher_weights(store: Store, expected: str) -> Path:
@@ -141,7 +196,7 @@ def _teacher_weights(store: Store, expected: str) -> Path:
 
 
 def _again(
-    root: Path, plan: RunPlan, data: Path, teacher: Path | None, threads: Any
+    root: Path, spec: RunSpec, data: Path, teacher: Path | None, threads: Any
 ) -> tuple[Record, bytes | None]:
     """The run trained from its start, with as many threads as then: its record and, unless it diverged, its weights."""
     if isinstance(threads, int) and threads > 0:
@@ -151,11 +206,11 @@ def _again(
 
     with tempfile.TemporaryDirectory(prefix="cdkd-verify-") as scratch:
         store = Store(Path(scratch))
-        train_cohort(root, store, [plan], data, teacher)  # without the cache: the teacher is asked anew, too
-        record, weights = store.get(plan.fingerprint), store.weights(plan.fingerprint)
+        train_cohort(root, store, [spec], data, teacher)  # without the cache: the teacher is asked anew, too
+        record, weights = store.get(spec.fingerprint), store.weights(spec.fingerprint)
         if record is None:
             raise CdkdError(
-                f"{plan.method} seed {plan.seed}: trained again, but not found in {scratch}; is its disk full?"
+                f"{spec.method} seed {spec.seed}: trained again, but not found in {scratch}; is its disk full?"
             )
         return record, weights.read_bytes() if weights.is_file() else None
 
@@ -182,7 +237,7 @@ def _judged(
 
 def _caveats(record: Record, again: Record) -> Iterator[str]:
     """Why equality was not promised."""
-    if difference := unlike(_environment(record), _environment(again)):
+    if difference := environment_diff(_environment(record), _environment(again)):
         yield f"  the environments differ, so that equality was not promised: {difference}"
     if record.circumstances.get("exact") is False:
         yield "  the run was resumed in another environment, so that equality was not promised"
@@ -199,9 +254,9 @@ def _differences(kept: Kept, again: Record, weights: bytes | None) -> Iterator[s
         yield f"end: {record.status} {record.reason or ''} -> {again.status} {again.reason or ''}"
     for epoch, (old, new) in enumerate(zip_longest(record.history, again.history)):
         if old != new:
-            yield f"epoch {epoch} is the first that differs: {parting(old or {}, new or {})}"
+            yield f"epoch {epoch} is the first that differs: {first_difference(old or {}, new or {})}"
             break
-    if found := parting(_but_weights(record.result), _but_weights(again.result), "result"):
+    if found := first_difference(_but_weights(record.result), _but_weights(again.result), "result"):
         yield f"its result differs: {found}"
     if record.result.get("weights_sha256") != again.result.get("weights_sha256"):
         yield f"its weights differ: {_tensors(kept.weights, weights)}"

@@ -8,15 +8,16 @@ Whoever trains holds a lock for the cohort, so that two processes on one store t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import draft_folder, sha256, sync_names, write_atomically
+from cdkd.storage.locks import locked
+from cdkd.storage.shared import shared_folder
 
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 
@@ -24,9 +25,14 @@ RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 class Store:
     def __init__(self, root: Path) -> None:
         """root: the project's folder, the one that holds params.yaml."""
-        self.folder = root / ".cdkd" / "store"
-        self.checkpoints = root / ".cdkd" / "checkpoints"
-        self.locks = root / ".cdkd" / "locks"
+        shared = shared_folder(root)
+        self.folder = shared / "store"
+        self.checkpoints = shared / "checkpoints"
+        self.locks = shared / "locks"
+
+    def has(self, fingerprint: str) -> bool:
+        """Whether something is there, without reading it."""
+        return (self.folder / fingerprint).exists()
 
     def get(self, fingerprint: str) -> Record | None:
         """The finished run, or None. A damaged one is set aside (and said), so that it is trained again."""
@@ -86,27 +92,11 @@ class Store:
     def checkpoint(self, fingerprint: str) -> Path:
         return self.checkpoints / fingerprint
 
-    @contextlib.contextmanager
-    def lock(self, name: str, *, wait: bool, say: Callable[[str], None] = print) -> Iterator[bool]:
-        """Hold the lock `name`; yields False at once if another process holds it and `wait` is false.
-
-        The lock is the kernel's (flock): it goes with its process, however that dies; a file left behind means nothing.
-        """
-        self.locks.mkdir(parents=True, exist_ok=True)
-        with (self.locks / name).open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    yield False
-                    return
-                file.seek(0)
-                say(f"waiting for process {file.read().strip() or 'unknown'}, which is training {name}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield True
+    def lock(
+        self, name: str, *, wait: bool, log: Callable[[str], None] = print
+    ) -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock `name`: see `storage.locks.locked`."""
+        return locked(self.locks / name, wait=wait, log=log)
 
 
 def _fits(record: Record, weights: Path) -> bool:

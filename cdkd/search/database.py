@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 
 from cdkd.core.errors import BadStudy
+from cdkd.storage.shared import shared_folder
 
 ADDRESS = "CDKD_SEARCH_STORAGE"  # environment variable: an address whose password is not for params.yaml
 PATIENCE = 20  # seconds to wait for a locked SQLite file
@@ -94,7 +95,7 @@ def address(root: Path, given: str | None) -> URL:
     """The database's address: of the environment, else as given, else the project's own file."""
     given = os.environ.get(ADDRESS) or given
     if given is None:
-        return URL.create("sqlite", database=str(root / ".cdkd" / "search.db"))
+        return URL.create("sqlite", database=str(shared_folder(root) / "search.db"))
     try:
         url = make_url(given)
     except sqlalchemy.exc.ArgumentError:

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-HELPER = "CDKD_HELPER"  # set for a process that helps another, which rewrites its line itself
+from cdkd.core.processes import HELPER
 
 
 class Progress:

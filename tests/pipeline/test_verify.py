@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load, save
 
-from cdkd.pipeline.verify import parting, unlike
+from cdkd.pipeline.verify import environment_diff, first_difference
 from cdkd.runs.record import Record, read
 from tests.clone import Clone, snapshot
 from tests.pipeline.test_doctor import (
@@ -189,11 +189,11 @@ def test_a_teacher_from_a_file_is_not_trained_again(clone: Clone) -> None:
 
 
 def test_the_first_place_where_values_part() -> None:
-    assert parting({"a": {"b": 1.0}, "c": 2}, {"a": {"b": 1}, "c": 2}) is None
-    assert parting({"a": {"b": 1.0, "c": 2}}, {"a": {"b": 1.5, "c": 3}}) == "a.b 1.0 -> 1.5"
-    assert parting({"a": {"b": 1}}, {"a": None}, "row") == "row.a {'b': 1} -> None"
-    assert parting({}, {"epoch": 3}) == "epoch None -> 3"
-    assert unlike({"threads": 1, "torch": "2"}, {"threads": 2, "torch": "2"}) == "threads 1 -> 2"
+    assert first_difference({"a": {"b": 1.0}, "c": 2}, {"a": {"b": 1}, "c": 2}) is None
+    assert first_difference({"a": {"b": 1.0, "c": 2}}, {"a": {"b": 1.5, "c": 3}}) == "a.b 1.0 -> 1.5"
+    assert first_difference({"a": {"b": 1}}, {"a": None}, "row") == "row.a {'b': 1} -> None"
+    assert first_difference({}, {"epoch": 3}) == "epoch None -> 3"
+    assert environment_diff({"threads": 1, "torch": "2"}, {"threads": 2, "torch": "2"}) == "threads 1 -> 2"
 
 
 def test_the_scratch_place_goes_again(finished: Clone, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.errors import CdkdError
 from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
 from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, environment_of, how_many, size_of, some
-from cdkd.pipeline.verify import sound, unlike
+from cdkd.pipeline.verify import environment_diff, valid
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import TEACHER, RunPlan
 from cdkd.storage.files import DRAFT, left_behind, sha256
@@ -122,7 +122,7 @@ def runs(site: Site) -> Verdict:
     for path in paths:
         again = _restored(site, path)
         try:
-            record = sound(path, path.with_suffix(".safetensors"))
+            record = valid(path, path.with_suffix(".safetensors"))
         except CdkdError as error:
             faults.append(Fault("BAD", site.short(error), again or _removed(site, [path])))
             continue
@@ -217,7 +217,7 @@ def teacher(site: Site) -> Verdict:
     text = "measured again it is not its record's: " + ", ".join(
         f"{key} {then[key]!r} -> {found[key]!r}" for key in found if found[key] != then[key]
     )
-    if difference := unlike(environment_of(record), environment):
+    if difference := environment_diff(environment_of(record), environment):
         return Verdict(
             "",
             [

@@ -15,7 +15,7 @@ from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.errors import BadCheckpoint, BadRecord, CdkdError
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline.verify import sound
+from cdkd.pipeline.verify import valid
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import TEACHER, RunPlan, student_plans, teacher_plan
 from cdkd.runs.store import ABSENT, RECORD, WEIGHTS, Store
@@ -152,7 +152,7 @@ def dvc_settings(root: Path) -> configparser.ConfigParser:
 
 def _entry(place: Path) -> Record | CdkdError:
     try:
-        record = sound(place / RECORD, place / WEIGHTS)
+        record = valid(place / RECORD, place / WEIGHTS)
         if record.fingerprint != place.name:
             return BadRecord(f"{place}: holds the record of {record.fingerprint}")
         if record.status == "finished" and not (place / WEIGHTS).is_file() and not (place / ABSENT).is_file():

@@ -1,0 +1,53 @@
+"""The pipeline's first stage: checks params.yaml, and writes one small digest file for each stage and method.
+
+DVC cannot run code to decide what is stale. Every other stage depends on its own file here, so that after an edit only
+those stages run again whose code has changed its meaning; and none of them runs before the whole of params.yaml is checked.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cdkd.config.params import Params
+from cdkd.core.digest import digest
+from cdkd.runs.code_digest import PACKAGE, closure, code_digest, digest_of
+from cdkd.storage.files import sha256, write_atomically
+
+FOLDER = "code"
+
+
+def write_digests(params: Params) -> Path:
+    """Make the folder hold the digests of today's code for these params, and no others."""
+    folder = params.root / FOLDER
+    wanted = {folder / f"{name}.txt": f"{value}\n" for name, value in digests(params)}
+    for path in sorted(folder.rglob("*.txt")) if folder.exists() else ():
+        if path not in wanted:
+            path.unlink()
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text)
+    if (folder / "method").is_dir() and not any((folder / "method").iterdir()):
+        shutil.rmtree(folder / "method")
+    return folder
+
+
+def digests(params: Params) -> Iterator[tuple[str, str]]:
+    """A name and a digest for each stage and method."""
+    networks = (params.student.network, params.teacher.network)
+    yield "prepare", digest_of(closure(("cdkd.data.prepare",)))
+    yield "teacher", code_digest((params.teacher.network,), ("ce",))
+    for name, method in params.methods.items():
+        yield f"method/{name}", code_digest(networks, method.losses)
+    searched = sorted({loss for space in params.search.values() for loss in space.losses})
+    code = digest_of(closure(("cdkd.search.worker", "cdkd.search.propose")))
+    yield "search", digest([code, code_digest(networks, tuple(searched))])
+    yield "report", digest([digest_of(closure(("cdkd.report.render",))), _files(PACKAGE / "report")])
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Of everything in a folder that is not Python: templates, styles, tables."""
+    found: Iterable[Path] = (path for path in folder.rglob("*") if path.is_file())
+    kept = [path for path in found if path.suffix not in (".py", ".pyc")]
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(kept)}

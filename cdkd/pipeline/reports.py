@@ -1,0 +1,155 @@
+"""What is made of records: the report, the comparison with other experiments and with the published, and MLflow's view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdkd import tracking
+from cdkd.config.params import Params
+from cdkd.config.paths import data_folder, report_folder, run_folder, runs_folder
+from cdkd.core.errors import BadData, CdkdError
+from cdkd.core.local_server import HOST
+from cdkd.core.schedule import TEACHER
+from cdkd.data.prepared import read_meta
+from cdkd.pipeline.queries import expected, full, todays_studies
+from cdkd.pipeline.stages import show_study
+from cdkd.runs.record import Record
+from cdkd.runs.store import Store
+from cdkd.runs.tuned_methods import with_tuned
+from cdkd.tracking.server import PORT
+
+
+def report(params: Params) -> list[str]:
+    """Tables and figures from the records; returns the tables as lines for a terminal."""
+    from cdkd.report.collect import collect
+    from cdkd.report.explain import explain as differences
+    from cdkd.report.render import render
+    from cdkd.report.search_section import section, tuned_sentences
+    from cdkd.report.summary import rows
+
+    studies = todays_studies(params)
+    params = with_tuned(params, studies)
+    found = collect(params, expected(params), runs_folder(params))
+    numbers = rows(params, found)
+    try:
+        classes = read_meta(data_folder(params)).classes
+    except CdkdError:
+        classes = ()
+    return render(
+        params,
+        found,
+        report_folder(params),
+        tuned=tuned_sentences(studies),
+        search_section=section(params, studies, numbers),
+        deviations={
+            method: differences(params, method, numbers[method], numbers[TEACHER])
+            for method in params.methods
+        },
+        class_names=classes,
+        mlflow=_address(params),
+    )
+
+
+def _address(params: Params) -> str | None:
+    """The experiment's page, as `cdkd ui` serves it."""
+    key = tracking.stored_experiment_id(params.root, params.experiment)
+    return None if key is None else f"http://{HOST}:{PORT}/#/experiments/{key}"
+
+
+def explain(params: Params, method: str) -> list[str]:
+    """Differences between a method here and as it is published, for a terminal."""
+    from cdkd.report.collect import collect
+    from cdkd.report.explain import explain as differences
+    from cdkd.report.explain import lines
+    from cdkd.report.summary import rows
+
+    params = params if method in params.methods else full(params)
+    params.method(method)
+    numbers = rows(params, collect(params, expected(params), runs_folder(params)))
+    return lines(params, method, differences(params, method, numbers[method], numbers[TEACHER]))
+
+
+def compare(root: Path, names: list[str]) -> list[str]:
+    """Several experiments in one table, from their records; returns it for a terminal."""
+    from cdkd.report.compare import Experiment, folder, named
+    from cdkd.report.compare import compare as write
+
+    found = [full(params) for params in named(root, names)]
+    return write(
+        [Experiment(params, expected(params), runs_folder(params)) for params in found],
+        folder(root, [params.experiment for params in found]),
+    )
+
+
+def tables(params: Params) -> str:
+    """The tables as the last report printed them."""
+    path = report_folder(params) / "tables.txt"
+    if not path.exists():
+        raise BadData(f"{path}: missing; `cdkd report` makes it")
+    return path.read_text(encoding="utf-8")
+
+
+def track(params: Params) -> str:
+    """The MLflow view of everything that this workspace and its store hold, completed from the records."""
+    from cdkd.report.figures import run_pictures
+    from cdkd.tracking import describe, rebuild
+
+    records = list(_records(params))
+    created, completed = rebuild(params.root, records, run_pictures)
+    text = report_folder(params) / "report.md"
+    if text.exists():
+        metrics = report_folder(params) / "metrics.json"
+        numbers = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+        describe(params.root, params.experiment, text.read_text(encoding="utf-8"), numbers)
+    for study in todays_studies(params).values():
+        show_study(params, study)
+    return f"MLflow: {len(records)} runs; {created} were missing and {completed} incomplete"
+
+
+def ui(params: Params, port: int) -> None:
+    from cdkd.tracking.server import serve
+
+    print(track(params), flush=True)
+    serve(params.root, params.experiment, port)
+
+
+def _records(params: Params) -> Iterator[Record]:
+    """Every sound record once: of the workspace (any experiment) and of the store."""
+    from cdkd.runs.record import read
+
+    seen: set[str] = set()
+    runs = params.root / "runs"
+    for path in [
+        *sorted(runs.glob("*/*/seed-*.json")),
+        *sorted(runs.glob("*/search/*/seed-*.json")),
+        *sorted(Store(params.root).folder.glob("[0-9a-f]*/record.json")),
+    ]:
+        try:
+            record = read(path)
+        except CdkdError as fault:
+            print(f"{fault}; left out", flush=True)
+            continue
+        if (
+            record.fingerprint not in seen and record.config["data"].get("judged_on") != "validation"
+        ):  # a trial shows in its study
+            seen.add(record.fingerprint)
+            yield record
+
+
+def missing(params: Params) -> list[str]:
+    """A line for each run of params.yaml that the workspace does not have as it would be trained today."""
+    from cdkd.runs.record import read
+
+    params, lines = full(params), []
+    for (method, seed), fingerprint in expected(params).items():
+        folder = runs_folder(params) / TEACHER if method == TEACHER else run_folder(params, method)
+        path = folder / f"seed-{seed}.json"
+        try:
+            state = None if read(path).fingerprint == fingerprint else "of other params or code than today's"
+        except CdkdError:
+            state = "missing or damaged"
+        if state is not None:
+            lines.append(f"{method} seed {seed}: {state}; `dvc repro` makes it")
+    return lines
