@@ -72,15 +72,15 @@ def explain(params: Params, method: str) -> list[str]:
 
 
 def compare(root: Path, names: list[str]) -> list[str]:
-    """Several experiments in one table, from their records; returns it for a terminal."""
+    """Several experiments in one table, from their records or committed reports; returns it for a terminal."""
     from cdkd.report.compare import Experiment, folder, named
     from cdkd.report.compare import compare as write
 
-    found = [full(params) for params in named(root, names)]
-    return write(
-        [Experiment(params, expected(params), runs_folder(params)) for params in found],
-        folder(root, [params.experiment for params in found]),
-    )
+    found = [
+        Experiment(params, expected(params), runs_folder(params), report_folder(params))
+        for params in (full(params) for params in named(root, names))
+    ]
+    return write(found, folder(root, [one.params.experiment for one in found]))
 
 
 def tables(params: Params) -> str:

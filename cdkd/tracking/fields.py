@@ -124,11 +124,7 @@ PARTS = (("loss", "losses"), ("weight", "weights"), ("peer", "peers"), ("ensembl
 def metrics(row: Row) -> dict[str, float]:
     """A row of the history as metrics. What is not finite is left out: MLflow would store inf as 1.8e308."""
     flat = {key: value for key, value in row.items() if key not in ("epoch", "weights", "losses")}
-    flat |= {
-        f"{prefix}.{loss}": value
-        for prefix, part in PARTS
-        for loss, value in row.get(part, {}).items()
-    }
+    flat |= {f"{prefix}.{loss}": value for prefix, part in PARTS for loss, value in row.get(part, {}).items()}
     return {
         clean(key): float(value)
         for key, value in flat.items()
