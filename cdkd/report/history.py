@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, zip_longest
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ class History:
         self.epochs = len(lines)
         self.columns: dict[tuple[str, ...], np.ndarray] = {}
         for key in dict.fromkeys(chain.from_iterable(lines)):
-            values = [row.get(key) for row in lines]
+            values = _values(lines, key)
             kinds = set(map(type, values))
             if dict in kinds:
-                self._nested(key, [value if isinstance(value, dict) else {} for value in values])
+                self._nested(key, [value if type(value) is dict else {} for value in values])
             elif list in kinds:
-                self._nested(key, [_numbered(value) for value in values])
+                columns = zip_longest(*(value if type(value) is list else () for value in values))
+                self.columns |= {(key, str(index)): _numbers(column) for index, column in enumerate(columns)}
             else:
                 self.columns[(key,)] = _numbers(values)
 
@@ -44,11 +46,14 @@ class History:
 
     def _nested(self, key: str, values: Sequence[Mapping[str, Any]]) -> None:
         for name in dict.fromkeys(chain.from_iterable(values)):
-            self.columns[key, name] = _numbers([value.get(name) for value in values])
+            self.columns[key, name] = _numbers(_values(values, name))
 
 
-def _numbered(value: Any) -> dict[str, Any]:
-    return {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else {}
+def _values(lines: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    try:
+        return list(map(itemgetter(key), lines))
+    except KeyError:  # not in every epoch
+        return [line.get(key) for line in lines]
 
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:

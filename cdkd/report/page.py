@@ -16,12 +16,13 @@ from cdkd.report.style import GREY, LIGHT, PALE
 
 FOLDER = Path(__file__).parent
 WIDTH, EDGE = 150, 7  # of a bar, in pixels
-# black, white and greys of the figures follow the page's theme; other colours stay
+# black, white, greys and the darkest blue of the figures follow the page's theme; other colours stay
 THEMED = {
     "#000000": "currentColor",
     "#ffffff": "var(--paper)",
     GREY: "var(--axis)",
     LIGHT: "var(--light)",
+    "#0072b2": "var(--blue)",
     PALE: "var(--grid)",
 }
 

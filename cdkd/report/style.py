@@ -82,7 +82,7 @@ def svg_and_png(figure: Figure) -> tuple[bytes, bytes]:
     return svg(figure, bbox_inches=box), png(figure, bbox_inches=box)
 
 
-def png(figure: Figure, dpi: int = 150, **options: Any) -> bytes:
+def png(figure: Figure, dpi: int = 120, **options: Any) -> bytes:
     out = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, **options)

@@ -16,6 +16,11 @@ from typing import Any
 from cdkd.core.errors import BadRecord
 from cdkd.storage.files import digest
 
+try:
+    from orjson import loads  # four times as fast
+except ModuleNotFoundError:  # the machine of a worker
+    from json import loads  # type: ignore[assignment]
+
 FORMAT = 2
 SEAL = ',\n "text_digest": "'  # begins the last line of a record's text
 
@@ -86,7 +91,7 @@ def read(path: Path) -> Record:
 def parse(text: str, origin: str) -> Record:
     """A record from its text; origin: what to call it in an error."""
     try:
-        body = json.loads(text)
+        body = loads(text)
         seal, text_seal = body.pop("digest"), body.pop("text_digest", None)
         if body.get("format") != FORMAT:
             raise BadRecord(f"{origin}: format {body.get('format')!r}; expected {FORMAT}")

@@ -191,7 +191,7 @@ FAULTS = {
 }
 
 
-def excluded(chromium: browser.Browser, path: Path, theme: str, width: int) -> list[str]:
+def faults(chromium: browser.Browser, path: Path, theme: str, width: int) -> list[str]:
     """What is wrong with a page from the disk."""
     page = chromium.page(width)
     page.theme(theme)
@@ -226,7 +226,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_report_page_is_whole(chromium: browser.Browser, report: Path, theme: str, width: int) -> None:
-    assert excluded(chromium, report, theme, width) == []
+    assert faults(chromium, report, theme, width) == []
 
 
 CIRCLE = "<svg viewBox='0 0 9 9' width='200'><circle cx='4' cy='4' r='4'/></svg>"
@@ -256,5 +256,5 @@ def test_the_check_of_a_page_finds_each_fault(
 ) -> None:
     path = tmp_path / "page.html"
     path.write_text(BROKEN[fault] if fault else SOUND)
-    found = excluded(chromium, path, "dark", 360)
+    found = faults(chromium, path, "dark", 360)
     assert found == [] if fault is None else fault in found

@@ -84,7 +84,7 @@ def project(folder: Path, text: str = PARAMS) -> Params:
     return load(folder / "params.yaml")
 
 
-def excluded(folder: Path, text: str) -> str:
+def faults(folder: Path, text: str) -> str:
     with pytest.raises(BadParams) as caught:
         project(folder, text)
     return str(caught.value)
@@ -528,7 +528,7 @@ FAULTS = [
 @pytest.mark.parametrize(("old", "new", "expected"), FAULTS, ids=[new for _, new, _ in FAULTS])
 def test_each_fault_of_a_search_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in PARAMS + GRID
-    said = excluded(tmp_path, (PARAMS + GRID).replace(old, new))
+    said = faults(tmp_path, (PARAMS + GRID).replace(old, new))
     assert expected in said
     assert "params.yaml:" in said
 
@@ -540,7 +540,7 @@ def test_all_faults_of_a_search_come_at_once(tmp_path: Path) -> None:
         .replace("cd.weight: {low: 1", "cd.weight: {low: 8")
         .replace("sampler: grid", "sampler: gird")
     )
-    said = excluded(tmp_path, text + "report: {ablation: [student, edt_tuned]}\n")
+    said = faults(tmp_path, text + "report: {ablation: [student, edt_tuned]}\n")
     assert "3 faults" in said
     assert all(
         place in said
@@ -549,7 +549,7 @@ def test_all_faults_of_a_search_come_at_once(tmp_path: Path) -> None:
 
 
 def test_a_space_over_a_loss_that_there_is_not_is_the_methods_fault(tmp_path: Path) -> None:
-    text = excluded(
+    text = faults(
         tmp_path, PARAMS.replace("cd: {weight: 6", "dc: {weight: 6").replace("cd.weight: {", "dc.weight: {")
     )
     assert "methods.edt.dc" in text

@@ -221,7 +221,7 @@ def test_names_are_written_as_in_papers_unless_two_would_be_the_same() -> None:
 
 def test_an_inline_picture_follows_the_theme_and_keeps_its_names_apart() -> None:
     svg = '<?xml version="1.0"?><!DOCTYPE svg><svg width="72pt" height="36pt" viewBox="0 0 72 36" xmlns="x"><metadata>m</metadata>'
-    svg += '<defs><path id="a"/></defs><use xlink:href="#a" clip-path="url(#b)" style="fill: #ffffff; stroke: #000000"/><path style="stroke: #0072b2"/></svg>'
+    svg += '<defs><path id="a"/></defs><use xlink:href="#a" clip-path="url(#b)" style="fill: #ffffff; stroke: #000000"/><path style="stroke: #d55e00"/></svg>'
     text = inline(svg, "Errors 1")
     assert text.startswith('<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 72 36"')
     assert 'id="errors-1-a"' in text
@@ -229,7 +229,7 @@ def test_an_inline_picture_follows_the_theme_and_keeps_its_names_apart() -> None
         'href="#errors-1-a" clip-path="url(#errors-1-b)" style="fill: var(--paper); stroke: currentColor"'
         in text
     )
-    assert "#0072b2" in text
+    assert "#d55e00" in text
     assert "metadata" not in text
     assert len({anchor("a b"), anchor("a_b"), anchor("a.b"), anchor("a|b"), anchor("ä")}) == 5
 
