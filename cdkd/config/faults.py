@@ -82,9 +82,8 @@ class Faults:
             what = f"unknown key{suggest(str(inner[-1]), known)}; expected one of {', '.join(known)}"
         elif kind == "missing":
             what = "missing"
-        elif kind == "unknown":
-            known = fault["ctx"]["known"]
-            what = f"{fault['msg']} {show(value)}{suggest(value, known)}; expected one of {', '.join(known)}"
+        elif kind == "network":
+            what = fault["msg"]
         elif kind == "literal_error":
             known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
             what = f"{show(value)}{suggest(str(value), known)}; expected {fault['ctx']['expected']}"

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from cdkd.config.epochs import MAX_EPOCHS
 from cdkd.core.schedule import Recipe
-from cdkd.models.names import NETWORKS
+from cdkd.models import names
 
 MAX_PIXELS = 2048  # of an image's side
 MAX_BATCH = 65_536
@@ -53,8 +53,8 @@ def _number(value: Any) -> Any:
 
 
 def _network(value: str) -> str:
-    if value not in NETWORKS:
-        raise PydanticCustomError("unknown", "unknown network", {"known": list(NETWORKS)})
+    if (fault := names.fault(value)) is not None:
+        raise PydanticCustomError("network", "{fault}", {"fault": fault})
     return value
 
 

@@ -1,4 +1,4 @@
-"""Networks with branches inside: one trunk, and n tails that each answer class and branch together (CSS)."""
+"""Networks with branches inside: one trunk, n tails that each answer class and branch together (CSS)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from cdkd.core.features import Features, Trunk
+from cdkd.core.needs import Needs
+from cdkd.models.build import build
 from cdkd.models.staged import Staged
 
 
+def masked_branches(network: str, classes: int, channels: int) -> MaskedBranches:
+    """{network}+css{branches}."""
+    plain, _, branches = network.rpartition("+css")
+    return MaskedBranches(lambda outputs: build(plain, outputs, channels), int(branches), classes)
+
+
 class MaskedBranches(nn.Module):
-    """A trunk of stem and two stages; branch i starts from its map with corner i set to zero, in eval mode too.
+    """A trunk of stem and two stages; branch i starts from its map with corner i zero, in eval mode too.
 
     Logits: mean_i z^i[:, i::n], the branches' logits of their own labels; pooled: the mean of the branches'.
     Maps are those of the first branch. `Features.branches` has all n·K logits of each branch.
@@ -33,10 +41,10 @@ class MaskedBranches(nn.Module):
         self.first = first
         self.others = nn.ModuleList(other.cut(self.STAGES_SHARED) for other in others)  # type: ignore[operator]
 
-    def forward(self, x: Tensor) -> Features:
-        start = self.first.trunk(x, self.STAGES_SHARED)
+    def forward(self, x: Tensor, needs: Needs = Needs.NOTHING) -> Features:
+        start = self.first.trunk(x, self.STAGES_SHARED, needs)
         tails = (self.first, *self.others)
-        each: list[Features] = [tail.tail(_masked(start, i)) for i, tail in enumerate(tails)]
+        each: list[Features] = [tail.tail(_masked(start, i), needs) for i, tail in enumerate(tails)]
         count, first = len(each), each[0]
         logits = torch.stack([one.logits[:, i::count] for i, one in enumerate(each)]).mean(0)
         pooled = torch.stack([one.pooled for one in each]).mean(0)

@@ -1,8 +1,8 @@
-"""The CIFAR family that distillation tables are made of: ResNet (resnet20, resnet32x4) and Wide ResNet (wrn-40-2).
+"""ResNets (resnet20, resnet32x4) and Wide ResNets (wrn-40-2) for CIFAR, which most distillation tables use.
 
-The networks are those of RepDistiller (Tian et al., ICLR 2020), weight for weight: three stages, of which the second and
-third halve the map; a 3x3 stem without pooling. Pictures may have any size from 4x4; 32x32 gives maps of 32, 16 and 8.
-The average over height and width is `mean`: on CUDA the backward pass of AdaptiveAvgPool2d is not deterministic.
+The networks are those of RepDistiller (Tian et al., ICLR 2020), weight for weight: a 3x3 stem without pooling
+and three stages, of which the second and third halve the map. Images of 4x4 and more; 32x32 gives maps of 32,
+16 and 8.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdkd.core.features import Features
-from cdkd.models.staged import Staged
+from cdkd.models.staged import ResidualBlock, Stage, Staged, he_fan_out, normalised, residual_stage
 
 
 def resnet(network: str, classes: int, channels: int) -> ResNet:
-    """resnet{depth}, or with x4 its version with stages four times and a stem two times as wide."""
+    """resnet{depth}; with x4, the stages are four times and the stem twice as wide."""
     depth, _, wide = network.removeprefix("resnet").partition("x")
     return ResNet((int(depth) - 2) // 6, (32, 64, 128, 256) if wide else (16, 16, 32, 64), classes, channels)
 
@@ -29,9 +28,10 @@ def wide_resnet(network: str, classes: int, channels: int) -> WideResNet:
 
 
 class ResNet(Staged):
-    """He et al. 2016, section 4.2, with 1x1 convolutions as shortcuts. Maps: the three stages' outputs after their last ReLU.
+    """He et al. 2016, section 4.2, with 1x1 convolutions as shortcuts. Maps: after each stage's last ReLU.
 
-    depth = 6 * blocks + 2, the name's number: it counts the stem, two convolutions a block and the classifier.
+    depth = 6 * blocks + 2, the name's number: it counts the stem, two convolutions a block and the
+    classifier.
     widths: channels of the stem and of the three stages.
     """
 
@@ -45,19 +45,21 @@ class ResNet(Staged):
         self.layer2 = _stage(Basic, blocks, widths[1], widths[2], stride=2)
         self.layer3 = _stage(Basic, blocks, widths[2], widths[3], stride=2)
         self.fc = nn.Linear(widths[3], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_fan_out(self)
 
-    def stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(x)), inplace=True)
+    @property
+    def head(self) -> nn.Linear:
+        return self.fc
 
-    def head(self, maps: tuple[Tensor, ...]) -> Features:
-        pooled = maps[-1].mean((2, 3))
-        return Features(maps, pooled, self.fc(pooled), maps[-1])
+    def stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return x, x
+
+    def stage(self, index: int, x: Tensor, preactivation: bool) -> Stage:
+        return residual_stage(self.modules_of(index), x, preactivation)
 
 
-class Basic(nn.Module):
+class Basic(ResidualBlock):
     """Two 3x3 convolutions around a shortcut; the sum's ReLU closes the block."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
@@ -72,18 +74,20 @@ class Basic(nn.Module):
                 nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def total(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x), inplace=True)
+        return y + self.downsample(x)  # type: ignore[no-any-return]
 
 
 class WideResNet(Staged):
     """Zagoruyko and Komodakis 2016, without dropout.
 
-    depth = 6 * blocks + 4, the name's first number; width: the second, a factor on the stages' 16, 32, 64 channels.
-    Maps: the three stages' raw sums, before the BatchNorm and ReLU that the next stage begins with, and so of either
-    sign (RepDistiller's default taps; its `preact` list puts that BatchNorm on). Pooled: after the final BatchNorm and ReLU.
+    depth = 6 * blocks + 4, the name's first number; width: the second, a factor on the stages' 16, 32, 64
+    channels. Maps: the stages' raw sums, before the BatchNorm and ReLU that the next stage begins with, and
+    so of either sign (RepDistiller's default maps). Preactivations: after that BatchNorm (RepDistiller's
+    `preact` list, whose second pass through the BatchNorm also moves its running statistics; ours does not).
+    Stem: the first convolution's output.
     """
 
     STEM, STAGES = ("conv1",), ("block1", "block2", "block3")
@@ -98,24 +102,35 @@ class WideResNet(Staged):
         self.fc = nn.Linear(64 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(
-                    module.weight,
-                    0.0,
-                    math.sqrt(2 / (module.kernel_size[0] * module.kernel_size[1] * module.out_channels)),
-                )
+                area = module.kernel_size[0] * module.kernel_size[1]
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (area * module.out_channels)))
         nn.init.zeros_(self.fc.bias)
 
-    def stem(self, x: Tensor) -> Tensor:
-        return self.conv1(x)  # type: ignore[no-any-return]
+    @property
+    def head(self) -> nn.Linear:
+        return self.fc
 
-    def head(self, maps: tuple[Tensor, ...]) -> Features:
-        last = F.relu(self.bn1(maps[-1]), inplace=True)
-        pooled = last.mean((2, 3))
-        return Features(maps, pooled, self.fc(pooled), last)
+    def stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv1(x)
+        return x, x
+
+    def stage(self, index: int, x: Tensor, preactivation: bool) -> Stage:
+        x = self.modules_of(index)(x)
+        if not preactivation:
+            return Stage(x, None, x)
+        bn = self.bn1 if index == 2 else self.modules_of(index + 1)[0].bn1
+        assert isinstance(bn, nn.BatchNorm2d)
+        return Stage(x, normalised(bn, x), x)
+
+    def last_map(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(x), inplace=True)
 
 
 class PreActivation(nn.Module):
-    """BatchNorm and ReLU before each of two 3x3 convolutions; where the shape changes, the shortcut starts after the first ReLU."""
+    """BatchNorm and ReLU before each of two 3x3 convolutions.
+
+    Where the shape changes, the shortcut starts after the first ReLU.
+    """
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()

@@ -18,18 +18,16 @@ from cdkd.core.schedule import Recipe
 class Forward:
     """Weights stay in float32; with bf16 the convolutions and products run in it, by autocast.
 
-    With the engine `compile`, batches of the recipe's size go through torch.compile; an epoch's last batch and the
-    evaluation do not, so that one shape is compiled and no more.
+    With the engine `compile`, batches of the recipe's size go through torch.compile; an epoch's last batch
+    and the evaluation do not, so that one shape is compiled and no more.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
         compilers = (os.environ.get("CXX", "g++"), "clang++")
         if recipe.engine == "compile" and not any(shutil.which(name) for name in compilers):
-            raise BadParams(
-                "training.engine: compile; it needs a C++ compiler (g++ or clang++, or the one that CXX names),"
-                " and there is none"
-            )
+            needed = "a C++ compiler (g++ or clang++, or the one that CXX names)"
+            raise BadParams(f"training.engine: compile; it needs {needed}, and there is none")
         self._compiled: Callable[..., Features] = model
         if recipe.engine == "compile":
             self._compiled = torch.compile(model, dynamic=False)
@@ -38,13 +36,14 @@ class Forward:
         """needs: of these, the network is asked for what it does not give anyway."""
         model = self._compiled if len(images) == self.recipe.batch else self.model
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return _asked(model, images, needs)
+            return asked(model, images, needs)
 
     def eager_float32(self, images: Tensor, needs: Needs = Needs.NOTHING) -> Features:
         """For the shapes of features."""
-        return _asked(self.model, images, needs)
+        return asked(self.model, images, needs)
 
 
-def _asked(model: Callable[..., Features], images: Tensor, needs: Needs) -> Features:
+def asked(model: Callable[..., Features], images: Tensor, needs: Needs) -> Features:
+    """The features; of `needs`, the network hears only what it gives on request."""
     wanted = needs & ON_REQUEST
     return model(images, wanted) if wanted else model(images)

@@ -16,12 +16,15 @@ def parameters(model: nn.Module) -> int:
 def multiply_adds(
     model: nn.Module, image: tuple[int, int, int], run: Callable[[Tensor], object] | None = None
 ) -> int:
-    """Multiply-adds of the convolutions and linear layers in one forward pass of one picture.
+    """Multiply-adds of the convolutions and linear layers in one forward pass of one image.
 
-    Every number that an nn.Conv2d or nn.Linear puts out costs the weights of one output channel. Biases, BatchNorm, ReLU,
-    pooling and the sums of shortcuts are not counted, as in the papers' tables; where a multiplication and an addition
-    are two FLOP, FLOP are twice this. (torch's own FlopCounterMode gives exactly that, and imports the compiler: 5 s.)
-    image: (H, W, C); run: the pass, where it is not a call of the model. The model stays on its device and in its modes, and its running statistics are left alone.
+    Every number that an nn.Conv2d or nn.Linear puts out costs the weights of one output channel. Biases,
+    BatchNorm, ReLU, pooling and the sums of shortcuts are not counted, as in the papers' tables; where a
+    multiplication and an addition are two FLOP, FLOP are twice this. (torch's own FlopCounterMode gives
+    exactly that, and imports the compiler: 5 s.)
+
+    image: (H, W, C); run: the pass, where it is not a call of the model. The model stays on its device and in
+        its modes, and its running statistics are left alone.
     """
     height, width, channels = image
     total = 0

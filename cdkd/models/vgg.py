@@ -1,4 +1,4 @@
-"""VGG for small pictures: RepDistiller's, after Simonyan and Zisserman 2015, with BatchNorm and one linear layer."""
+"""VGG for small images with BatchNorm and one linear layer (Simonyan and Zisserman 2015): RepDistiller's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdkd.core.features import Features
+from cdkd.models.staged import Stage, Staged
 
 WIDTHS = {  # of each convolution, block by block
     "vgg8": ((64,), (128,), (256,), (512,), (512,)),
@@ -22,14 +22,17 @@ def vgg(network: str, classes: int, channels: int) -> VGG:
     return VGG(WIDTHS[network], classes, channels)
 
 
-class VGG(nn.Module):
-    """Five blocks of 3x3 convolutions; 2x2 max-pooling after each of the first three, and after the fourth for pictures of 64 and more.
+class VGG(Staged):
+    """Five blocks of 3x3 convolutions, with 2x2 max-pooling after each of the first three.
 
-    (RepDistiller pools a fourth time for 64 exactly.) The smallest picture is 8x8; 32x32 gives maps of 16, 8, 4 and 4.
-    Maps: the outputs of blocks two to five after their last ReLU, before pooling. RepDistiller's list has the first
-    block's too, in the place where a ResNet's list has the stem's, and its losses skip it like the stem: so it is left out.
-    The convolutions keep a bias beside their BatchNorm, as RepDistiller's do: parameter counts agree.
+    Images of 64x64 and more are pooled after the fourth too (RepDistiller: of 64x64 exactly). The smallest
+    image is 8x8; 32x32 gives maps of 16, 8, 4 and 4. Maps: the outputs of blocks two to five after their last
+    ReLU, before pooling;
+    preactivations: after their last BatchNorm. Stem: the first block's output, as in RepDistiller's list.
+    The convolutions keep a bias in front of their BatchNorm, as RepDistiller's do: parameter counts agree.
     """
+
+    STEM, STAGES = ("block0",), ("block1", "block2", "block3", "block4")
 
     def __init__(self, widths: tuple[tuple[int, ...], ...], classes: int, channels: int) -> None:
         super().__init__()
@@ -40,24 +43,26 @@ class VGG(nn.Module):
         self.classifier = nn.Linear(ends[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(
-                    module.weight,
-                    0.0,
-                    math.sqrt(2 / (module.kernel_size[0] * module.kernel_size[1] * module.out_channels)),
-                )
+                area = module.kernel_size[0] * module.kernel_size[1]
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (area * module.out_channels)))
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, x: Tensor) -> Features:
-        large = x.shape[2] >= 64
+    @property
+    def head(self) -> nn.Linear:
+        return self.classifier
+
+    def stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.block0(x)
-        first = self.block1(F.max_pool2d(x, 2))
-        second = self.block2(F.max_pool2d(first, 2))
-        third = self.block3(F.max_pool2d(second, 2))
-        fourth = self.block4(F.max_pool2d(third, 2) if large else third)
-        pooled = fourth.mean((2, 3))
-        return Features((first, second, third, fourth), pooled, self.classifier(pooled))
+        return x, F.max_pool2d(x, 2)
+
+    def stage(self, index: int, x: Tensor, preactivation: bool) -> Stage:
+        block = self.modules_of(index)
+        before = block[:-1](x) if preactivation else None
+        x = block(x) if before is None else F.relu(before)
+        pooled = index < 2 or (index == 2 and x.shape[2] >= 8)  # the third map has 8 rows if the image has 64
+        return Stage(x, before, F.max_pool2d(x, 2) if pooled else x)
 
 
 def _block(width_in: int, widths: tuple[int, ...]) -> nn.Sequential:

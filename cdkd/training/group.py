@@ -19,6 +19,7 @@ from cdkd.core.group import Group
 from cdkd.core.needs import Needs
 from cdkd.core.schedule import Method, Recipe
 from cdkd.losses.base import Ensemble, loss_class
+from cdkd.models.forward import asked
 from cdkd.models.measure import multiply_adds, parameters
 from cdkd.models.staged import Staged
 from cdkd.training.evaluation import Evaluation, Row
@@ -103,15 +104,15 @@ class GroupLearner(Learner):
             each = {}
             for name, network in networks.items():
                 with still(network, learning is None or name in learning):
-                    each[name] = network(views[places[name]])
+                    each[name] = asked(network, views[places[name]], needs)
             return Outputs(each)
-        trunks = [_staged(networks[self.deployed]).trunk(view, stages) for view in views]
+        trunks = [_staged(networks[self.deployed]).trunk(view, stages, needs) for view in views]
         count = len(networks)
         if self.group.gradient == "mean":
             starts = [trunk._replace(x=scale_gradient(trunk.x, 1 / count)) for trunk in trunks]
         else:
             starts = trunks
-        each = {name: _staged(network).tail(starts[places[name]]) for name, network in networks.items()}
+        each = {name: _staged(network).tail(starts[places[name]], needs) for name, network in networks.items()}
         return Outputs(each, trunks[0].x)
 
     def backward(

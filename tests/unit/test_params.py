@@ -643,7 +643,7 @@ def test_no_number_of_the_schema_is_without_an_upper_bound(model: Any) -> None:
     ("word", "known", "meant"),
     [
         ("resnet18", NETWORKS, "resnet18-cifar"),
-        ("resnet50", NETWORKS, "resnet50-cifar"),
+        ("resnet50", NETWORKS, "resnet50-crd"),
         ("ResNet20", NETWORKS, "resnet20"),
         ("resnet_20", NETWORKS, "resnet20"),
         ("resnet9", NETWORKS, "resnet8"),
@@ -670,7 +670,7 @@ def test_nothing_is_suggested_where_nothing_is_alike() -> None:
 
 def test_the_network_that_was_meant_is_suggested(write: Any) -> None:
     (line,) = faults(write(GOOD.replace("{network: resnet8}", "{network: resnet18}")))[1:]
-    assert "unknown network 'resnet18' (did you mean 'resnet18-cifar'?)" in line
+    assert "unknown network 'resnet18' (did you mean 'resnet18-cifar' or 'resnet18-imagenet'?)" in line
 
 
 @pytest.mark.parametrize(
