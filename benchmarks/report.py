@@ -1,6 +1,7 @@
 """Processor time and peak memory of a report of many records: `python benchmarks/report.py [RUNS] [EPOCHS]`.
 
-The records are synthetic: ten methods, as many seeds as RUNS asks for, 100 classes, everything that a record may hold.
+The records are synthetic: ten methods, as many seeds as RUNS asks for, 100 classes, everything that a record
+may hold.
 """
 
 from __future__ import annotations

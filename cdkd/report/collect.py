@@ -20,9 +20,9 @@ Expected = Mapping[tuple[str, int], str]
 
 @dataclass(frozen=True)
 class FoundRun:
-    """What was found where the record of one run should be. Only a run whose state is `ok` counts in a number.
+    """What was found where the record of one run should be. A run counts in a number if its state is `ok`.
 
-    record: without its history and error analysis, which are kept beside it in less memory
+    record: without its history and error analysis, which are kept apart in less memory
     detail, brief: why the run does not count, for a footnote and for a cell
     unreadable: why the record's error analysis cannot be used
     """
@@ -43,10 +43,9 @@ class FoundRun:
 
 
 def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[FoundRun, ...]]:
-    """Every run of the experiment, the teacher's first. The list comes from params, not from the files that exist.
+    """Every run that params name, the teacher's first, whichever files exist. Each record is read once.
 
-    Each record is read once.
-    expected: today's fingerprint of each (method, seed); a run without one cannot be verified and does not count
+    expected: today's fingerprint of each (method, seed); a run without one cannot be verified
     runs: the folder with `<method>/seed-<n>.json`, and `search/<method>/` for methods that a search produced
     """
     named = (*params.methods, *params.report.ablation, *params.report.comparison)
@@ -107,7 +106,8 @@ def _slim(record: Record) -> Record:
 
 
 def _without_duplicates(folder: Path, found: tuple[FoundRun, ...]) -> tuple[FoundRun, ...]:
-    """A second file with another result of the same run makes the run unusable; an identical copy does no harm."""
+    """A second file with another result of the same run makes the run unusable; an identical copy does no
+    harm."""
     mine = {f"seed-{run.seed}.json" for run in found}
     others: dict[str, Record] = {}
     for path in sorted(folder.glob("*.json")):

@@ -1,4 +1,5 @@
-"""Several experiments in one table, as surveys have it: methods × pairs of networks, with the published values."""
+"""Several experiments in one table, as surveys have it: methods × pairs of networks, with the published
+values."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from cdkd.storage.files import digest, write_atomically
 CAPTION = (
     "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n "
     "seeds. "
-    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values are those of their "
+    f"“{NONE}”: the experiment has no such method, or nothing is published. Published values are those of "
+    "their "
     "source's protocol, which may differ from ours."
 )
 
@@ -51,7 +53,8 @@ class Experiment:
 
 
 def named(root: Path, names: Sequence[str]) -> list[Params]:
-    """The experiments of these names, each once: the active params.yaml if it is one, else experiments/<name>.yaml."""
+    """The experiments of these names, each once: the active params.yaml if it is one, else
+    experiments/<name>.yaml."""
     known = {path.stem: path for path in sorted((root / "experiments").glob("*.yaml"))}
     active = load(root / "params.yaml") if (root / "params.yaml").exists() else None
     found = []

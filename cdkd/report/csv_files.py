@@ -14,7 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a text that
 
 
 def comma_separated(lines: Sequence[dict[str, Any]]) -> str:
-    """Texts that a spreadsheet would compute as formulas get an apostrophe in front (OWASP, CSV injection)."""
+    """A text that a spreadsheet would compute as a formula gets an apostrophe in front (OWASP)."""
     import pandas  # takes half a second
 
     frame = pandas.DataFrame(list(lines), dtype=object).map(_harmless)

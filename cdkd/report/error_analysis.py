@@ -1,4 +1,4 @@
-"""What a record holds beyond error rates: the confusion matrix, calibration, and agreement with the teacher."""
+"""What a record holds beyond error rates: confusion matrix, calibration, agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class ErrorAnalysis:
     """Measured on the test split after the last epoch. Shares in percent.
 
     confusion: images by true class (rows) and predicted class (columns)
-    count, confidence, right: of each bin of the maximal probability, its images, the sum of that probability, and
+    count, confidence, right: of each bin of the maximal probability, its images, the sum of that probability,
+    and
         how many were classified correctly
     agreement, kl and the fields below them: None for a teacher, and where they were not measured
     """
@@ -41,7 +42,8 @@ class ErrorAnalysis:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean of |accuracy - confidence| over the bins, weighted by their images."""
+        """Expected calibration error: mean of |accuracy - confidence| over the bins, weighted by their
+        images."""
         return float(100 * np.abs(self.right - self.confidence).sum() / self.images)
 
     @property
@@ -97,7 +99,8 @@ def _parse(part: Mapping[str, Any]) -> ErrorAnalysis:
 
 
 def _counts(lines: Sequence[str]) -> np.ndarray:
-    """One line a true class, one number a predicted class; numpy parses them a hundred times faster than Python."""
+    """One line a true class, one number a predicted class; numpy parses them a hundred times faster than
+    Python."""
     if not lines or any(len(line) > MAX_LINE or line.count(" ") != len(lines) - 1 for line in lines):
         raise ValueError("the confusion counts are not square")
     with warnings.catch_warnings():

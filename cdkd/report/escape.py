@@ -5,9 +5,10 @@ from __future__ import annotations
 import unicodedata
 
 TEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "−": r"$-$", "‖": r"$\Vert$",
-    "×": r"$\times$", "Δ": r"$\Delta$", "→": r"$\rightarrow$", "–": "--", "“": "``", "”": "''", "·": r"$\cdot$", "’": "'",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}",
+    "±": r"$\pm$", "−": r"$-$", "‖": r"$\Vert$", "×": r"$\times$", "Δ": r"$\Delta$", "→": r"$\rightarrow$",
+    "·": r"$\cdot$", "–": "--", "“": "``", "”": "''", '"': "''", "’": "'",
 } | {character: f"\\{character}" for character in "&%$#_"}  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Differences between our recipe and that of a published result, and the known effect of each difference.
 
-explain.yaml holds the published recipes and known effects with their sources; this module compares them with params.
+explain.yaml holds the published recipes and known effects with their sources; this module compares them with
+params.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Difference:
 def explain(
     params: Params, method: str, row: Row | None = None, teacher: Row | None = None
 ) -> list[Difference]:
-    """The differences to the published result of this method and pair of networks, else to the nearest known pair's.
+    """The differences to the published result of this method and pair of networks, else to the nearest known
+    pair's.
 
     Empty where nothing is published that could be compared.
     row: our results of the method, means over its seeds; teacher: the teacher's

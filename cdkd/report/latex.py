@@ -1,4 +1,5 @@
-"""The report as LaTeX: tables for a paper, and one document that compiles. Needs booktabs, graphicx and array."""
+"""The report as LaTeX: tables for a paper, and one document that compiles. Needs booktabs, graphicx and
+array."""
 
 from __future__ import annotations
 
@@ -126,7 +127,8 @@ def _blocks(blocks: Iterable[Block]) -> list[str]:
                     "\\end{flushleft}",
                 ]
             case Picture():
-                picture = f"\\includegraphics[width=\\linewidth,height=0.8\\textheight,keepaspectratio]{{{block.name}.png}}"
+                size = "width=\\linewidth,height=0.8\\textheight,keepaspectratio"
+                picture = f"\\includegraphics[{size}]{{{block.name}.png}}"
                 lines += [
                     "\\begin{here}{figure}",
                     picture,

@@ -111,7 +111,10 @@ def runs_table(rows: Sequence[Row], links: Links) -> Grid:
             started = str(record.circumstances.get("started", NONE)).replace("T", " ").removesuffix("+00:00")
             device = str(part(record, "environment").get("device", NONE))
             cells.append([f"{row.title}, seed {record.seed}", _commit(record), device, started, link])
-    caption = "Commit: of the code when the run ended; + means with uncommitted changes. MLflow is started by `cdkd ui`."
+    caption = (
+        "Commit: of the code when the run ended; + means with uncommitted changes. "
+        "MLflow is started by `cdkd ui`."
+    )
     return Grid.of("local-runs", "Runs", caption, columns, cells)
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterable
 # losses and schedules, by the words that names in params.yaml are made of
 PAPER = {
     "ab": "AB", "at": "AT", "cc": "CC", "cd": "CD", "ce": "CE", "clilr": "CL-ILR", "crd": "CRD", "css": "CSS",
-    "ctkd": "CTKD", "cwd": "CWD", "dkd": "DKD", "dml": "DML", "edt": "EDT", "fitnet": "FitNet", "fitnets": "FitNets",
+    "ctkd": "CTKD", "cwd": "CWD", "dkd": "DKD", "dml": "DML", "edt": "EDT", "fitnet": "FitNet",
+    "fitnets": "FitNets",
     "fsp": "FSP", "ft": "FT", "gkd": "GKD", "ickd": "ICKD", "kd": "KD", "mutual": "mutual", "nst": "NST",
-    "okddip": "OKDDip", "one": "ONE", "pcl": "PCL", "pkt": "PKT", "reviewkd": "ReviewKD", "rkd": "RKD", "sp": "SP",
+    "okddip": "OKDDip", "one": "ONE", "pcl": "PCL", "pkt": "PKT", "reviewkd": "ReviewKD", "rkd": "RKD",
+    "sp": "SP",
     "srrl": "SRRL", "student": "Student", "vid": "VID", "decay": "decay", "gate": "gate",
 }  # fmt: skip
 REMARKS = {"two stage": "two-stage", "tuned": "tuned", "released": "released form", "paper": "paper's form"}
 
 
 def paper_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name as a paper has it; a name stays as it is where a word is unknown or two methods would be called the same."""
+    """Each name as a paper has it; a name stays as it is where a word is unknown or two methods would be
+    called the same."""
     found = {name: _paper_name(name) for name in names}
     counts = Counter(found.values())
     return {name: title if counts[title] == 1 else name for name, title in found.items()}

@@ -79,7 +79,8 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
 
 
 def git_notes(rows: Iterable[Row]) -> list[str]:
-    """Runs whose commit does not name their code. The fingerprint's code digest does, so these change no number."""
+    """Runs whose commit does not name their code. The fingerprint's code digest does, so these change no
+    number."""
     counted = [run for row in rows for run in row.runs if run.ok]
     dirty = [run for run in counted if _git(run).get("dirty")]
     outside = [run for run in counted if _git(run).get("commit") is None]

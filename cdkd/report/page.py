@@ -1,4 +1,4 @@
-"""The report as one HTML file: style, figures and the script that sorts tables are inside; nothing is loaded."""
+"""The report as one HTML file, with style, figures and the script that sorts tables; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bar(value: Bar) -> Markup:
 
 
 def inline(svg: str, name: str) -> str:
-    """A figure of matplotlib as a part of the page: with identifiers of its own and the colours of the theme."""
+    """A figure of matplotlib as a part of the page: with ids of its own and the colours of the theme."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     prefix = anchor(name)

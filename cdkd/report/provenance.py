@@ -1,4 +1,5 @@
-"""Where the numbers come from: data, weights, code and environment behind them, and the commands that repeat them.
+"""Where the numbers come from: data, weights, code and environment behind them, and the commands that repeat
+them.
 
 What is here is the same for the same results; dates, times, commits and links are in `local_page.py`.
 """

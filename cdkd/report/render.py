@@ -1,4 +1,4 @@
-"""Writes the report of an experiment: page, Markdown, LaTeX, CSV, figures, and the metrics that DVC compares."""
+"""Writes the report of an experiment: page, Markdown, LaTeX, CSV, figures, and the metrics for DVC."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def render(
     deviations: method -> differences between our recipe and the published one
     class_names: of the data set's classes, in order
     mlflow: address of the experiment's page, for links to the runs: "http://127.0.0.1:5000/#/experiments/1"
-    Equal results give equal bytes, wherever and whenever they are rendered, in all files but local.html and local.csv.
+    Equal results give equal bytes, wherever and whenever they are rendered, in all files but local.html and
+    local.csv.
     """
     all_rows = rows(params, found, tuned)
     students = tuple(all_rows.values())

@@ -1,4 +1,5 @@
-"""The section on hyperparameter searches: trials, importance of parameters, gain from tuning, and the effect of EDT."""
+"""The section on hyperparameter searches: trials, importance of parameters, gain from tuning, and the effect
+of EDT."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
         if (paired := _switch_paragraphs(study)) is not None:
             paragraphs += paired
         if study.method is not None and study.finished:
-            decile = _top_trials(study)
+            best_trials = _top_trials(study)
             numbers = list(study.trials[0].setting)
             lines = [
                 [
@@ -53,12 +54,15 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
                     decimals(trial.value),
                     *(_text(trial.setting[number]) for number in numbers),
                 ]
-                for trial in decile
+                for trial in best_trials
             ]
             table = table or (["Trial", "Top-1 error on validation (%)", *numbers], lines)
         captions = {
-            "history": f"Study {name}: every trial's error on the validation split, and the best so far; trial 0 is {study.base} as it is in params.yaml",
-            "slices": f"Study {name}: error on validation against each parameter, the most important first; darker: later trials; triangles: above the axis",
+            "history": f"Study {name}: every trial's error on the validation split, and the best so far; "
+            "trial 0 "
+            f"is {study.base} as it is in params.yaml",
+            "slices": f"Study {name}: error on validation against each parameter, the most important first; "
+            "darker: later trials; triangles: above the axis",
         }
         pictures += [
             (f"search-{name}-{what}", *drawn, captions[what]) for what, drawn in pictures_of(study).items()
@@ -67,7 +71,10 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
         paragraphs.append(_cost_paragraph(base, several))
         with style():
             if (figure := pareto(several)) is not None:
-                caption = f"Studies {', '.join(several)}: error on validation against the epochs of a trial; steps: the lowest error for at most so many epochs"
+                caption = (
+                    f"Studies {', '.join(several)}: error on validation against the epochs of a trial; "
+                    "steps: the lowest error for at most so many epochs"
+                )
                 pictures.append((f"search-budgets-{base}", *svg_and_png(figure), caption))
     paragraphs += edt_sentences(params, rows)
     return FoundSection("Search for hyperparameters", paragraphs, table, pictures) if paragraphs else None
@@ -83,7 +90,8 @@ def pictures_of(study: Result) -> dict[str, tuple[bytes, bytes]]:
 def tuned_sentences(studies: Mapping[str, Result]) -> dict[str, str]:
     """For the footnotes of the methods that searches produced."""
     return {
-        study.method: f"tuned from {study.base} by {len(study.trials)} trials on the validation split: {setting_text(study.best.setting)}"
+        study.method: f"tuned from {study.base} by {len(study.trials)} trials on the validation split: "
+        + setting_text(study.best.setting)
         for study in studies.values()
         if study.method is not None and study.best is not None
     }
@@ -111,10 +119,12 @@ def _study_paragraphs(study: Result, params: Params, rows: Mapping[str, Row]) ->
         if own is not None and own.value is not None
         else ""
     )
-    yield f"Best on validation: trial {best.number} with {decimals(best.value)} %: {setting_text(best.setting)}.{gain}"
+    setting = setting_text(best.setting)
+    yield f"Best on validation: trial {best.number} with {decimals(best.value)} %: {setting}.{gain}"
     if study.importance:
         yield (
-            "Importance of each parameter, its share in the variance of the finished trials' errors, mean ± standard "
+            "Importance of each parameter, its share in the variance of the finished trials' errors, mean ± "
+            "standard "
             f"deviation over random forests ({study.evaluator}): {importance_text(study)}."
         )
     if study.method is not None and study.method in rows and study.base in rows:
@@ -125,10 +135,11 @@ def _study_paragraphs(study: Result, params: Params, rows: Mapping[str, Row]) ->
                 f"again on the whole training set, {study.method} minus {study.base} is "
                 f"{_difference(paired)} on the test split: {verdict(paired, study.base)}."
             )
-    decile = _top_trials(study)
-    if len(decile) > 1:
-        ranges = "; ".join(_spread(name, decile) for name in best.setting)
-        yield f"The best {len(decile)} trials ({decimals(decile[0].value)} to {decimals(decile[-1].value)} %) have {ranges}."
+    best_trials = _top_trials(study)
+    if len(best_trials) > 1:
+        ranges = "; ".join(_spread(name, best_trials) for name in best.setting)
+        errors = f"{decimals(best_trials[0].value)} to {decimals(best_trials[-1].value)} %"
+        yield f"The best {len(best_trials)} trials ({errors}) have {ranges}."
 
 
 def _budgets(studies: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
@@ -178,7 +189,8 @@ def _text(value: Any) -> str:
 
 
 def _difference(paired: Paired) -> str:
-    return f"{decimals(paired.mean, sign=True)} points (95 % interval {interval_text(paired, sign=True)}, n = {paired.n})"
+    interval = f"95 % interval {interval_text(paired, sign=True)}, n = {paired.n}"
+    return f"{decimals(paired.mean, sign=True)} points ({interval})"
 
 
 def _switch_paragraphs(study: Result) -> list[str] | None:

@@ -1,7 +1,7 @@
 """Means, intervals and comparisons over seeds.
 
-Student's t is from scipy.special, which loads faster than scipy.stats; the tests compare the two. It is imported where
-it is used: reading a `Summary` does not need it.
+Student's t is from scipy.special, which loads faster than scipy.stats; the tests compare the two. It is
+imported where it is used: reading a `Summary` does not need it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Summary:
-    """n values: mean, sample standard deviation (ddof 1; None below two values) and the t interval of the mean.
+    """n values: mean, sample standard deviation (ddof 1; None below two values) and the t interval of the
+    mean.
 
-    low and high are None below two values, and where all values are equal: equal values do not prove certainty.
+    low and high are None below two values, and where all values are equal: equal values do not prove
+    certainty.
     """
 
     mean: float | None
@@ -39,11 +41,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired(Summary):
-    """Differences between two methods, seed by seed (same initialisation, same batches), and their paired t test.
+    """Differences between two methods, seed by seed, and their paired t test.
 
-    p: two-sided; holm: p after Holm's correction over its family; effect: Cohen's d_z with Hedges' correction (three
-    pairs or more); further_seeds: seeds to add until the same mean difference and spread would be
-    significant at the family's strictest level, ALPHA / family; None above MAX_SEEDS.
+    p: two-sided; holm: p after Holm's correction over its family
+    effect: Cohen's d_z with Hedges' correction, of three pairs or more
+    further_seeds: seeds to add until the same mean difference and spread would be significant at the family's
+        strictest level, ALPHA / family; None above MAX_SEEDS
     """
 
     p: float | None = None
@@ -115,7 +118,8 @@ def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979): the i-th smallest of m times m - i + 1, never below the one before, at most 1."""
+    """Holm's step-down correction (1979): the i-th smallest of m times m - i + 1, never below the one before,
+    at most 1."""
     order = np.argsort(p, kind="stable")
     steps = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
     corrected = np.empty(len(p))
@@ -146,7 +150,8 @@ def _hedges(freedom: int) -> float:
 
 
 def _further_seeds(paired: Paired, family: int) -> int | None:
-    """Seeds to add, at the observed mean and spread, until |t| exceeds the two-sided critical value at ALPHA / family."""
+    """Seeds to add, at the observed mean and spread, until |t| exceeds the two-sided critical value at ALPHA
+    / family."""
     if not paired.mean or not paired.std:
         return None
     enough = np.flatnonzero(_half_widths(ALPHA / family) * paired.std < abs(paired.mean))
@@ -171,5 +176,5 @@ def _half_widths(alpha: float) -> np.ndarray:
 
 
 def detectable(std: float, n: int, family: int) -> float:
-    """The mean difference of n pairs with this standard deviation that is just significant at ALPHA / family."""
+    """The mean of n differences with this standard deviation that is just significant at ALPHA / family."""
     return float(_half_widths(ALPHA / family)[min(n, MAX_SEEDS) - 2] * std) if n > 1 else math.inf

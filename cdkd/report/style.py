@@ -97,7 +97,8 @@ def svg(figure: Figure, **options: Any) -> bytes:
 
 
 def _shorter(drawn: bytes) -> bytes:
-    """The same picture in fewer bytes: a hundredth of a point is enough for a curve (whole glyphs and transformations stay as they
+    """The same picture in fewer bytes: a hundredth of a point is enough for a curve (whole glyphs and
+    transformations stay as they
     are), and neither comments nor indentation are seen."""
     drawn = re.sub(rb"\n\s*", b"\n", re.sub(rb"<!--.*?-->", b"", drawn))
     return re.sub(

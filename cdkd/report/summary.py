@@ -33,7 +33,7 @@ class Row:
 
     top1, top5: last epoch; best: top-1 error of each seed's best epoch
     minus: baseline -> paired differences in top-1 error at the last epoch, seed by seed
-    measures: MEASURES -> over the seeds that have it; analyses: seed -> the rest of its record's error analysis
+    measures: MEASURES -> over the seeds that have it; analyses: seed -> its record's error analysis
     unreadable: seed -> why the error analysis cannot be used
     tuned: how a search found the method's weights, if one did
     """

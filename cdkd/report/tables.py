@@ -186,7 +186,7 @@ def _scale(pairs: Sequence[Summary]) -> tuple[float, float]:
 
 
 def console(rows: Sequence[Row]) -> list[str]:
-    """Aligned lines for a terminal: methods as params.yaml names them, error, differences to the baselines."""
+    """Aligned lines for a terminal; methods have their names of params.yaml."""
     if _empty(rows):
         return [NO_RECORDS]
     baselines = bases(rows)

@@ -154,7 +154,8 @@ def test_no_records_anywhere_is_a_table_of_gaps(two: list[Experiment], tmp_path:
 
 
 def test_committed_reports_are_read_where_there_are_no_records(two: list[Experiment], tmp_path: Path) -> None:
-    """The first experiment's report, its records gone; the second has records, which count although there is a report."""
+    """The first experiment's report, its records gone; the second has records, which count although there is
+    a report."""
     compare(two, tmp_path / "before")
     for one in two:
         found = collect(one.params, one.expected, one.runs)
@@ -203,7 +204,8 @@ def test_latex_compiles_with_names_that_need_escaping(two: list[Experiment], tmp
     compare(two, tmp_path)
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-4}" in (tmp_path / "table.tex").read_text()
     assert "<s>" not in (tmp_path / "table.md").read_text()
-    document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table.tex}\end{document}"
+    document = r"\documentclass{article}\usepackage{booktabs,graphicx}"
+    document += r"\begin{document}\input{table.tex}\end{document}"
     (tmp_path / "x.tex").write_text(document)
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "x.tex"],

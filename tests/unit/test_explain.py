@@ -1,4 +1,5 @@
-"""`cdkd explain`: every difference to the published recipe, nothing that is none, and no number without a source."""
+"""`cdkd explain`: every difference to the published recipe, nothing that is none, and no number without a
+source."""
 
 from __future__ import annotations
 

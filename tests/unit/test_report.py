@@ -1,4 +1,5 @@
-"""The report: numbers against hand-computed ones, nothing dropped, the same bytes every time, nothing that breaks out of its cell."""
+"""The report: numbers against hand-computed ones, nothing dropped, the same bytes every time, nothing that
+breaks out of its cell."""
 
 from __future__ import annotations
 
@@ -376,7 +377,8 @@ def test_mixed_environments_and_untracked_code_are_footnoted(folder: Folder) -> 
     folder.render()
     notes = folder.text("ablation.md")
     assert (
-        "Resumed in another environment than it was started in, so that the last bits may differ from those of an "
+        "Resumed in another environment than it was started in, so that the last bits may differ from those "
+        "of an "
         "uninterrupted run: kd seed 1." in notes
     )
     assert "differ: host processor x, but y (kd seed 2); torch 2.10.0, but 2.11.0 (kd seed 2)." in notes
@@ -604,7 +606,8 @@ def test_one_runs_curves(record: Record) -> None:
 
 def test_importing_the_package_imports_no_heavy_friends() -> None:
     modules = "cdkd.report.notes, cdkd.report.escape, cdkd.report.tables, cdkd.report.pairwise"
-    code = f"import sys, {modules}; print([m for m in ('pandas', 'matplotlib', 'torch', 'scipy') if m in sys.modules])"
+    heavy = ("pandas", "matplotlib", "torch", "scipy")
+    code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,5 @@
-"""The report's page, its sections and its further tables: what a reader meets, and that nothing in it needs anything else."""
+"""The report's page, its sections and its further tables: what a reader meets, and that nothing in it needs
+anything else."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def examine(record: Record, wrong: dict[tuple[int, int], int], teacher: bool = F
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """Three methods with all that is measured; cd is far better than kd, and mistakes class 2 for 0 more than the student does."""
+    """Three methods with all that is measured; cd is far better than kd, and mistakes class 2 for 0 more than
+    the student does."""
     folder = Folder(tmp_path, {"student": CE, "kd": KD, "cd": CD})
     keep(folder.runs, examine(a_record("teacher", 0, 3.0), {(0, 1): 9}, teacher=True))
     for seed, (student, kd, cd) in enumerate(((8.0, 7.0, 4.1), (9.0, 8.5, 5.5), (10.0, 8.2, 5.3))):
@@ -220,8 +222,10 @@ def test_names_are_written_as_in_papers_unless_two_would_be_the_same() -> None:
 
 
 def test_an_inline_picture_follows_the_theme_and_keeps_its_names_apart() -> None:
-    svg = '<?xml version="1.0"?><!DOCTYPE svg><svg width="72pt" height="36pt" viewBox="0 0 72 36" xmlns="x"><metadata>m</metadata>'
-    svg += '<defs><path id="a"/></defs><use xlink:href="#a" clip-path="url(#b)" style="fill: #ffffff; stroke: #000000"/><path style="stroke: #d55e00"/></svg>'
+    svg = '<?xml version="1.0"?><!DOCTYPE svg><svg width="72pt" height="36pt" viewBox="0 0 72 36" '
+    svg += 'xmlns="x"><metadata>m</metadata>'
+    svg += '<defs><path id="a"/></defs><use xlink:href="#a" clip-path="url(#b)" '
+    svg += 'style="fill: #ffffff; stroke: #000000"/><path style="stroke: #d55e00"/></svg>'
     text = inline(svg, "Errors 1")
     assert text.startswith('<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 72 36"')
     assert 'id="errors-1-a"' in text
@@ -239,12 +243,13 @@ def test_the_headline_says_what_is_settled(folder: Folder) -> None:
     folder.render()
     text = folder.text("report.md")
     assert (
-        "CD has the lowest top-1 error: 4.97 ± 0.76 % on the test split (mean over 3 seeds), compared with 7.90 ± 0.79 % "
+        "CD has the lowest top-1 error: 4.97 ± 0.76 % on the test split (mean over 3 seeds), compared with "
+        "7.90 ± 0.79 % "
         "for KD and 9.00 ± 1.00 % for the student alone; the teacher has 3.00 %." in text
     )
     assert (
-        "Compared with KD, significantly fewer errors: CD (−2.93) (points); the other difference is not significant."
-        in text
+        "Compared with KD, significantly fewer errors: CD (−2.93) (points); the other difference is not "
+        "significant." in text
     )
     assert "the best of 3 methods is partly luck (selection bias)" in text
     assert "Incomplete" not in text

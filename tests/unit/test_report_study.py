@@ -173,7 +173,8 @@ def test_several_budgets_are_weighed() -> None:
     found = section(params(), {"small": STUDY, "long": dear}, {})
     assert found is not None
     assert (
-        "Studies of edt by the length of a trial: 2 epochs a trial (small): best 3.00 %, edt unchanged 5.00 %, 7 epochs in "
+        "Studies of edt by the length of a trial: 2 epochs a trial (small): best 3.00 %, edt unchanged 5.00 "
+        "%, 7 epochs in "
         "total; " in " ".join(found.paragraphs)
     )
     assert "4 epochs a trial (long)" in " ".join(found.paragraphs)
@@ -225,7 +226,8 @@ def test_the_sentence_says_which_way() -> None:
     }
     (said,) = edt_sentences(params(methods()), rows)
     assert said.startswith(
-        "Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the error. Top-1"
+        "Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the "
+        "error. Top-1"
     )
 
 

@@ -1,4 +1,5 @@
-"""Statistics of a report: against scipy, textbook numbers and simulation, and where there is nothing to compute."""
+"""Statistics of a report: against scipy, textbook numbers and simulation, and where there is nothing to
+compute."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The report's pictures, each a function from rows to a figure, or to None where the records do not allow it."""
+"""The report's figures: functions from rows to a figure, or to None where there is nothing to draw."""

@@ -34,7 +34,7 @@ RATE = "learning rate"
 
 
 def curves(rows: Mapping[str, Row]) -> Figure | None:
-    """Mean test error over the epochs, with the range over seeds; the last quarter again, on its own scale."""
+    """Mean test error over the epochs, with the range over seeds; the last quarter also on its own scale."""
     bands = {
         name: over_seeds(rows[name], lambda run: run.column("test_top1_error")) for name in students(rows)
     }
@@ -82,7 +82,8 @@ def _close_up(
 
 
 def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
-    """The weights of every method whose weights change, as they were used, and the learning rate below: a strip each."""
+    """The weights of every method whose weights change, as they were used, and the learning rate below: a
+    strip each."""
     weights = {name: _weights(params, rows[name]) for name in students(rows)}
     changing = [
         name for name, those in weights.items() if any(len(set(values)) > 1 for values in those.values())
@@ -122,7 +123,7 @@ def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
 
 
 def shares(rows: Mapping[str, Row]) -> Figure | None:
-    """Share of each weighted term in the sum, mean over seeds; a panel for every method with several terms."""
+    """Share of each weighted term in the sum, mean over seeds; a panel for each method of several terms."""
     several = (
         (name, parts)
         for name in students(rows)
@@ -165,7 +166,8 @@ def shares(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def alignment(rows: Mapping[str, Row]) -> Figure | None:
-    """Similarity of the student's and the teacher's channel means, a panel for every stage, from shallow to deep."""
+    """Similarity of the student's and the teacher's channel means, a panel for every stage, from shallow to
+    deep."""
     methods = students(rows)
     histories = [history for name in methods for history in rows[name].histories]
     stages = max((len(history.names("alignment")) for history in histories), default=0)
@@ -202,7 +204,8 @@ def _weights(params: Params, row: Row) -> dict[str, list[float]]:
 
 
 def _rates(params: Params, rows: Mapping[str, Row]) -> list[tuple[str, list[float]]]:
-    """Each learning rate over the epochs and its methods: a search may choose one for its method. The commonest comes last."""
+    """Each learning rate over the epochs and its methods: a search may choose one for its method. The
+    commonest comes last."""
     methods_of: dict[tuple[float, ...], list[str]] = {}
     for name in students(rows):
         recipe = params.tuned.get(name, params.training).resolved
@@ -217,7 +220,7 @@ def _rates(params: Params, rows: Mapping[str, Row]) -> list[tuple[str, list[floa
 
 
 def _shares(row: Row) -> dict[str, np.ndarray]:
-    """term -> percent of the weighted sum in each epoch, mean over seeds; a term without weight has no part."""
+    """term -> percent of the weighted sum in each epoch, mean over seeds."""
     names = sorted({name for history in row.histories for name in history.names("losses")})
     epochs = min(map(len, row.histories), default=0)
     if not names or not epochs:
@@ -236,7 +239,7 @@ def _shares(row: Row) -> dict[str, np.ndarray]:
 
 
 def _strip(axes: Axes, label: str, values: Sequence[float], colour: str) -> None:
-    """A step function of the epoch from 0 to its maximum, each level that has room labelled with its value."""
+    """A step function of the epoch, from 0 to its maximum; long levels are labelled with their value."""
     top = max(values) or 1.0  # a weight may be 0 throughout
     axes.stairs(values, range(len(values) + 1), baseline=0, fill=True, color=colour, alpha=0.18, linewidth=0)
     axes.stairs(values, range(len(values) + 1), baseline=None, color=colour, linewidth=1.4)

@@ -56,7 +56,8 @@ def errors(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def forest(rows: Mapping[str, Row]) -> Figure | None:
-    """Mean difference to the baseline with its 95 % interval, every seed's difference as a small point, the result."""
+    """Mean difference to the baseline with its 95 % interval, every seed's difference as a small point, the
+    result."""
     tested = (row.minus for row in rows.values())
     bases = {base for minus in tested for base, paired in minus.items() if paired.n}
     base = next((base for base in BASELINES if base in bases), None)
@@ -109,7 +110,7 @@ def _to_the_right(axes: Axes, line: float, text: str) -> None:
 def _limits(
     pairs: list[Paired], rows: Mapping[str, Row], methods: list[str], base: str
 ) -> tuple[float, float]:
-    """From the seeds' differences: an interval of two seeds is tens of points long, and is cut with an arrow."""
+    """From the seeds' differences: the interval of two seeds is tens of points long and is cut."""
     seen = [0.0, *(value for name in methods for value in differences(rows[name], rows[base]))]
     ends = [end for paired in pairs for end in (paired.low, paired.high) if end is not None]
     margin = max(max(map(abs, seen)), 1e-3)
