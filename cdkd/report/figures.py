@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from cdkd.config.params import Params
 from cdkd.report.history import History
-from cdkd.report.pictures import classes, epochs, errors
+from cdkd.report.pictures import classes, epochs, errors, peers
 from cdkd.report.pictures.common import epoch_axis
 from cdkd.report.style import COLOURS, line_style, png, style, svg_and_png
 from cdkd.report.summary import Row
@@ -55,6 +55,12 @@ PICTURES = {
         "test split: 1 means equal up to rotation and scale.",
         "Similarity of student and teacher over the epochs, one panel for each stage from shallow to deep",
     ),
+    "peers": (
+        "Networks that were trained together. Left: mean distance of their probabilities on the test split, "
+        "of branched networks (CSS) of the branches' joint answers, which is another scale. Right: points are "
+        "the networks, crosses the ensembles, the ring is the deployed network, whose error the tables list.",
+        "Diversity of the networks over the epochs, and the errors of each of them and of their ensembles",
+    ),
     "reliability": (
         "Accuracy against confidence on the test split, all seeds together, in bins of confidence; small "
         "points: fewer "
@@ -83,6 +89,7 @@ def draw(params: Params, rows: Mapping[str, Row], class_names: Sequence[str] = (
             "schedules": epochs.schedules(params, rows),
             "shares": epochs.shares(rows),
             "alignment": epochs.alignment(rows),
+            "peers": peers.peers(rows),
             "reliability": classes.reliability(rows),
             "confusion": classes.confusion(rows, class_names),
         }

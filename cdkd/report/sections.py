@@ -118,7 +118,9 @@ def compose(report: Report, links: Links | None = None) -> Document:
             Section("seeds", "Single seeds", _pictures(report, "errors")),
             Section("differences", "Are the differences significant?", differences),
             Section(
-                "training", "Training curves", _pictures(report, "curves", "schedules", "shares", "alignment")
+                "training",
+                "Training curves",
+                _pictures(report, "curves", "schedules", "shares", "alignment", "peers"),
             ),
             Section("errors", "Calibration, agreement and classes", _error_blocks(report)),
             Section("networks", "Networks", (networks(rows),)),
