@@ -74,7 +74,8 @@ class Clone:
             start_new_session=True,
         )
 
-    def run(self, *words: str, code: int = 0) -> str:
+    def run(self, *words: str, code: int | None = 0) -> str:
+        """What it printed; code: the expected exit code, None for any but 0."""
         done = subprocess.run(
             words,
             cwd=self.folder,
@@ -85,7 +86,7 @@ class Clone:
             check=False,
         )
         text = done.stdout + done.stderr
-        assert done.returncode == code, text
+        assert done.returncode == code if code is not None else done.returncode != 0, text
         return text
 
     def stored(self) -> dict[str, int]:
@@ -99,6 +100,11 @@ class Clone:
         found: dict[str, Any] = json.loads(
             (self.folder / "runs" / "digits" / method / f"seed-{seed}.json").read_text()
         )
+        return found
+
+    def stored_record(self, fingerprint: str) -> dict[str, Any]:
+        path = self.folder / ".cdkd" / "store" / fingerprint / "record.json"
+        found: dict[str, Any] = json.loads(path.read_text())
         return found
 
 
