@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from cdkd.config.schema import Augmentation, Training
+from cdkd.core.batch import DataInfo
 from cdkd.core.errors import BadParams
 from cdkd.core.needs import Needs
 from cdkd.core.schedule import Method, Recipe, Term, Weight
 from cdkd.data.batches import Batches, Split, evaluation
+from cdkd.losses import signature
 from cdkd.training.cohort import student_run
 from cdkd.training.evaluation import Evaluation, Reference
 from cdkd.training.loop import train
@@ -53,6 +55,16 @@ METHODS: dict[str, Method] = {
         }
     ),
 }
+# every other loss of one network, in three methods, so that a new one is taken up by existing
+OPTIONS: dict[str, dict[str, Any]] = {
+    "crd": {"negatives": 16, "dimension": 8},
+    "ft": {"paraphraser_epochs": 1},
+}
+TRIED = {term.loss or name for method in METHODS.values() for name, term in method.items()}
+OTHERS = [name for name in signature.names() if not signature.is_group(name) and name not in TRIED]
+for part in range(3):
+    terms = {name: Term(Weight(0.01), OPTIONS.get(name, {})) for name in OTHERS[part::3]}
+    METHODS[f"others_{part + 1}"] = Method({"ce": Term(Weight(1.0)), **terms})
 
 
 def split(images: int, offset: int = 0) -> Split:
@@ -88,6 +100,7 @@ def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None,
             sample,
             {"teacher": teacher},
             folder / f"{name}-{seed}",
+            data=DataInfo(len(TRAIN), 5, TRAIN.labels, how.batch),
         )
         for name in names
     ]
