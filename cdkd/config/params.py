@@ -80,7 +80,7 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     if "teacher" in raw:
         teacher = sections.teacher_of(raw["teacher"], training, raw.get("training"), faults)
     student = sections.student_of(raw["student"], faults) if "student" in raw else None
-    data = sections.data_of(raw["data"], faults) if "data" in raw else None
+    data = sections.data_of(raw["data"], training, faults) if "data" in raw else None
     seeds = sections.seeds_of(raw["seeds"], faults) if "seeds" in raw else ()
     epochs = sections.epochs_of(raw.get("training"))
     written = with_student(raw.get("methods"), None if student is None else student.network)

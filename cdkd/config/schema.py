@@ -100,14 +100,16 @@ class Data(Section):
 
     paths: source folder's directories or archives, relative to params.yaml
     size: shorter side and square crop; without it all images must be of one size
-    train_images: keep so many training images, drawn by class and seed
-    test: share of folder images drawn as the test split, for a data set without one
-    validation: share of the training images on which a search judges its trials
+    uncropped: store folder images as they come, for random crops of the whole image; evaluation resizes to
+    size train_images: keep so many training images, drawn by class and seed test: share of folder images
+    drawn as the test split, for a data set without one validation: share of the training images on which a
+    search judges its trials
     """
 
     source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
     paths: Texts = ()
     size: Pixels | None = None
+    uncropped: bool = False
     train_images: Annotated[PositiveInt, Field(le=1_000_000_000)] | None = None
     test: Annotated[float, Field(gt=0, le=MAX_VALIDATION)] | None = None
     validation: Annotated[float, Field(ge=0, le=MAX_VALIDATION)] = 0.1

@@ -63,7 +63,7 @@ def student_of(value: Any, faults: Faults) -> Student | None:
     return student
 
 
-def data_of(value: Any, faults: Faults) -> Data | None:
+def data_of(value: Any, training: Training | None, faults: Faults) -> Data | None:
     data: Data | None = faults.section(Data, value, ("data",))
     if data is None:
         return None
@@ -72,6 +72,15 @@ def data_of(value: Any, faults: Faults) -> Data | None:
         faults.add(("data", "paths"), what)
     if data.source != "folder" and data.paths:
         faults.add(("data", "paths"), f"{list(data.paths)}; only source folder reads paths")
+    if data.source != "folder" and data.test is not None:
+        faults.add(("data", "test"), f"{data.test}; {data.source} has a test split, remove it")
+    if data.uncropped and data.source != "folder":
+        faults.add(("data", "uncropped"), f"true; the images of {data.source} are of one size, remove it")
+    if data.uncropped and data.size is None:
+        faults.add(("data", "uncropped"), "true; also set data.size, the shorter side in evaluation")
+    if data.uncropped and training is not None and training.augmentation.resized_crop is None:
+        what = "true; also set training.augmentation.resized_crop, the side of the crops"
+        faults.add(("data", "uncropped"), what)
     norm = data.normalisation
     if isinstance(norm, Normalisation) and len(norm.mean) != len(norm.std):
         what = f"{len(norm.mean)} means and {len(norm.std)} standard deviations; expected as many of each"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ def images_per_buffer(image: tuple[int, ...]) -> int:
     return max(1, BUFFER // math.prod(image))
 
 
+class ImageFile(Protocol):
+    """An image as it came; its text is its name for messages."""
+
+    def read(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set whose labels are known before any image is read, so that a draw of a few images reads few.
@@ -29,6 +38,7 @@ class Source:
     `read(kept, progress)` yields the training images at the indices `kept`, then all test images, in order,
     in chunks: uint8 [n, H, W, C], all of one H and W. A chunk has 1 channel if all its images are grey,
     else 3. unused: suffix -> number of files that are no part of the data set; notes: for the user
+    files: the files of the images that `read` yields, where each image has one
     """
 
     classes: tuple[str, ...]
@@ -37,6 +47,7 @@ class Source:
     read: Callable[[Labels, OnProgress | None], Chunks]
     unused: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: Callable[[Labels], Sequence[ImageFile]] | None = None
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Container(Protocol):
     path: Path
 
     def entries(self) -> Iterator[Entry]: ...
+    def size(self, name: str) -> int: ...
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes: ...
 
 
@@ -59,6 +60,10 @@ class Entry(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.container.path}: {self.name}"
+
+    @property
+    def size(self) -> int:
+        return self.container.size(self.name)
 
     def read(self, limit: int = MAX_BYTES) -> bytes:
         """The content, or its first `limit` bytes."""
@@ -136,6 +141,9 @@ class Folder:
             f"{error.filename}: cannot be listed ({error.strerror}); expected a readable folder"
         ) from error
 
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
         # non-blocking: the file may have been replaced by a FIFO since it was listed
         handle = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK)
@@ -184,6 +192,9 @@ class ZipArchive:
         except UnicodeEncodeError:
             return info.filename
 
+    def size(self, name: str) -> int:
+        return self._file.getinfo(name).file_size
+
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
         with self._file.open(name) as file:
             return file.read(limit)
@@ -218,6 +229,9 @@ class TarArchive:
                     raise BadData(f"{self.path}: member {path} occurs twice; expected each once")
                 seen.add(path)
                 yield Entry(self, name, path, member.isdir())
+
+    def size(self, name: str) -> int:
+        return self._places[name][1]
 
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
         start, size = self._places[name]

@@ -1,9 +1,8 @@
-"""Image files to arrays. A file that is not an 8-bit image of the common size is refused by name."""
+"""Many image files to arrays. A file that is not an 8-bit image of the common size is refused by name."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import threading
@@ -11,7 +10,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,13 +18,8 @@ from PIL import Image
 from cdkd.core.errors import BadData
 from cdkd.data.arrays import Chunks, Images, OnProgress, images_per_buffer
 from cdkd.data.containers import Entry
+from cdkd.data.pixels import opened, pixels
 
-MAX_PIXELS = 64 * 2**20  # of an image; a larger one is treated as a decompression bomb
-# what Pillow decodes by itself, without starting another program
-FORMATS = (
-    *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "ICO", "PCX", "QOI"),
-    *("SGI", "SUN", "XBM", "TGA"),  # TGA last: its files have no signature
-)
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".avif", ".avifs"),
@@ -35,29 +29,13 @@ SIGNATURE = (
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]|"
     rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|qoif"
 )
-GREY = ("1", "L", "LA", "La")
 MOST_NAMED = 5  # broken images that a message names
 CHUNK = 128
 
+T = TypeVar("T")
 Size = tuple[int, int]  # width, height
 Outcome = tuple[Size, Images | None] | str  # the size and the pixels, or an error
 Decoded = tuple[Images | None, list[Size | str]]  # of a chunk: its pixels, if all images have them
-
-
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """torchvision's Resize(size) and CenterCrop(size): shorter side to `size`, then the square in the centre.
-
-    The interpolation is bilinear with antialiasing.
-    """
-    width, height = image.size
-    short = min(width, height)
-    wide, high = (size * width // short, size * height // short)
-    if wide * high > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels would be {wide}x{high} after resizing to data.size {size}")
-    if (wide, high) != (width, height):
-        image = image.resize((wide, high), Image.Resampling.BILINEAR)
-    left, top = round((wide - size) / 2), round((high - size) / 2)
-    return image.crop((left, top, left + size, top + size))
 
 
 def is_image(entry: Entry) -> bool:
@@ -68,33 +46,6 @@ def is_image(entry: Entry) -> bool:
         return re.match(SIGNATURE, entry.read(16), re.DOTALL) is not None
     except Exception:  # a damaged or encrypted member; what is not an image may be so
         return False
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """The formats that this build of Pillow knows."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def opened(content: bytes) -> Image.Image:
-    """The image in a file's content, not decoded yet. Raises whatever Pillow raises, or `ValueError`."""
-    image = Image.open(io.BytesIO(content), formats=_formats())
-    width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels; expected at least 1 and at most {MAX_PIXELS}")
-    if image.mode[0] in "IF":
-        raise ValueError(f"pixels of more than 8 bits (mode {image.mode}); expected 8-bit grey or colour")
-    return image
-
-
-def pixels(image: Image.Image, size: int | None) -> Images:
-    """[H, W] of a grey image, [H, W, 3] of any other.
-
-    Transparency is dropped, palettes become colours, and the EXIF orientation is not applied.
-    """
-    image = image.convert("L" if image.mode in GREY else "RGB")
-    return np.asarray(image if size is None else resize_and_crop(image, size))
 
 
 def decoded(
@@ -116,7 +67,7 @@ def decoded(
                 mixed.set()
             return image.size, None if mixed.is_set() else pixels(image, size)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
-            return str(error).replace("\n", " ").partition(" <_io.BytesIO")[0] or type(error).__name__
+            return reason(error)
 
     threads = min(8, os.cpu_count() or 1)
     # a thread holds its chunk twice, as single images and stacked; writing copies it once more
@@ -127,11 +78,11 @@ def decoded(
         sizes = [outcome if isinstance(outcome, str) else outcome[0] for outcome in outcomes]
         return _stacked(outcomes), sizes
 
-    faults, done = _Faults(names, size is None), 0
+    faults, done = Faults(names, size is None), 0
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # our own limit is lower, and an error
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for images, sizes in _in_order(pool, chunk, range(0, len(names), step), threads + 1):
+        for images, sizes in in_order(pool, chunk, range(0, len(names), step), threads + 1):
             for index, found in enumerate(sizes, done):
                 faults.add(index, found)
             done += len(sizes)
@@ -142,6 +93,11 @@ def decoded(
     faults.raise_if_any()
 
 
+def reason(error: Exception) -> str:
+    """An error of Pillow in one line."""
+    return str(error).replace("\n", " ").partition(" <_io.BytesIO")[0] or type(error).__name__
+
+
 def _first_size(count: int, read: Callable[[int], bytes]) -> Size:
     """The size of the first image that can be opened; if none can, all will be refused anyway."""
     for index in range(count):
@@ -150,11 +106,9 @@ def _first_size(count: int, read: Callable[[int], bytes]) -> Size:
     return 1, 1
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], Decoded], starts: range, ahead: int
-) -> Iterator[Decoded]:
+def in_order(pool: ThreadPoolExecutor, work: Callable[[int], T], starts: range, ahead: int) -> Iterator[T]:
     """The results for each start, in order; at most `ahead` in advance, because results take memory."""
-    running: deque[Future[Decoded]] = deque()
+    running: deque[Future[T]] = deque()
     try:
         for start in starts:
             running.append(pool.submit(work, start))
@@ -166,7 +120,7 @@ def _in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Faults:
+class Faults:
     """What is wrong with the images seen so far. With `same_size`, all must be of one size."""
 
     def __init__(self, names: Sequence[object], same_size: bool) -> None:

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
 import weakref
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
 from torch import Tensor
 
 from cdkd.core.errors import BadData
-from cdkd.data.prepared import CHECKSUMS, HINT, Meta, check_digest, header
-
-Checksums = NDArray[np.uint32]  # [N], crc32 of each image
+from cdkd.data.checksums import Checksums, checksums, read_verified
+from cdkd.data.prepared import HINT, Meta, header
 
 
 class DiskImages:
     """The images in a split's file, uint8 [N, H, W, C]. Any number of threads may call `rows`.
 
-    Images are read with `pread` rather than through a memory map: with a map, a failing disk or a truncated
-    file kills the process by a signal, without a message. `start` is the offset of the first image in the
-    file.
+    `start` is the offset of the first image in the file.
     """
 
     def __init__(
@@ -58,21 +50,8 @@ class DiskImages:
     def _read(self, index: int, buffer: memoryview) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        offset, done = self.start + index * len(buffer), 0
-        try:
-            while done < len(buffer):  # the system may return fewer bytes than asked for
-                got = os.preadv(self._file, [buffer[done:]], offset + done)
-                if got == 0:
-                    raise BadData(f"{self.path}: ends within image {index}; {HINT}")
-                done += got
-        except OSError as error:
-            raise BadData(f"{self.path}: image {index} cannot be read ({error}); {HINT}") from error
-        found, expected = zlib.crc32(buffer), int(self.checksums[index])
-        if found != expected:
-            raise BadData(
-                f"{self.path}: image {index} is damaged, its crc32 is {found:08x}; "
-                f"expected {expected:08x}; {HINT}"
-            )
+        offset = self.start + index * len(buffer)
+        read_verified(self._file, self.path, index, offset, buffer, int(self.checksums[index]))
 
 
 class JoinedImages:
@@ -100,7 +79,7 @@ class JoinedImages:
 Images = Tensor | DiskImages | JoinedImages
 
 
-def joined(parts: Sequence[Images]) -> Images:
+def joined_images(parts: Sequence[Images]) -> Images:
     """Several splits one after the other: one tensor if all of them are tensors."""
     tensors = [part for part in parts if isinstance(part, Tensor)]
     single = [part for part in parts if not isinstance(part, JoinedImages)]
@@ -118,45 +97,10 @@ def on_disk(folder: Path, split: str, meta: Meta) -> tuple[DiskImages, Tensor]:
     size = path.stat().st_size
     if size != start + count * image:
         raise BadData(f"{path}: {size} bytes; expected {start + count * image}; {HINT}")
-    if split + CHECKSUMS in meta.files:
-        recorded = folder / f"{split}{CHECKSUMS}.safetensors"
-        begin_crc, checksums = _recorded(recorded, meta.files[split + CHECKSUMS], count)
-    else:
-        begin_crc, checksums = _computed(path, meta.files[split], start, count, image)
     with path.open("rb") as file:
         begin = file.read(start)
-    if zlib.crc32(begin) != begin_crc or not begin.startswith(expected):
+    crcs = checksums(folder, split, meta, begin, itertools.repeat(image, count))
+    if not begin.startswith(expected):
         raise BadData(f"{path}: damaged before its images; {HINT}")
     labels = np.frombuffer(begin, "<i8", count, len(expected)).astype(np.int64)
-    return DiskImages(path, start, (count, *meta.image), checksums), torch.from_numpy(labels)
-
-
-def _recorded(path: Path, digest: str, count: int) -> tuple[int, Checksums]:
-    """From <split>.crc32.safetensors: the crc32 of everything before the images, and that of each image."""
-    content = path.read_bytes()
-    check_digest(path, hashlib.sha256(content).hexdigest(), digest)
-    try:
-        tensors = safetensors.load(content)
-        begin, checksums = tensors["begin"], tensors["images"]
-    except (SafetensorError, KeyError) as error:
-        raise BadData(f"{path}: unreadable ({error}); {HINT}") from error
-    if begin.shape != (1,) or checksums.shape != (count,):
-        raise BadData(
-            f"{path}: begin {list(begin.shape)}, images {list(checksums.shape)}; "
-            f"expected [1] and [{count}]; {HINT}"
-        )
-    return int(begin[0]), checksums
-
-
-def _computed(path: Path, digest: str, start: int, count: int, image: int) -> tuple[int, Checksums]:
-    """The same for a split without recorded checksums, in the one pass that verifies its sha256."""
-    checksums = np.empty(count, np.uint32)
-    with path.open("rb") as file:
-        begin = file.read(start)
-        sha256 = hashlib.sha256(begin)
-        for index in range(count):
-            content = file.read(image)
-            sha256.update(content)
-            checksums[index] = zlib.crc32(content)
-    check_digest(path, sha256.hexdigest(), digest)
-    return zlib.crc32(begin), checksums
+    return DiskImages(path, start, (count, *meta.image), crcs), torch.from_numpy(labels)

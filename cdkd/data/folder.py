@@ -53,8 +53,11 @@ def open_folder(
     def labels(pairs: Pairs) -> Labels:
         return np.array([number[category] for _, category in pairs], np.int64)
 
+    def chosen_files(kept: Labels) -> list[Entry]:
+        return [train[index][0] for index in kept] + [entry for entry, _ in test]
+
     def read(kept: Labels, progress: OnProgress | None) -> Chunks:
-        chosen = [train[index][0] for index in kept] + [entry for entry, _ in test]
+        chosen = chosen_files(kept)
         return decoded(chosen, lambda index: chosen[index].read(), size, progress)
 
     used = {entry for entry, _ in (*train, *test)} | set(layout.lists)
@@ -65,7 +68,13 @@ def open_folder(
         some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
         notes.append(f"{len(unused):,} files are not used: {kinds} ({some})")
     return Source(
-        tuple(layout.classes), labels(train), labels(test), read, count_suffixes(unused), tuple(notes)
+        tuple(layout.classes),
+        labels(train),
+        labels(test),
+        read,
+        count_suffixes(unused),
+        tuple(notes),
+        chosen_files,
     )
 
 

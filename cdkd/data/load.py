@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cdkd.core.errors import BadData
-from cdkd.data.disk_images import Images, on_disk
+from cdkd.data.disk_images import Images, joined_images, on_disk
+from cdkd.data.encoded_images import EncodedImages, encoded
 from cdkd.data.prepared import HINT, SPLITS, check_digest, read_meta
 from cdkd.storage.files import sha256
 
@@ -31,7 +33,15 @@ def memory_limit() -> int:
     return int(text)
 
 
-def load(folder: Path, split: str) -> tuple[Images, Tensor]:
+def joined(parts: Sequence[Images | EncodedImages]) -> Images | EncodedImages:
+    """The images of several splits one after the other; all splits of a data set are stored alike."""
+    files = [file for part in parts if isinstance(part, EncodedImages) for file in part.files]
+    if files:
+        return EncodedImages(files, next(part.image for part in parts if isinstance(part, EncodedImages)))
+    return joined_images([part for part in parts if not isinstance(part, EncodedImages)])
+
+
+def load(folder: Path, split: str) -> tuple[Images | EncodedImages, Tensor]:
     """Images uint8 [N, H, W, C] and labels int64 [N] of a split; digests, shapes and labels are checked.
 
     Images of a split larger than `memory_limit` stay on disk, and each is checked when it is read.
@@ -40,9 +50,11 @@ def load(folder: Path, split: str) -> tuple[Images, Tensor]:
     if split not in SPLITS:
         raise BadData(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
     path = folder / f"{split}.safetensors"
-    images: Images
+    images: Images | EncodedImages
     try:
-        if meta.counts[split] * math.prod(meta.image) > memory_limit():
+        if meta.uncropped:
+            images, labels = encoded(folder, split, meta)
+        elif meta.counts[split] * math.prod(meta.image) > memory_limit():
             images, labels = on_disk(folder, split, meta)
         else:
             images, labels = _in_memory(path, meta.files[split], (meta.counts[split], *meta.image))

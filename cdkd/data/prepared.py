@@ -32,6 +32,7 @@ class Meta:
     files: Mapping[str, str]  # name without .safetensors -> sha256
     overlap: int  # test images whose bytes also occur among the training or validation images
     digest: str
+    uncropped: bool = False  # images of any size, as the files they came in; `image` is what evaluation sees
     unused: Mapping[str, int] = field(
         default_factory=dict
     )  # suffix -> files of the source that were not used
@@ -79,6 +80,16 @@ def _meta(
     )
 
 
+def encoded_header(count: int, size: int) -> bytes:
+    """The same for uncropped images: labels, the end of each image's file, then the files, `size` bytes."""
+    tensors = {
+        "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, 8 * count]},
+        "ends": {"dtype": "I64", "shape": [count], "data_offsets": [8 * count, 16 * count]},
+        "images": {"dtype": "U8", "shape": [size], "data_offsets": [16 * count, 16 * count + size]},
+    }
+    return _header(tensors)
+
+
 def header(count: int, image: tuple[int, int, int]) -> bytes:
     """The start of a split's file, exactly as safetensors writes it; the labels follow, then the images."""
     labels, pixels = 8 * count, count * math.prod(image)
@@ -86,6 +97,10 @@ def header(count: int, image: tuple[int, int, int]) -> bytes:
         "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, labels]},
         "images": {"dtype": "U8", "shape": [count, *image], "data_offsets": [labels, labels + pixels]},
     }
+    return _header(tensors)
+
+
+def _header(tensors: Mapping[str, Any]) -> bytes:
     text = json.dumps(tensors, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

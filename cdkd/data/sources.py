@@ -10,8 +10,8 @@ from PIL import Image
 
 from cdkd.core.errors import BadData
 from cdkd.data.arrays import Arrays, Chunks, Images, Labels, OnProgress, Source, images_per_buffer
-from cdkd.data.decode import resize_and_crop
 from cdkd.data.draw import draw
+from cdkd.data.pixels import resize_and_crop
 from cdkd.storage.shared import shared_folder
 
 DIGITS_TEST = 797  # of 1,797 images; the test split is always the same, whatever data.seed is

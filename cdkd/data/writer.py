@@ -8,52 +8,66 @@ import os
 import shutil
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from cdkd.core.errors import BadData
-from cdkd.data.arrays import Images, Labels
+from cdkd.data.arrays import Labels, Source
+from cdkd.data.image_statistics import Normalisation, mean_and_std
 from cdkd.data.prepared import CHECKSUMS, FILE, SPLITS, Meta, header
 from cdkd.storage import files
 
 # bytes of pixels from which a split gets a checksum for each image; the same on every machine
 LARGE = 2**30
 
+Buffer = bytes | memoryview
+
 
 class SplitWriter:
-    """Writes one split's file and computes its digests: `add` for all images, then `finish`."""
+    """Writes one split's file and computes its digests: `add` for all images, then `finish`.
+
+    begin: the file up to the images; described: what of it is part of the content, whatever the format
+    size: bytes of all images
+    """
 
     def __init__(
-        self, folder: Path, name: str, labels: Labels, image: tuple[int, int, int], pool: ThreadPoolExecutor
+        self,
+        folder: Path,
+        name: str,
+        labels: Labels,
+        begin: bytes,
+        described: bytes,
+        size: int,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self.folder, self.name, self.labels, self.pool = folder, name, labels, pool
-        begin = header(len(labels), image) + self._label_bytes()
-        self.content = hashlib.sha256()  # of the pixels and then the labels, independent of the file format
+        self.content = hashlib.sha256()  # of the images and then what describes them
+        self._described = described
         self._sha256 = hashlib.sha256(begin)  # of the file
         self._begin_crc = zlib.crc32(begin)
-        self._checksums = array("I") if len(labels) * math.prod(image) >= LARGE else None
+        self._checksums = array("I") if size >= LARGE else None
         self._file = (folder / f"{name}.safetensors").open("wb")
         self._file.write(begin)
 
-    def add(self, images: Images, statistics: Callable[[Images], None]) -> None:
-        """Write the next images; meanwhile, in other threads, update the digests and call `statistics`."""
-        data = images.reshape(-1).data
+    def add(self, images: Iterable[Buffer], data: Buffer, statistics: Callable[[], None]) -> None:
+        """Write the next images (`data`); meanwhile, in other threads, digest them and call `statistics`."""
 
         def checksums() -> None:
             if self._checksums is not None:
-                self._checksums.extend(zlib.crc32(image.data) for image in images)
+                self._checksums.extend(zlib.crc32(image) for image in images)
 
         jobs: list[Callable[[], Any]] = [
             lambda: self._file.write(data),
             lambda: self._sha256.update(data),
             lambda: self.content.update(data),
-            lambda: statistics(images),
+            statistics,
             checksums,
         ]
         for _ in self.pool.map(lambda job: job(), jobs):
@@ -64,7 +78,7 @@ class SplitWriter:
 
     def finish(self) -> dict[str, str]:
         """Flush the split's files to disk; their names without .safetensors, and their sha256."""
-        self.content.update(self._label_bytes())
+        self.content.update(self._described)
         _flush(self._file)
         written = {self.name: self._sha256.hexdigest()}
         if self._checksums is not None:
@@ -77,8 +91,18 @@ class SplitWriter:
             written[name] = hashlib.sha256(content).hexdigest()
         return written
 
-    def _label_bytes(self) -> bytes:
-        return np.ascontiguousarray(self.labels, "<i8").tobytes()
+
+def array_writer(
+    folder: Path, name: str, labels: Labels, image: tuple[int, int, int], pool: ThreadPoolExecutor
+) -> SplitWriter:
+    """For images of one shape: the header, the labels, then the pixels."""
+    described = int64_bytes(labels)
+    begin = header(len(labels), image) + described
+    return SplitWriter(folder, name, labels, begin, described, len(labels) * math.prod(image), pool)
+
+
+def int64_bytes(values: Labels) -> bytes:
+    return np.ascontiguousarray(values, "<i8").tobytes()
 
 
 def _flush(file: BinaryIO) -> None:
@@ -125,3 +149,40 @@ def publish(folder: Path, target: Path, meta: Meta) -> None:
     for name in SPLITS:
         if name + CHECKSUMS not in meta.files:
             (target / f"{name}{CHECKSUMS}.safetensors").unlink(missing_ok=True)  # of an earlier, larger set
+
+
+def finished(
+    name: str,
+    source: Source,
+    image: tuple[int, int, int],
+    writers: Mapping[str, SplitWriter],
+    counts: NDArray[np.int64],
+    overlap: int,
+    normalisation: Normalisation,
+    uncropped: bool = False,
+) -> Meta:
+    """Finish all splits, and describe them. counts: of pixel values in training, [C, 256]."""
+    classes = source.classes
+    mean, std = mean_and_std(counts, normalisation)
+    written = {name: sha256 for writer in writers.values() for name, sha256 in writer.finish().items()}
+    content = {split: writer.content.hexdigest() for split, writer in writers.items()}
+    described = {"classes": classes, "image": image, "mean": mean, "std": std, "splits": content}
+    per_class = {
+        split: np.bincount(writer.labels, minlength=len(classes)).tolist()
+        for split, writer in writers.items()
+    }
+    return Meta(
+        source=name,
+        classes=classes,
+        image=image,
+        counts={split: len(writer.labels) for split, writer in writers.items()},
+        per_class={split: tuple(counts) for split, counts in per_class.items()},
+        mean=mean,
+        std=std,
+        files=written,
+        overlap=overlap,
+        digest=files.digest({**described, "uncropped": True} if uncropped else described),
+        uncropped=uncropped,
+        unused=source.unused,
+        notes=source.notes,
+    )

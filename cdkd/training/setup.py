@@ -15,8 +15,7 @@ from cdkd.core.randomness import stream_seed
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import Recipe
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.data.disk_images import joined
-from cdkd.data.load import load
+from cdkd.data.load import joined, load
 from cdkd.data.prepared import Meta
 from cdkd.models.build import build
 from cdkd.models.weights import load_weights

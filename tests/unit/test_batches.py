@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cdkd.config.schema import Augmentation, Data
 from cdkd.core.errors import BadData
 from cdkd.core.randomness import stream
-from cdkd.data.batches import Batches, Split, evaluation, order, random_boxes
+from cdkd.data.batches import Batches, Split, evaluation, order
+from cdkd.data.crops import random_boxes
 from cdkd.data.prepare import prepare
 from cdkd.data.prepared import read_meta
 from cdkd.training.setup import training_split
@@ -101,7 +102,7 @@ def test_resized_crop() -> None:
 
 
 def test_random_boxes_cover_what_they_should() -> None:
-    boxes = random_boxes(2000, 40, 60, stream("augmentation", 0))
+    boxes = random_boxes([(40, 60)] * 2000, stream("augmentation", 0))
     areas = [h * w / 2400 for _, _, h, w in boxes]
     assert all(top >= 0 and top + h <= 40 and left >= 0 and left + w <= 60 for top, left, h, w in boxes)
     assert 0.07 < min(areas) < 0.12

@@ -31,7 +31,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from cdkd.core.errors import BadData
-from cdkd.data import arrays, decode, downloads, writer
+from cdkd.data import arrays, downloads, pixels, writer
 from cdkd.data.disk_images import DiskImages
 from cdkd.data.draw import draw, shares
 from cdkd.data.load import load, memory_limit
@@ -264,7 +264,7 @@ def test_grey_images_stay_grey_unless_one_is_in_colour(tmp_path: Path) -> None:
     assert from_folder(tmp_path / "b", tree(tmp_path / "y", mixed), validation=0.0).image == (8, 8, 3)
     one, three = (
         load(tmp_path / "b", "train")[0],
-        decode.pixels(Image.open(io.BytesIO(grey["train/ant/img5.png"])), None),
+        pixels.pixels(Image.open(io.BytesIO(grey["train/ant/img5.png"])), None),
     )
     assert np.array_equal(one[0], np.repeat(three[:, :, None], 3, 2))
 
@@ -311,7 +311,7 @@ def test_resizing_is_torchvisions_resize_and_centre_crop() -> None:
         image = Image.open(io.BytesIO(encoded(3, size)))
         for side in (9, 16):
             want = v2.Compose([v2.Resize(side), v2.CenterCrop(side)])(image)
-            assert np.array_equal(decode.resize_and_crop(image, side), want)
+            assert np.array_equal(pixels.resize_and_crop(image, side), want)
 
 
 def test_array_sources_are_resized_too(tmp_path: Path) -> None:

@@ -242,8 +242,9 @@ def _check_data(folder: Path) -> None:
     for split, expected in meta.files.items():
         if split + CHECKSUMS in meta.files:
             from cdkd.data.disk_images import on_disk
+            from cdkd.data.encoded_images import encoded
 
-            on_disk(folder, split, meta)
+            (encoded if meta.uncropped else on_disk)(folder, split, meta)
         elif not split.endswith(CHECKSUMS):
             path = folder / f"{split}.safetensors"
             check_digest(path, sha256(path), expected)
