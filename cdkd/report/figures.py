@@ -57,7 +57,7 @@ PICTURES = {
     ),
     "peers": (
         "Networks that were trained together. Left: mean distance of their probabilities on the test split, "
-        "of branched networks (CSS) of the branches' joint answers, which is another scale. Right: points are "
+        "of branched networks (CSS) of the branches' joint answers: another scale. Right: points are "
         "the networks, crosses the ensembles, the ring is the deployed network, whose error the tables list.",
         "Diversity of the networks over the epochs, and the errors of each of them and of their ensembles",
     ),

@@ -14,6 +14,7 @@ from cdkd.report.headline import headline, title
 from cdkd.report.local_page import local_section
 from cdkd.report.notes import legend, table_notes
 from cdkd.report.pairwise import Pairs, baseline_tables, pairs_table
+from cdkd.report.peers_table import peers_table
 from cdkd.report.provenance import inputs, methods_paragraph, networks, reproduce, runs_table, setting
 from cdkd.report.summary import Row
 from cdkd.report.tables import Links, method_table, no_links, overview
@@ -123,7 +124,7 @@ def compose(report: Report, links: Links | None = None) -> Document:
                 _pictures(report, "curves", "schedules", "shares", "alignment", "peers"),
             ),
             Section("errors", "Calibration, agreement and classes", _error_blocks(report)),
-            Section("networks", "Networks", (networks(rows),)),
+            Section("networks", "Networks", (networks(rows), *_peers(rows))),
         ]
     sections += _search(report.search)
     if any(report.deviations.values()):
@@ -159,6 +160,11 @@ def compose(report: Report, links: Links | None = None) -> Document:
 
 def _pictures(report: Report, *names: str) -> tuple[Picture, ...]:
     return tuple(report.pictures[name] for name in names if name in report.pictures)
+
+
+def _peers(rows: Sequence[Row]) -> tuple[Block, ...]:
+    grid = peers_table(rows)
+    return (grid,) if grid else ()
 
 
 def _shortened(grids: Iterable[Grid]) -> tuple[Grid, ...]:
