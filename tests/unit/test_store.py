@@ -151,7 +151,7 @@ def test_a_lock_is_held_by_one_process_and_goes_with_it_however_it_dies(tmp_path
         killer = subprocess.Popen(
             [sys.executable, "-c", f"import os,time; time.sleep(0.5); os.kill({other.pid}, 9)"]
         )
-        with store.lock("x", wait=True, say=said.append) as held:
+        with store.lock("x", wait=True, log=said.append) as held:
             assert held
         assert time.monotonic() - started > 0.4
         killer.wait()
