@@ -15,7 +15,7 @@ CAPTION = (
     "Top-1 error in percent on the test split at the last epoch, over all images: mean ± standard deviation "
     "over seeds. The deployed network is that of the other tables. Ensemble mean: of the networks' logits; "
     "under another name: as the loss of that name forms it. In training: parameters of all networks of the "
-    "group, and multiply-adds of one image's forward pass, of all views and of the moving averages."
+    "group, and multiply-adds of an image's forward passes in one update: all views, and the moving averages."
 )
 
 

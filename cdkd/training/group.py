@@ -112,7 +112,9 @@ class GroupLearner(Learner):
             starts = [trunk._replace(x=scale_gradient(trunk.x, 1 / count)) for trunk in trunks]
         else:
             starts = trunks
-        each = {name: _staged(network).tail(starts[places[name]], needs) for name, network in networks.items()}
+        each = {
+            name: _staged(network).tail(starts[places[name]], needs) for name, network in networks.items()
+        }
         return Outputs(each, trunks[0].x)
 
     def backward(
@@ -156,8 +158,10 @@ class GroupLearner(Learner):
         return peers_row(self, evaluation)
 
     def training_cost(self, image: tuple[int, int, int]) -> dict[str, Any]:
-        """trained: parameters of all networks, and multiply-adds of one image's forward pass in training."""
+        """trained: parameters of all networks; multiply-adds of an image's forward passes in one update."""
         multiplied = multiply_adds(self, image, lambda x: self((x,) * self.views))
+        if self.draws == 1:  # each phase has a pass of its own
+            multiplied *= len(self.phases)
         return {"trained": {"parameters": parameters(self.networks), "multiply_adds": multiplied}}
 
     def answer(self, images: Tensor) -> Outputs:

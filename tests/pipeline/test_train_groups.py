@@ -189,6 +189,7 @@ def test_the_cost_of_training_is_that_of_all_networks(together: dict[str, Run]) 
     assert cost["student"] == {}
     single, one, pcl = (cost[name]["trained"]["multiply_adds"] for name in ("single", "one", "pcl"))
     assert single < one < 3 * single
+    assert cost["dml"]["trained"]["multiply_adds"] == 4 * single  # two networks in each of two phases
     assert pcl == 6 * single  # three views through trunk and tail, and their moving averages
 
 
