@@ -135,9 +135,9 @@ class GroupLearner(Learner):
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
-        """average = d · average + (1 − d) · network, d = min(1 − 1/(t + 1), decay), t updates before this one.
+        """average = d · average + (1 − d) · network, d = min(1 − 1/(t + 1), decay).
 
-        Parameters only. t is a tensor, so that a recorded CUDA graph counts on.
+        t: updates before this one. Parameters only. t is a tensor, so that a recorded CUDA graph counts on.
         """
         kept = torch.clamp(1 - 1 / (self.updates + 1), max=decay)
         averages: list[Tensor] = list(self.averages.parameters())
@@ -171,7 +171,7 @@ class GroupLearner(Learner):
             return self._pass(networks, (images,), Needs.NOTHING)
 
     def ensembles(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits of the ensembles that losses have, by the terms' names; of the networks that learn: [B, K]."""
+        """Logits [B, K] of the ensembles that losses have, by the terms' names; of the networks that learn."""
         found = {one.name: one.loss for one in self.objective.each() if isinstance(one.loss, Ensemble)}
         if not found:
             return {}
@@ -202,8 +202,8 @@ def share(networks: Mapping[str, nn.Module], group: Group) -> dict[str, nn.Modul
             )
         if _trunk_shapes(_staged(network), group.shared) != _trunk_shapes(deployed, group.shared):
             raise BadParams(
-                f"group: {name} ({kind}) and {group.deployed} ({group.networks[group.deployed]}) start differently;"
-                f" expected the same stem and the same first {group.shared} stages"
+                f"group: {name} ({kind}) and {group.deployed} ({group.networks[group.deployed]})"
+                f" start differently; expected the same stem and the same first {group.shared} stages"
             )
         found[name] = network if network is deployed else _staged(network).cut(group.shared)
     return found
