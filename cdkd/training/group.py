@@ -171,7 +171,7 @@ class GroupLearner(Learner):
             return self._pass(networks, (images,), Needs.NOTHING)
 
     def ensembles(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits [B, K] of the ensembles that losses have, by the terms' names; of the networks that learn."""
+        """Logits [B, K] of the ensembles that losses have, by the terms' names; of those that learn."""
         found = {one.name: one.loss for one in self.objective.each() if isinstance(one.loss, Ensemble)}
         if not found:
             return {}
