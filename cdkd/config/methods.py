@@ -121,7 +121,7 @@ def _term(
 ) -> Term | None:
     """losses: that there are; networks: of the method, none where its group is faulty"""
     loss = loss_of(name, value)
-    if loss not in losses:
+    if loss not in losses and not (isinstance(loss, str) and signature.exists(loss)):
         given = isinstance(value, dict) and "loss" in value
         what = f"no such loss {show(loss)}{suggest(str(loss), losses)}; expected one of {', '.join(losses)}"
         faults.add((*place, "loss") if given else place, what)

@@ -138,7 +138,7 @@ def _check_change(
             continue  # checked with the method that comes out
         if not isinstance(fields, dict):
             faults.add(where, f"{show(fields)}; expected changes of the loss, such as {{weight: 6}}")
-        elif "loss" in fields and fields["loss"] not in signature.names():
+        elif "loss" in fields and not signature.exists(str(fields["loss"])):
             meant = suggest(str(fields["loss"]), signature.names())
             faults.add((*where, "loss"), f"no such loss {show(fields['loss'])}{meant}")
         elif not losses[name]:

@@ -16,11 +16,14 @@ from cdkd.config.faults import Faults, suggest
 from cdkd.config.groups import with_student
 from cdkd.config.methods import check_name, methods_of
 from cdkd.config.reading import read
-from cdkd.config.schema import Data, Report, Student, Teacher, Training
+from cdkd.config.schema import SOURCES, Data, Report, Student, Teacher, Training
 from cdkd.config.search_space import Space
 from cdkd.config.studies import methods_given, studies_of
+from cdkd.core import own_code
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Method
+from cdkd.losses import signature
+from cdkd.models.names import NETWORKS
 
 REQUIRED = ("experiment", "data", "teacher", "student", "training", "seeds", "methods")
 KEYS = (*REQUIRED, "search", "report")
@@ -62,6 +65,7 @@ class Params(BaseModel):
 
 def load(path: Path) -> Params:
     """Read, check and resolve one experiment. Raises `BadParams` with all faults at once."""
+    use_project_of(path)
     raw, lines = read(path)
     faults = Faults(path, lines)
     params = _resolved(raw, faults, path.resolve().parent)
@@ -69,6 +73,15 @@ def load(path: Path) -> Params:
     if params is None:
         raise BadParams(f"{path}: a section could not be read")
     return params
+
+
+def use_project_of(path: Path) -> None:
+    """Use the losses, networks and sources beside this params.yaml, or above its folder experiments/."""
+    folder = path.resolve().parent
+    own_code.use(folder.parent if folder.name == "experiments" else folder)
+    own_code.check(own_code.LOSSES, signature.built_in())
+    own_code.check(own_code.NETWORKS, list(NETWORKS))
+    own_code.check(own_code.SOURCES, list(SOURCES))
 
 
 def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:

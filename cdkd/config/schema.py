@@ -24,9 +24,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from cdkd.config.epochs import MAX_EPOCHS
+from cdkd.core import own_code
 from cdkd.core.schedule import Recipe
+from cdkd.data import own_sources
 from cdkd.models import names
 
+SOURCES = ("digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder")
 MAX_PIXELS = 2048  # of an image's side
 MAX_BATCH = 65_536
 MAX_RATE = 100.0  # of the learning rate
@@ -58,6 +61,13 @@ def _network(value: str) -> str:
     return value
 
 
+def _source(value: str) -> str:
+    if value not in SOURCES and not own_sources.exists(value):
+        known = [*SOURCES, *own_code.names(own_code.SOURCES)]
+        raise PydanticCustomError("unknown", "unknown source", {"known": known})
+    return value
+
+
 Epoch = Annotated[int, BeforeValidator(_epoch)]
 Milestones = Annotated[tuple[Epoch, ...], Strict(False), Field(max_length=MAX_LISTED)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -65,6 +75,7 @@ Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 Number = Annotated[Any, BeforeValidator(_number)]  # whole or not, as it was written
 Text = Annotated[str, Field(max_length=500)]
 Network = Annotated[str, AfterValidator(_network)]
+Source = Annotated[str, AfterValidator(_source)]
 Texts = Annotated[tuple[Text, ...], Strict(False), Field(max_length=MAX_LISTED)]
 Channels = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1)], ...], Strict(False), Field(min_length=1, max_length=3)
@@ -106,7 +117,7 @@ class Data(Section):
     search judges its trials
     """
 
-    source: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder"]
+    source: Source
     paths: Texts = ()
     size: Pixels | None = None
     uncropped: bool = False

@@ -110,11 +110,12 @@ def losses_within(study: Study, terms: Written) -> dict[Any, set[str]]:
     for parameter in study.space.values():
         if isinstance(parameter.choices, dict):
             written += map(terms_of, parameter.choices.values())
-    known, found = set(signature.names()), dict[Any, set[str]]()
+    found = dict[Any, set[str]]()
     for one in written:
         for name, term in one.items():
             loss = loss_of(name, term)
-            found.setdefault(name, set()).update(known & {loss if isinstance(loss, str) else ""})
+            known = isinstance(loss, str) and signature.exists(loss)
+            found.setdefault(name, set()).update({loss} if known else set())
     return found
 
 

@@ -41,7 +41,9 @@ def kind(target: str, terms: Written, place: Place, faults: Faults) -> str | Non
         faults.add(place, what)
         return None
     loss = loss_of(name, known[name])
-    if loss not in signature.names():  # the method's own fault, which is listed with the methods
+    if not (
+        isinstance(loss, str) and signature.exists(loss)
+    ):  # the method's own fault, which is listed with the methods
         return None
     fields = {one: info for one, info in term_model(loss).model_fields.items() if one not in NETWORKS}
     if field not in fields:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -11,6 +10,7 @@ from pydantic import BaseModel, Field
 from cdkd.config.option_types import type_of
 from cdkd.config.schema import Epoch, Milestones, Section, Text
 from cdkd.core.errors import BadParams
+from cdkd.core.own_code import cached
 from cdkd.core.schedule import TEACHER, Curve, Rise
 from cdkd.losses import signature
 
@@ -49,7 +49,7 @@ NETWORKS: dict[str, Any] = {
 SHARED = {*WeightFields.model_fields, *NETWORKS}  # the fields that every term has
 
 
-@cache
+@cached
 def term_model(loss: str) -> type[BaseModel]:
     """The schema of the terms of one loss. Raises `BadParams` for a loss whose options are no options."""
     fields: dict[str, Any] = dict(NETWORKS)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cdkd.core.errors import BadData
+from cdkd.data import own_sources
 from cdkd.data.arrays import Arrays, Chunks, Images, Labels, OnProgress, Source, images_per_buffer
 from cdkd.data.draw import draw
 from cdkd.data.pixels import resize_and_crop
@@ -39,6 +40,8 @@ def open_source(
 
     if name in downloads.READERS:
         return _in_memory(downloads.read(name, shared_folder(root) / "downloads", progress), size)
+    if own_sources.exists(name):
+        return _in_memory(own_sources.read(name, root), size)
     names = ", ".join(downloads.READERS)
     raise BadData(f"data.source: no source {name!r}; expected one of digits, {names}, folder")
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from cdkd.core import own_code
 from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
@@ -89,11 +90,15 @@ class Ensemble(Protocol):
 
 def loss_class(name: str) -> type[Loss] | type[GroupLoss]:
     """The class that the file of this name holds."""
-    if name not in signature.names():
+    if not signature.exists(name):
         raise KeyError(f"no loss {name!r}; there are {', '.join(signature.names())}")
-    found: type[Loss] | type[GroupLoss] = getattr(
-        importlib.import_module(f"cdkd.losses.{name}"), signature.class_name(name)
+    module = signature.module(name)
+    loaded = (
+        importlib.import_module(module)
+        if module.startswith("cdkd.")
+        else own_code.load(own_code.LOSSES, name)
     )
+    found: type[Loss] | type[GroupLoss] = getattr(loaded, signature.class_name(name))
     return found
 
 

@@ -1,5 +1,7 @@
 """A loss's class and options, read from its file without running it.
 
+Its file is one of this folder, or of the user's project (`core.own_code`).
+
 The constructor is the schema: its keyword-only arguments are the options, their annotations the types, their defaults
 the defaults. Reading them from the source keeps `cdkd` fast where no torch is needed (checking params.yaml, restoring
 a finished run) and means that a new loss is one file, with nothing to register.
@@ -9,9 +11,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from cdkd.core import own_code
+from cdkd.core.errors import BadParams
+from cdkd.core.own_code import LOSSES, cached
 
 FOLDER = Path(__file__).parent
 PACKAGE = "cdkd.losses"
@@ -35,8 +40,24 @@ class _Class(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every loss there is: the files of this folder that hold a subclass of `Loss` or `GroupLoss`."""
+    """Every loss there is: the built-in ones, and the project's own, by the names of their files."""
+    return sorted({*built_in(), *(name for name in own_code.names(LOSSES) if _found(name) is not None)})
+
+
+def built_in() -> list[str]:
+    """The files of this folder that hold a subclass of `Loss` or `GroupLoss`."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if _found(path.stem) is not None)
+
+
+def exists(name: str) -> bool:
+    """Also for `package.module:Name`."""
+    return _found(name) is not None
+
+
+def module(name: str) -> str:
+    """The module that holds the loss. Raises KeyError if there is none."""
+    _loss(name)
+    return f"{PACKAGE}.{name}" if _file(name).parent == FOLDER else str(own_code.module_of(LOSSES, name))
 
 
 def class_name(name: str) -> str:
@@ -48,7 +69,7 @@ def is_group(name: str) -> bool:
     return _loss(name).contract == "GroupLoss"
 
 
-@cache
+@cached
 def options(name: str) -> dict[str, Option]:
     """The options of one loss, in the order of its constructor."""
     return {
@@ -91,22 +112,34 @@ def _loss(name: str) -> _Class:
     return found
 
 
-@cache
+@cached
 def _found(name: str) -> _Class | None:
-    """The loss in a file: its last class that derives from a contract."""
-    if name.startswith("_") or not (FOLDER / f"{name}.py").is_file():
+    """The loss in a file: the class that is named, or the last one that derives from a contract."""
+    if not own_code.is_spelt_well(name) or not (file := _file(name)).is_file():
         return None
-    classes = [node.name for node in _tree(name).body if isinstance(node, ast.ClassDef)]
-    found = (_derived(name, one) for one in reversed(classes))
+    named = own_code.item_of(name)
+    classes = [node.name for node in _tree(file).body if isinstance(node, ast.ClassDef)]
+    found = (_derived(file, one) for one in reversed(classes) if named in (None, one))
     return next((one for one in found if one is not None), None)
 
 
-@cache
-def _tree(name: str) -> ast.Module:
-    return ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+def _file(name: str) -> Path:
+    """Where the loss should be; a built-in one comes first."""
+    if ":" not in name and (FOLDER / f"{name}.py").is_file():
+        return FOLDER / f"{name}.py"
+    module = own_code.module_of(LOSSES, name)
+    return (own_code.locate(module) if module is not None else None) or FOLDER / "no file"
 
 
-def _derived(file: str, name: str) -> _Class | None:
+@cached
+def _tree(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise BadParams(f"{file}: no Python: {error}") from None
+
+
+def _derived(file: Path, name: str) -> _Class | None:
     """What the name means in the file, if it is a class that derives from a contract, by whatever spelling."""
     for node in _tree(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
@@ -117,11 +150,11 @@ def _derived(file: str, name: str) -> _Class | None:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return _imported(node.module or "", alias.name)
+                    return _imported(file, node, alias.name)
     return None
 
 
-def _base(file: str, base: ast.expr) -> _Class | None:
+def _base(file: Path, base: ast.expr) -> _Class | None:
     if isinstance(base, ast.Subscript):  # a generic class
         base = base.value
     if isinstance(base, ast.Attribute):  # base.Loss
@@ -129,10 +162,15 @@ def _base(file: str, base: ast.expr) -> _Class | None:
     return _derived(file, base.id) if isinstance(base, ast.Name) else None
 
 
-def _imported(module: str, name: str) -> _Class | None:
-    if module.partition(".")[0] != PACKAGE.partition(".")[0]:
-        return None
-    if name in CONTRACTS:
-        return _Class((), name)
-    package, _, file = module.rpartition(".")
-    return _derived(file, name) if package == PACKAGE and (FOLDER / f"{file}.py").is_file() else None
+def _imported(file: Path, node: ast.ImportFrom, name: str) -> _Class | None:
+    module = node.module or ""
+    if node.level:  # a relative import, of another file of the same folder
+        other = file.parents[node.level - 1].joinpath(*module.split(".")).with_suffix(".py")
+        return _derived(other, name) if other.is_file() else None
+    package, _, stem = module.rpartition(".")
+    if module.partition(".")[0] == PACKAGE.partition(".")[0]:
+        if name in CONTRACTS:
+            return _Class((), name)
+        return _derived(FOLDER / f"{stem}.py", name) if package == PACKAGE else None
+    found = own_code.locate(module) if own_code.is_in_project(module) else None
+    return _derived(found, name) if found is not None else None

@@ -16,6 +16,7 @@ from typing import Any
 
 from cdkd.core.errors import BadParams
 from cdkd.core.names import EXPECTED, is_name
+from cdkd.models import own
 
 HERE = "cdkd.models"
 CIFAR_RESNETS = (*(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)), "resnet8x4", "resnet32x4")
@@ -80,8 +81,8 @@ def register_network(name: str, builder: str | Callable[[int, int], Any]) -> Non
 
 
 def known() -> tuple[str, ...]:
-    """The names that can be listed: the built-in and the registered ones."""
-    return (*NETWORKS, *_REGISTERED)
+    """The names that can be listed: the built-in and the registered ones, and those of the project's files."""
+    return (*NETWORKS, *_REGISTERED, *own.names())
 
 
 def builder(network: str) -> tuple[str | Callable[..., Any], bool]:
@@ -93,6 +94,8 @@ def builder(network: str) -> tuple[str | Callable[..., Any], bool]:
         raise BadParams(message)
     if network in _REGISTERED:
         return _REGISTERED[network], False
+    if network not in _BUILDERS and (reference := own.reference(network)) is not None:
+        return reference, False
     if TIMM_NAME.fullmatch(network):
         return _TIMM, True
     return (_BUILDERS[network], True) if network in _BUILDERS else (network, False)
@@ -129,7 +132,7 @@ def family(network: str) -> str:
 
 def fault(network: str) -> str | None:
     """What is wrong with a network's name, in one line; None where nothing is."""
-    if network in _BUILDERS or network in _REGISTERED:
+    if network in _BUILDERS or network in _REGISTERED or own.reference(network) is not None:
         return None
     if network.startswith("timm:"):
         if TIMM_NAME.fullmatch(network) is None:

@@ -2,7 +2,9 @@
 
 From the modules that a run starts from, every import inside the package is followed, those inside functions too, but not
 those under TYPE_CHECKING. Networks and losses are imported by their names (importlib), so that each run has its own among
-the starting points and a new network or loss changes nothing for the others. Comments, docstrings and layout do not count.
+the starting points and a new network or loss changes nothing for the others. Of a user's own losses and networks the
+modules of his project are followed, and those of the package that `package.module:Name` names. Comments, docstrings and
+layout do not count.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cdkd.core import own_code
 from cdkd.core.digest import digest
+from cdkd.core.own_code import cached
+from cdkd.losses import signature
 from cdkd.models import names
 
 PACKAGE = Path(__file__).parents[1]
@@ -26,16 +30,18 @@ GROUP = f"{NAME}.training.group"  # imported by its name where a run has several
 EXCLUDED: Mapping[str, str] = {
     f"{NAME}.storage": "how files are written, locked and reported, not what is computed",
     f"{NAME}.core.errors": "names of errors",
+    f"{NAME}.core.own_code": "finds a user's loss or network by its name; the file itself is followed",
     f"{NAME}.core.processes": "processes and their cores; the number of threads is recorded with each run",
     f"{NAME}.losses.signature": "finds a loss by its name; the loss itself is followed",
     f"{NAME}.models.names": "finds a network by its name; the network itself is followed",
+    f"{NAME}.models.own": "finds a user's network by its name; the network itself is followed",
     f"{NAME}.training.checkpoint": "keeps a state and loads the same state",
 }
 # Libraries whose classes are networks: their version counts. Others (torch, numpy) are recorded as the run's environment.
 NETWORK_LIBRARIES = ("torchvision", "timm")
 
 
-@cache
+@cached
 def code_digest(networks: tuple[str, ...], losses: tuple[str, ...], *, group: bool = False) -> str:
     """Digest of the code that affects a run of these networks (its own and its teacher's) and losses.
 
@@ -47,11 +53,11 @@ def code_digest(networks: tuple[str, ...], losses: tuple[str, ...], *, group: bo
 
 
 def network_module(network: str) -> str:
-    return f"{NAME}.models.{names.family(network)}"
+    return names.module(network)
 
 
 def loss_module(loss: str) -> str:
-    return f"{NAME}.losses.{loss}"
+    return signature.module(loss)
 
 
 def digest_of(modules: Iterable[str]) -> str:
@@ -80,14 +86,20 @@ def excluded(module: str) -> str | None:
     )
 
 
-@cache
+@cached
 def _imports(module: str) -> tuple[str, ...]:
     """The modules of the package that one imports; an `__init__` that only passes a name on is passed over."""
-    return tuple(_resolved(name) for name in imported_names(_tree(module)) if _is_ours(name))
+    tree = _tree(module)
+    is_package = _path(module).name == "__init__.py"
+    found = imported_names(tree, module if is_package else module.rpartition(".")[0])
+    return tuple(_resolved(name) for name in found if _is_ours(name, module))
 
 
-def imported_names(tree: ast.Module) -> Iterator[str]:
-    """Dotted names that a module imports, at its top or inside functions, but not under TYPE_CHECKING."""
+def imported_names(tree: ast.Module, package: str = "", *, typing: bool = False) -> Iterator[str]:
+    """Dotted names that a module imports, at its top or inside functions, but not under TYPE_CHECKING.
+
+    package: where relative imports start; typing: those under TYPE_CHECKING too
+    """
     typing_only = {
         inner
         for node in ast.walk(tree)
@@ -96,16 +108,22 @@ def imported_names(tree: ast.Module) -> Iterator[str]:
         for inner in ast.walk(statement)
     }
     for node in ast.walk(tree):
-        if node in typing_only:
+        if node in typing_only and not typing:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def _is_ours(name: str) -> bool:
-    return name.partition(".")[0] == NAME and "." in name
+def _is_ours(name: str, importer: str) -> bool:
+    """Of this package, of the user's project, or of the importing module's package."""
+    top = name.partition(".")[0]
+    if top == NAME:
+        return "." in name
+    return own_code.is_in_project(top) or top in own_code.KINDS or top == importer.partition(".")[0]
 
 
 def _resolved(name: str) -> str:
@@ -115,18 +133,24 @@ def _resolved(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     path = _path(module)
     if path.name == "__init__.py":
-        for passed_on in imported_names(_tree(module)):
-            if passed_on.rpartition(".")[2] == attribute and _is_ours(passed_on):
+        for passed_on in imported_names(_tree(module), module, typing=True):  # cdkd's names are loaded late
+            if passed_on.rpartition(".")[2] == attribute and _is_ours(passed_on, module):
                 return _resolved(passed_on)
     return module
 
 
 def _exists(module: str) -> bool:
-    base = PACKAGE.parent.joinpath(*module.split("."))
-    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+    try:
+        return _path(module).is_file()
+    except KeyError:
+        return False
 
 
 def _path(module: str) -> Path:
+    if module.partition(".")[0] != NAME:
+        if (found := own_code.locate(module)) is None:
+            raise KeyError(module)
+        return found
     base = PACKAGE.parent.joinpath(*module.split("."))
     path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
     if not path.is_file():
@@ -134,7 +158,7 @@ def _path(module: str) -> Path:
     return path
 
 
-@cache
+@cached
 def _tree(module: str) -> ast.Module:
     return ast.parse(_path(module).read_text(encoding="utf-8"))
 
@@ -151,7 +175,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-@cache
+@cached
 def meaning(path: Path) -> str:
     return meaning_of(path.read_text(encoding="utf-8"))
 
