@@ -1,0 +1,38 @@
+"""A list of checks of one thing, each of which says in one line whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+Thing = TypeVar("Thing")
+
+
+class Failed(Exception):
+    """A check does not hold; the text says why."""
+
+
+class Result(NamedTuple):
+    check: str
+    fault: str | None  # None: it holds
+
+    def line(self) -> str:
+        return f"ok    {self.check}" if self.fault is None else f"FAIL  {self.check}: {self.fault}"
+
+
+def require(holds: object, why: str) -> None:
+    if not holds:
+        raise Failed(why)
+
+
+def results(checks: dict[str, Callable[[Thing], None]], thing: Thing) -> Iterator[Result]:
+    """All of them, whatever fails."""
+    for name, check in checks.items():
+        try:
+            check(thing)
+        except Failed as failed:
+            yield Result(name, str(failed))
+        except Exception as error:  # whatever the user's code does
+            yield Result(name, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+        else:
+            yield Result(name, None)

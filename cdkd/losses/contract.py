@@ -1,0 +1,285 @@
+"""What every loss of one network keeps, as checks of a loss by its name (`cdkd test loss NAME`).
+
+A loss that keeps it can be trained in any cohort, resumed and run in half precision.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cdkd.core.batch import Batch, DataInfo
+from cdkd.core.checks import Failed, Result, require, results
+from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
+from cdkd.core.needs import Needs
+from cdkd.losses import signature
+from cdkd.losses.base import GroupLoss, Loss, build
+
+SIZES = ((8, 8), (4, 4), (2, 2))
+FIELDS = {
+    Needs.LOGITS: "logits",
+    Needs.POOLED: "pooled",
+    Needs.CHANNEL_MEANS: "maps",
+    Needs.MAPS: "maps",
+    Needs.LAST_MAP: "last_map",
+    Needs.STEM: "stem",
+    Needs.PREACTIVATION: "preactivations",
+    Needs.CLASSIFIER: "classifier",
+}
+
+
+def features(channels: tuple[int, ...], batch: int, seed: int) -> Features:
+    """What a network of three stages could give: maps of 8, 4 and 2 pixels, 10 classes."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    maps = tuple(normal(batch, c, *size).relu() for c, size in zip(channels, SIZES, strict=True))
+    return Features(
+        maps,
+        maps[-1].mean((2, 3)),
+        normal(batch, 10),
+        last_map=normal(batch, channels[-1], *SIZES[-1]).relu(),
+        stem=normal(batch, channels[0], *SIZES[0]).relu(),
+        preactivations=tuple(normal(*one.shape) for one in maps),
+        classifier=(normal(10, channels[-1]), normal(10)),
+    )
+
+
+def changed(given: Features, function: Callable[[Tensor], Tensor]) -> Features:
+    """The same features after a function of each tensor."""
+
+    def of(value: Any) -> Any:
+        return tuple(map(of, value)) if isinstance(value, tuple) else function(value)
+
+    return Features(*map(of, given))
+
+
+def tensors(given: Features) -> list[Tensor]:
+    return [
+        one
+        for value in given
+        for one in (value if isinstance(value, tuple) else (value,))
+        if isinstance(one, Tensor)
+    ]
+
+
+class Made(NamedTuple):
+    """A loss by its name, and what it is given."""
+
+    name: str
+    student: Features
+    teacher: Features
+    batch: Batch
+
+    def loss(self, seed: int = 0) -> Loss:
+        data = DataInfo(12, 10, torch.arange(12) % 10, len(self.batch.labels))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            built = build(self.name, self.student, self.teacher, {}, data)
+        require(isinstance(built, Loss), f"{type(built).__name__} is no Loss")
+        assert isinstance(built, Loss)
+        built.before_step(self.batch)
+        return built
+
+    def value(self, loss: Loss, student: Features | None = None, teacher: Features | None = None) -> Tensor:
+        """Of a copy, so that what a loss changes of itself is forgotten."""
+        found: Tensor = copy.deepcopy(loss)(student or self.student, teacher or self.teacher, self.batch)
+        return found
+
+    def train(self, loss: Loss, student: Features) -> None:
+        """The gradients of a first and of a late epoch: a loss may begin otherwise than it goes on."""
+        for epoch in (0, 1000):
+            batch = self.batch._replace(epoch=epoch)
+            loss.before_step(batch)
+            loss(student, self.teacher, batch).backward()
+
+
+def made(name: str, batch: int = 4) -> Made:
+    """With a teacher of twice the channels, or, where the loss refuses that, of as many."""
+    wide = _made(name, batch, (32, 64, 128))
+    try:
+        wide.loss()
+    except BadParams:
+        return _made(name, batch, (16, 32, 64))
+    except Exception:  # what is wrong with it, the checks will say
+        return wide
+    return wide
+
+
+def _made(name: str, batch: int, channels: tuple[int, ...]) -> Made:
+    student, teacher = features((16, 32, 64), batch, 1), features(channels, batch, 2)
+    labels = teacher.logits.argmax(1)
+    labels[0] = (labels[0] + 1) % 10  # one image the teacher is wrong about
+    return Made(name, student, teacher, Batch((torch.zeros(batch, 3, 8, 8),), labels, torch.arange(batch)))
+
+
+def check(name: str) -> Iterator[Result]:
+    """Every check of the loss. Raises Failed where it is none that can be checked."""
+    if not signature.exists(name):
+        raise Failed(f"no loss {name!r}; there are {', '.join(signature.names())}")
+    if signature.is_group(name):
+        raise Failed(f"{name} is a {GroupLoss.__name__}; the checks are for a {Loss.__name__}")
+    return results(CHECKS, made(name))
+
+
+def _options(it: Made) -> None:
+    missing = [
+        key for key, option in signature.options(it.name).items() if option.default is signature.REQUIRED
+    ]
+    require(not missing, f"no default for {', '.join(missing)}")
+
+
+def _scalar(it: Made) -> None:
+    shape = tuple(it.value(it.loss()).shape)
+    require(shape == (), f"shape {shape}; expected a single number, ()")
+
+
+def _finite(it: Made) -> None:
+    for batch in (1, 2, 4):
+        other = made(it.name, batch)
+        value = other.value(other.loss())
+        require(torch.isfinite(value), f"{value.item()} for a batch of {batch}")
+
+
+def _float32(it: Made) -> None:
+    dtype = it.value(it.loss()).dtype
+    require(dtype == torch.float32, f"{dtype} for float32 features; expected float32")
+
+
+def _half(it: Made) -> None:
+    half, whole = it.student, it.student
+    for dtype in (torch.bfloat16, torch.float16):
+        half, other = (changed(side, lambda x, to=dtype: x.to(to)) for side in (it.student, it.teacher))  # type: ignore[misc]
+        whole, exact = (changed(side, lambda x: x.float()) for side in (half, other))
+        loss = it.loss()
+        ours, theirs = it.value(loss, half, other), it.value(loss, whole, exact)
+        require(ours.dtype == torch.float32, f"{ours.dtype} for {dtype}; expected float32 (at_least_float32)")
+        require(
+            torch.allclose(ours, theirs, rtol=1e-5), f"{ours.item()} for {dtype}, {theirs.item()} in float32"
+        )
+
+
+def _double(it: Made) -> None:
+    doubles = [changed(side, lambda x: x.double()) for side in (it.student, it.teacher)]
+    dtype = it.value(it.loss().double(), *doubles).dtype
+    require(dtype == torch.float64, f"{dtype} for float64 features; expected float64")
+
+
+def _repeatable(it: Made) -> None:
+    before = torch.get_rng_state()
+    one, other = it.value(it.loss()), it.value(it.loss())
+    require(
+        torch.equal(one, other),
+        "two values for the same seed and batch; randomness is batch.generator(name)'s",
+    )
+    it.value(it.loss())
+    require(torch.equal(before, torch.get_rng_state()), "draws from torch's default generator in forward")
+
+
+def _gradient(it: Made) -> None:
+    marked = changed(it.student, lambda x: x.detach().clone().requires_grad_())
+    it.train(it.loss(), marked)
+    slopes = [one.grad for one in tensors(marked) if one.grad is not None]
+    require(any(slope.any() for slope in slopes), "no gradient in the student's features")
+    require(all(torch.isfinite(slope).all() for slope in slopes), "a gradient that is not finite")
+
+
+def _teacher(it: Made) -> None:
+    marked = changed(it.teacher, lambda x: x.detach().clone().requires_grad_())
+    student = changed(it.student, lambda x: x.detach().clone().requires_grad_())
+    it.loss()(student, marked, it.batch).backward()
+    require(
+        all(one.grad is None for one in tensors(marked)), "a gradient in the teacher's features; detach them"
+    )
+
+
+def _parts(it: Made) -> None:
+    loss = it.loss()
+    student = changed(it.student, lambda x: x.detach().clone().requires_grad_())
+    it.train(loss, student)
+    idle = [key for key, one in loss.named_parameters() if one.grad is None or not one.requires_grad]
+    require(not idle, f"no gradient in {', '.join(idle)}")
+
+
+def _state(it: Made) -> None:
+    loss = it.loss()
+    other = it.loss(seed=1)
+    other.load_state_dict(copy.deepcopy(loss.state_dict()))
+    require(
+        torch.equal(it.value(loss), it.value(other)),
+        "another value after load_state_dict; keep it in buffers",
+    )
+
+
+def _seed(it: Made) -> None:
+    one, other = it.loss().state_dict(), it.loss().state_dict()
+    unequal = [key for key in one if not torch.equal(one[key], other[key])]
+    require(not unequal, f"{', '.join(unequal)} differ for one seed; draw from torch's default generator")
+
+
+def _needs(it: Made) -> None:
+    loss = it.loss()
+    seen = it.teacher
+    for field in set(FIELDS.values()) - {FIELDS[need] for need in loss.needs}:
+        blank = changed(seen, lambda x: torch.full_like(x, float("nan")))
+        seen = seen._replace(**{field: getattr(blank, field)})
+    if Needs.MAPS not in loss.needs and Needs.CHANNEL_MEANS in loss.needs:
+        seen = seen._replace(maps=tuple(one.mean((2, 3), keepdim=True) for one in it.teacher.maps))
+    ours, whole = it.value(loss, teacher=seen), it.value(loss)
+    require(torch.allclose(ours, whole), "reads more of the teacher than `needs` says")
+
+
+def _inputs(it: Made) -> None:
+    before = [one.clone() for side in (it.student, it.teacher) for one in tensors(side)]
+    it.loss()(it.student, it.teacher, it.batch)
+    after = [one for side in (it.student, it.teacher) for one in tensors(side)]
+    require(all(map(torch.equal, before, after)), "changes the features that it is given")
+
+
+def _layout(it: Made) -> None:
+    def turned(x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+    loss = it.loss()
+    ours, theirs = it.value(loss, changed(it.student, turned), changed(it.teacher, turned)), it.value(loss)
+    require(
+        torch.allclose(ours, theirs, rtol=1e-5), f"{ours.item()} with channels last, {theirs.item()} without"
+    )
+
+
+def _part(it: Made) -> None:
+    loss = it.loss()
+    if loss.part_key is None:
+        return
+    hash(loss.part_key)
+    with torch.no_grad():
+        part = loss.teacher_part(it.teacher)
+    ours = copy.deepcopy(loss)(it.student, it.teacher, it.batch, part)
+    require(torch.equal(ours, it.value(loss)), "another value with the teacher's part than without")
+
+
+CHECKS: dict[str, Callable[[Made], None]] = {
+    "every option has a default": _options,
+    "it gives a single number": _scalar,
+    "the number is finite, for batches of 1, 2 and 4": _finite,
+    "it computes in float32": _float32,
+    "half-precision features give the float32 loss of their values": _half,
+    "double precision stays": _double,
+    "the same seed and batch give the same number": _repeatable,
+    "the student gets a finite gradient": _gradient,
+    "the teacher gets none": _teacher,
+    "every learned part gets a gradient": _parts,
+    "a state dict restores it": _state,
+    "a seed decides what it begins with": _seed,
+    "it reads no more of the teacher than `needs` says": _needs,
+    "it leaves its inputs alone": _inputs,
+    "the memory format does not matter": _layout,
+    "the teacher's part may be computed apart": _part,
+}
