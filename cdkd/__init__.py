@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cdkd.losses.rkd import relational_kd as relational_kd
     from cdkd.losses.sp import similarity_preserving as similarity_preserving
     from cdkd.losses.vid import variational_information as variational_information
-    from cdkd.models.own import register_network as register_network
+    from cdkd.models.names import register_network as register_network
 
 PLACES = {
     "load": "config.params",
@@ -53,7 +53,7 @@ PLACES = {
     "GroupLoss": "losses.base",
     "Loss": "losses.base",
     "at_least_float32": "losses.base",
-    "register_network": "models.own",
+    "register_network": "models.names",
     "activation_boundaries": "losses.ab",
     "attention_transfer": "losses.at",
     "channel_distillation": "losses.cd",

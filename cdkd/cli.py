@@ -104,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", default=argparse.SUPPRESS, help="an experiment; without it they are listed"
     )
     use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
+    init = command("init", _init, "make a project of your own in a new folder", "init my-study")
+    init.add_argument("folder", type=Path, metavar="NAME", help="the new folder")
+    for word, run, text in (
+        ("new", _new, "write the file of a new loss, network or source, to begin with"),
+        ("test", _test, "check a loss, network or source, one line a check; exit code 1 if one fails"),
+    ):
+        sub = command(word, run, text, f"{word} loss my_loss")
+        sub.add_argument("kind", choices=("loss", "network", "source"))
+        sub.add_argument("name", help="the name of its file in losses/, networks/ or sources/")
     command("check", _check, "check params.yaml: every fault at once, with its line", "check")
     command("code", _code, "check params.yaml and write the digests of the code (first stage)", "code")
     command("prepare", _prepare, "read the data source and write the splits (stage)", "prepare")
@@ -226,6 +235,35 @@ def _use(arguments: argparse.Namespace) -> None:
         print(use(root(), arguments.name, force=arguments.force))
     else:
         print("\n".join(names(root())))
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from cdkd.config.project import create
+
+    print(*create(arguments.folder), sep="\n")
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    from cdkd.config.project import add
+
+    print(add(arguments.kind, arguments.name, root()))
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    import importlib
+
+    from cdkd.config.params import use_project_of
+    from cdkd.core.checks import Failed
+
+    use_project_of(root() / "params.yaml")
+    folder = {"loss": "losses", "network": "models", "source": "data"}[arguments.kind]
+    check = importlib.import_module(f"cdkd.{folder}.contract").check
+    try:
+        found = list(check(arguments.name, *([root()] if arguments.kind == "source" else [])))
+    except Failed as failed:
+        raise CdkdError(str(failed)) from None
+    print(*(one.line() for one in found), sep="\n")
+    return int(any(one.fault for one in found))
 
 
 def _check(arguments: argparse.Namespace) -> None:

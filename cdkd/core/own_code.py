@@ -32,6 +32,12 @@ def cached(function: Function) -> Function:
     return kept  # type: ignore[return-value] # it is called like the function
 
 
+def forget() -> None:
+    """Read all files anew."""
+    for clear in _caches:
+        clear()
+
+
 def use(project: Path) -> None:
     """The project whose code is meant from now on: the folder that holds losses/, networks/ and sources/."""
     global _project
@@ -41,8 +47,7 @@ def use(project: Path) -> None:
         sys.path.remove(str(_project))
     for name in [name for name in sys.modules if name.partition(".")[0] in KINDS]:
         del sys.modules[name]
-    for clear in _caches:
-        clear()
+    forget()
     _project = project
     sys.path.append(str(project))  # last: nothing in it hides an installed module
     for kind in KINDS:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from cdkd.core.checks import Failed, Result, require, results
 from cdkd.core.features import Features
-from cdkd.models import own
+from cdkd.models import names
 from cdkd.models.build import build
-from cdkd.models.names import NETWORKS
 
 CLASSES = 7
 
@@ -34,8 +33,8 @@ class Made(NamedTuple):
 
 def check(name: str, side: int = 32) -> Iterator[Result]:
     """Every check of the network, on images of side x side. Raises Failed where there is no such network."""
-    if name not in NETWORKS and not own.exists(name):
-        raise Failed(f"no network {name!r}; there are {', '.join([*own.names(), *NETWORKS])}")
+    if (fault := names.fault(name)) is not None:
+        raise Failed(fault)
     return results(CHECKS, Made(name, side))
 
 

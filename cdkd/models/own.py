@@ -31,11 +31,12 @@ def reference(name: str) -> str | None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise BadParams(f"{path}: no Python: {error}") from None
-    found = [node.name for node in tree.body if _builds(node)]
+    both = (node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef))
+    found = [node.name for node in both if _builds(node)]
     return f"{module}:{found[-1]}" if found else None
 
 
-def _builds(node: ast.stmt) -> bool:
+def _builds(node: ast.ClassDef | ast.FunctionDef) -> bool:
     if isinstance(node, ast.ClassDef):
         return any(isinstance(one, ast.FunctionDef) and one.name == "forward" for one in node.body)
-    return isinstance(node, ast.FunctionDef) and node.name == "build"
+    return node.name == "build"

@@ -206,5 +206,4 @@ def _is_docstring(node: Any) -> bool:
 
 def _forget() -> None:
     """Read the sources anew."""
-    for remembered in (code_digest, _imports, _tree, meaning):
-        remembered.cache_clear()
+    own_code.forget()

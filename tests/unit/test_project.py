@@ -1,0 +1,94 @@
+"""A project of one's own: made, checked, extended; what is faulty is named."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdkd.config.params import load
+from cdkd.config.project import add, create
+from cdkd.core import own_code
+from cdkd.core.errors import BadParams
+from cdkd.losses import contract, signature
+from cdkd.runs.code_digest import code_digest
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    create(tmp_path / "study")
+    own_code.use(tmp_path / "study")
+    return tmp_path / "study"
+
+
+def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cdkd", *words], cwd=project, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_new_project_is_valid_and_its_own_code_passes(project: Path) -> None:
+    params = load(project / "params.yaml")
+    assert (params.student.network, params.data.source) == ("small", "low_digits")
+    assert "logit_mse" in signature.names()
+    for kind, name in (("loss", "logit_mse"), ("network", "small"), ("source", "low_digits")):
+        done = command(project, "test", kind, name)
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(lines) >= 10
+        assert all(line.startswith("ok ") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["loss", "network", "source"])
+def test_a_new_file_passes(project: Path, kind: str) -> None:
+    add(kind, "mine", project)
+    done = command(project, "test", kind, "mine")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_faulty_loss_fails_its_check(project: Path) -> None:
+    path = project / "losses" / "logit_mse.py"
+    path.write_text(path.read_text().replace("difference.square().mean()", "difference.square()"))
+    own_code.forget()
+    faults = {one.check for one in contract.check("logit_mse") if one.fault}
+    assert "it gives a single number" in faults
+
+
+@pytest.mark.parametrize(("kind", "name"), [("losses", "kd"), ("networks", "vgg8"), ("sources", "digits")])
+def test_a_built_in_name_is_refused(project: Path, kind: str, name: str) -> None:
+    (project / kind / f"{name}.py").write_text("")
+    with pytest.raises(BadParams, match=f"^{kind}/{name}.py: '{name}' is the name of a built-in one"):
+        load(project / "params.yaml")
+
+
+def test_an_edit_of_own_code_moves_its_runs_and_no_others(project: Path) -> None:
+    def digests() -> list[str]:
+        own_code.forget()
+        return [code_digest(("small", "resnet14"), losses) for losses in (("kd",), ("logit_mse",))]
+
+    (project / "losses" / "common.py").write_text("def square(x):\n    return x * x\n")
+    path = project / "losses" / "logit_mse.py"
+    path.write_text(
+        path.read_text()
+        .replace("from torch import Tensor\n", "from torch import Tensor\nfrom losses.common import square\n")
+        .replace("difference.square()", "square(difference)")
+    )
+    before = digests()
+    (project / "losses" / "common.py").write_text("def square(x):\n    return x * x * 2\n")
+    after = digests()
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
+
+
+def test_an_existing_folder_is_left_alone(project: Path) -> None:
+    with pytest.raises(BadParams, match="exists; expected a new folder"):
+        create(project)
+    assert [path.name for path in project.parent.iterdir()] == ["study"]
+
+
+def test_templates_are_python(project: Path) -> None:
+    for kind in own_code.KINDS:
+        for path in (project / kind).glob("*.py"):
+            ast.parse(path.read_text())
