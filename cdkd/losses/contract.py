@@ -56,6 +56,8 @@ def changed(given: Features, function: Callable[[Tensor], Tensor]) -> Features:
     """The same features after a function of each tensor."""
 
     def of(value: Any) -> Any:
+        if value is None:
+            return None
         return tuple(map(of, value)) if isinstance(value, tuple) else function(value)
 
     return Features(*map(of, given))
