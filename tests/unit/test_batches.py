@@ -1,4 +1,4 @@
-"""Batches are functions of (seed, epoch, step); every image once an epoch; augmentation is what its name says."""
+"""Batches are functions of (seed, epoch, step); every image comes once an epoch; augmentation."""
 
 from __future__ import annotations
 

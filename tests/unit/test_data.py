@@ -538,7 +538,10 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def test_parts_make_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalisation: Any
 ) -> None:
-    """A grey set with one image in colour near the end is the hard case: its first images become wider after they were written."""
+    """A grey set with one image in colour near the end is the hard case.
+
+    Its first images get 3 channels after they were written.
+    """
     grey = {name: encoded(i, mode="L") for i, name in enumerate(pictures(train=50))}
     grey["test/bee/img6.png"] = grey["train/bee/img6.png"]
     folders = [
@@ -892,8 +895,10 @@ def test_the_limit_is_a_part_of_the_memory_or_what_the_environment_says(
 def test_meta_is_read_without_heavy_friends(tmp_path: Path) -> None:
     made(tmp_path / "d")
     code = (
-        "import sys; from pathlib import Path; from cdkd.data.prepared import read_meta; read_meta(Path(sys.argv[1]));"
-        "print([name for name in ('torch', 'numpy', 'PIL', 'safetensors', 'torchvision', 'sklearn') if name in sys.modules])"
+        "import sys; from pathlib import Path; from cdkd.data.prepared import read_meta\n"
+        "read_meta(Path(sys.argv[1]))\n"
+        "heavy = ('torch', 'numpy', 'PIL', 'safetensors', 'torchvision', 'sklearn')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "d")], capture_output=True, text=True, check=True
@@ -923,9 +928,12 @@ def test_failing_prepare_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     meta = made(tmp_path / "d")
     code = (
-        "import resource, signal, sys; from pathlib import Path; from cdkd.data.prepare import prepare; from cdkd.core.errors import BadData\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "options = dict(source='digits', paths=(), size=None, train_images=None, validation=0.2, seed=5, normalisation='measured')\n"
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from cdkd.data.prepare import prepare; from cdkd.core.errors import BadData\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "options = dict(source='digits', paths=(), size=None, train_images=None)\n"
+        "options |= dict(validation=0.2, seed=5, normalisation='measured')\n"
         "try: prepare(Path(sys.argv[1]), Path('.'), **options)\n"
         "except BadData as error: print(error); sys.exit(2)"
     )
