@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,11 +16,12 @@ KEY = "story"  # of the link: ...?viewStateShareKey=story
 VIEW = f"mlflow.sharedViewState.{KEY}"  # the experiment's tag in which MLflow keeps a shared view
 NOTE = "mlflow.note.content"
 LONGEST_NOTE = 20_000  # characters of an experiment's tag
+COMPRESSED = "deflate;"  # how MLflow's page marks a view whose rest is base64 of zlib's format
 PICTURE = re.compile(
     r"^!\[.*\]\([^)\s]*\)[ \t]*\n*(?:^(?![#|!`\-]).+\n*)?", re.MULTILINE
 )  # and the paragraph below it
 ERRORS = ("test_top1_error", "train_top1_error", "test_top5_error", "test_loss")
-FOLDED = 50  # groups that a view folds: MLflow bounds the tag that holds it, and every loss has charts in it
+FOLDED = 100  # groups that a view folds: MLflow bounds the tag that holds it
 
 
 def view(methods: Iterable[str]) -> str:
@@ -29,7 +32,7 @@ def view(methods: Iterable[str]) -> str:
         "Losses before their weights": [f"loss.{loss}" for loss in losses],
         "Weights and learning rate": ["learning_rate", *(f"weight.{loss}" for loss in losses)],
     }
-    return json.dumps(
+    return _compressed(
         {
             "searchFilter": f"tags.{CURRENT} = 'yes'",
             "orderByKey": "metrics.`test_top1_error`",
@@ -80,9 +83,21 @@ STUDY_NOTE = """Searches: a run for each study, below it a run for each trial, w
 def methods(state: str | None) -> set[str]:
     """The methods that a view names; none where another program wrote it."""
     try:
-        return {group.removeprefix("tag.method.") for group in json.loads(state or "{}")["groupsExpanded"]}
-    except (ValueError, KeyError, TypeError):
+        return {group.removeprefix("tag.method.") for group in read_view(state or "{}")["groupsExpanded"]}
+    except (ValueError, KeyError, TypeError, zlib.error):
         return set()
+
+
+def read_view(state: str) -> Any:
+    """The values of a view. Raises `ValueError` or `zlib.error` where it is none."""
+    if state.startswith(COMPRESSED):
+        state = zlib.decompress(base64.b64decode(state.removeprefix(COMPRESSED))).decode()
+    return json.loads(state)
+
+
+def _compressed(state: Mapping[str, Any]) -> str:
+    """The charts of every loss are longer than a tag may be; they repeat themselves."""
+    return COMPRESSED + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
 
 def note(experiment: str, report: str, metrics: Mapping[str, Any]) -> str:

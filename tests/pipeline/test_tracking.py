@@ -319,15 +319,38 @@ def test_the_page_opens_on_current_runs_grouped_by_method(root: Path) -> None:
     with live(root, [plan("at", 1)]):
         pass
     tags = client(root).get_experiment(tracking.experiment_id(root, "digits")).tags
-    view = json.loads(tags["mlflow.sharedViewState.story"])
+    view = experiment_page.read_view(tags["mlflow.sharedViewState.story"])
     assert view["groupsExpanded"] == {"tag.method.at": False, "tag.method.cd": False, "tag.method.kd": False}
     assert {"test_top1_error", "loss.cd", "weight.cd"} <= {
         chart["metricKey"] for chart in view["compareRunCharts"]
     }
-    assert (
-        len(experiment_page.view([f"{'x' * 60}{number:04}" for number in range(1000)]))
-        <= experiment_page.LONGEST_NOTE
-    )  # such a tag's bound
+
+
+def test_forty_methods_two_hundred_classes_and_every_loss_fit(root: Path) -> None:
+    letters = random.Random(0)
+    names = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz0123456789_-", k=63)) for _ in range(39)]
+    methods = ["kd", *(f"m{name}" for name in names)]
+    many = {"data": {"digest": "d" * 64, "classes": 200, "names": [f"class number {n}" for n in range(200)]}}
+    result = {"confusion": [",".join(["0"] * 200)] * 200}
+    rows = {"losses": dict.fromkeys(methods, 0.5), "weights": dict.fromkeys(methods, 1.0)}
+    kept = [record(plan(method, **many), epochs=1) for method in methods]
+    for one in kept:
+        one.result["examined"] = result
+        one.history[0].update(rows)
+        one.circumstances["cohort"] = methods
+    assert tracking.rebuild(root, kept) == (40, 0)
+    tags = client(root).get_experiment(tracking.experiment_id(root, "digits")).tags
+    assert experiment_page.methods(tags["mlflow.sharedViewState.story"]) == set(methods)
+    assert tracking.rebuild(root, kept) == (0, 0)
+
+
+def test_a_view_of_any_number_of_methods_fits_and_others_views_are_no_fault() -> None:
+    letters = random.Random(0)
+    names = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=64)) for _ in range(1000)]
+    assert len(experiment_page.view(names)) <= experiment_page.LONGEST_NOTE
+    for other in ("", "{", "[]", "deflate;", "deflate;AAAA", "deflate;é", '{"groupsExpanded": 3}'):
+        assert experiment_page.methods(other) == set()
+    assert experiment_page.methods('{"groupsExpanded": {"tag.method.kd": false}}') == {"kd"}
 
 
 def test_a_teacher_from_a_file_has_no_history(root: Path) -> None:
