@@ -100,8 +100,8 @@ def track(params: Params) -> str:
     created, completed = rebuild(params.root, records, run_pictures)
     text = report_folder(params) / "report.md"
     if text.exists():
-        metrics = report_folder(params) / "metrics.json"
-        numbers = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+        files = sorted((report_folder(params) / "metrics").glob("*.json"))
+        numbers = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
         describe(params.root, params.experiment, text.read_text(encoding="utf-8"), numbers)
     for study in todays_studies(params).values():
         show_study(params, study)

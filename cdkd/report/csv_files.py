@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from cdkd.report.notes import excluded
 from cdkd.report.published import compare_published
@@ -63,6 +65,28 @@ def method_quantities(row: Row) -> dict[str, Any]:
         "tuned": row.tuned,
         "excluded": excluded(row.runs),
     }
+
+
+def curve_quantities(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """One line a run and epoch, for `dvc plots`; training loss: the sum of weight × loss over the terms."""
+    lines = []
+    for row in rows:
+        for run in (run for run in row.runs if run.ok):
+            history = run.history
+            terms = [
+                history.column("weights", n) * history.column("losses", n) for n in history.names("losses")
+            ]
+            losses = np.nansum(terms, axis=0) if terms else np.full(len(history), np.nan)
+            errors = history.column("test_top1_error")
+            for epoch, (error, loss) in enumerate(zip(errors, losses, strict=True)):
+                numbers = {"test_top1_error": _short(error), "training_loss": _short(loss)}
+                lines.append({"method": row.name, "seed": run.seed, "epoch": epoch, **numbers})
+    return lines
+
+
+def _short(value: float) -> float | None:
+    """Six digits: as many as the history's single precision has."""
+    return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
 def _moments(name: str, summary: Summary) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Writes the report of an experiment: page, Markdown, LaTeX, CSV, figures, and the metrics for DVC."""
+"""Writes the report of an experiment: page, Markdown, LaTeX, CSV, figures, and DVC's metrics and curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote
 from cdkd.config.params import Params
 from cdkd.report import latex, markdown
 from cdkd.report.collect import FoundRun
-from cdkd.report.csv_files import comma_separated, method_quantities
+from cdkd.report.csv_files import comma_separated, curve_quantities, method_quantities
 from cdkd.report.document import Picture
 from cdkd.report.error_tables import class_differences, class_quantities
 from cdkd.report.figures import PICTURES, draw
@@ -82,7 +82,8 @@ def render(
     files["report.md"] = markdown.markdown(document)
     files["report.tex"] = latex.latex(document)
     files["report.html"] = page(document, pictures)
-    files["metrics.json"] = json.dumps(_metrics(all_rows), indent=1, allow_nan=False) + "\n"
+    for name, numbers in _metrics(all_rows).items():
+        files[f"metrics/{name}.json"] = json.dumps(numbers, allow_nan=False) + "\n"
     files["tables.txt"] = "\n".join(lines) + "\n"
     files[".gitignore"] = IGNORE
     local = page(compose(report, links), pictures), comma_separated(local_quantities(students, links))
@@ -96,7 +97,9 @@ def render(
 def _remove_old(target: Path, files: Files) -> None:
     """Files of an earlier report that today's records or studies no longer give."""
     ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
-    for name in [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")] + ["classes.csv"]:
+    old = [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")]
+    old += [f"metrics/{path.name}" for path in target.glob("metrics/*.json")]
+    for name in [*old, "classes.csv", "curves.csv", "metrics.json"]:
         if name not in files:
             (target / name).unlink(missing_ok=True)
 
@@ -119,6 +122,8 @@ def _tables(report: Report) -> Files:
 def _numbers(report: Report) -> Files:
     """What the other tables show, as CSV."""
     files: Files = {"runs.csv": comma_separated(run_quantities(report.all_rows))}
+    if curves := curve_quantities(report.all_rows):
+        files["curves.csv"] = comma_separated(curves)
     files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))
     classes = class_quantities(report.all_rows, report.classes, report.class_names)
     return files | ({"classes.csv": comma_separated(classes)} if classes else {})

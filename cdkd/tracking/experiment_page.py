@@ -104,7 +104,7 @@ def note(experiment: str, report: str, metrics: Mapping[str, Any]) -> str:
     """The experiment's description. MLflow shows its first line, which has the result, and folds the rest.
 
     report: Markdown; pictures and captions are left out, because MLflow would ask its own server for them
-    metrics: the report's metrics.json
+    metrics: method -> what the report's metrics/<method>.json holds
     """
     text = PICTURE.sub("", report)
     text = "\n\n".join(

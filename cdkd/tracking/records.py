@@ -74,7 +74,7 @@ def _agrees(run: Any, record: Record) -> bool:
 
 
 def describe(root: Path, experiment: str, report: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """The text at the top of the experiment's page, from the report and its metrics.json.
+    """The text at the top of the experiment's page, from the report and its metrics.
 
     A text that is longer than MLflow allows ends after a whole paragraph.
     """

@@ -222,7 +222,26 @@ def test_numbers_are_those_computed_by_hand(folder: Folder) -> None:
     assert folder.cells("student")[5:] == ["+1.10", "–"]
     size = next(line for line in folder.text("report.md").splitlines() if line.startswith("| resnet8 |"))
     assert size == "| resnet8 | all students | 78.0 k (100 %) | 1.23 M (100 %) |"
-    assert json.loads(folder.text("metrics.json"))["student"] == {"top1_error": 9.0, "std": 1.0, "n": 3}
+    assert json.loads(folder.text("metrics/student.json")) == {"top1_error": 9.0, "std": 1.0, "n": 3}
+
+
+def test_curves_have_a_line_for_each_run_and_epoch(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"both": {**CE, "kd": Term(Weight(1), {})}}, seeds=(0,))
+    record = a_record("both", 0, 8.0, losses=("ce", "kd"))
+    for row in record.history:
+        row["weights"]["kd"] = 0.25
+    keep(folder.runs, record)
+    (folder.target / "metrics").mkdir(parents=True)
+    (folder.target / "metrics" / "gone.json").write_text("{}")
+    folder.render()
+    with (folder.target / "curves.csv").open(encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["method"] == "both"]
+    assert [int(line["epoch"]) for line in lines] == list(range(EPOCHS))
+    for line, row in zip(lines, record.history, strict=True):
+        assert float(line["test_top1_error"]) == pytest.approx(row["test_top1_error"], rel=1e-5)
+        loss = row["losses"]["ce"] + 0.25 * row["losses"]["kd"]
+        assert float(line["training_loss"]) == pytest.approx(loss, rel=1e-5)
+    assert not (folder.target / "metrics" / "gone.json").exists()  # of a method that is no more
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
@@ -230,7 +249,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     keep(folder.runs, a_record("student", 0, 8.0))
     folder.render()
     assert folder.cells("student")[1:3] == ["8.00 (n = 1)", "none (one seed)"]
-    assert json.loads(folder.text("metrics.json"))["student"] == {"top1_error": 8.0, "std": None, "n": 1}
+    assert json.loads(folder.text("metrics/student.json")) == {"top1_error": 8.0, "std": None, "n": 1}
     assert "nan" not in folder.text("report.md").lower()
 
 
@@ -245,7 +264,7 @@ def test_a_missing_run_is_said_and_pairs_are_those_that_exist(folder: Folder) ->
     lines = folder.render()
     assert folder.cells("kd") == ["KD", "missing seeds 0, 1, 2", *["–"] * 5]
     assert any("missing seeds 0, 1, 2" in line for line in lines)
-    assert json.loads(folder.text("metrics.json"))["kd"]["top1_error"] is None
+    assert json.loads(folder.text("metrics/kd.json"))["top1_error"] is None
 
 
 def test_a_stale_run_does_not_count(folder: Folder) -> None:
@@ -523,7 +542,8 @@ def test_the_same_records_give_the_same_bytes(folder: Folder, tmp_path: Path) ->
         "report.md",
         "ablation.tex",
         "comparison.csv",
-        "metrics.json",
+        "curves.csv",
+        "metrics",
         "curves.svg",
         "curves.png",
         "errors.svg",
@@ -534,7 +554,8 @@ def test_the_same_records_give_the_same_bytes(folder: Folder, tmp_path: Path) ->
         names
     )
     for name in names:
-        assert (folder.target / name).read_bytes() == (other / "reports" / name).read_bytes(), name
+        if name != "metrics":
+            assert (folder.target / name).read_bytes() == (other / "reports" / name).read_bytes(), name
 
 
 HOSTILE = r"a|b_c*<script>&%$#\{x}^~`[y](z)"
