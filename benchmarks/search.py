@@ -18,9 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from cdkd.config.params import load
 from cdkd.config.paths import data_folder
+from cdkd.core.run_spec import RunSpec
 from cdkd.data.prepare import prepare
 from cdkd.runs.execution import train_cohort
-from cdkd.runs.specification import RunPlan, teacher_plan, variant_plan
+from cdkd.runs.specification import teacher_plan, variant_plan
 from cdkd.runs.store import Store
 from cdkd.search.propose import settings
 
@@ -43,7 +44,7 @@ def main() -> None:
         store = Store(root)
         plan = teacher_plan(params, data)
         short = plan.config["training"] | {"epochs": 1, "milestones": []}  # any teacher costs the same
-        plan = RunPlan(plan.experiment, plan.method, plan.seed, {**plan.config, "training": short}, plan.code)
+        plan = RunSpec(plan.experiment, plan.method, plan.seed, {**plan.config, "training": short}, plan.code)
         train_cohort(root, store, [plan], data_folder(params), None)
         teacher = store.get(plan.fingerprint)
         assert teacher is not None
@@ -55,7 +56,7 @@ def main() -> None:
             if one is not None
         ]
 
-        def minutes(cohorts: list[list[RunPlan]], cache: float) -> float:
+        def minutes(cohorts: list[list[RunSpec]], cache: float) -> float:
             """Of processor time, for all trials of the generation."""
             with tempfile.TemporaryDirectory() as scratch:
                 begun = time.process_time()

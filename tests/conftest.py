@@ -11,7 +11,7 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported: pytest's processes already run side by side
 
-LONG = ("test_pipeline", "test_search", "test_train", "test_away", "test_benchmarks", "test_soak")
+LONG = ("test_pipeline", "test_search", "test_train", "test_worker", "test_benchmarks", "test_soak")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from cdkd.core.errors import BadRecord
 from cdkd.core.names import EXPECTED, is_name
+from cdkd.core.run_spec import RunSpec
 from cdkd.data.prepared import Meta
 from cdkd.runs.record import Record
-from cdkd.runs.specification import RunPlan, code_of, student_plans, teacher_plan
+from cdkd.runs.specification import code_of, student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
 
@@ -38,15 +39,15 @@ class Plan:
     experiment: str
     data: Mapping[str, Any]
     data_digest: str
-    teacher: RunPlan
+    teacher: RunSpec
     weights_sha256: str | None
-    students: tuple[RunPlan, ...]
+    students: tuple[RunSpec, ...]
     stored: frozenset[str]
 
     @property
-    def seeds(self) -> dict[int, list[RunPlan]]:
+    def seeds(self) -> dict[int, list[RunSpec]]:
         """The students that may be trained as one cohort, by their seed."""
-        found: dict[int, list[RunPlan]] = {}
+        found: dict[int, list[RunSpec]] = {}
         for student in self.students:
             found.setdefault(student.seed, []).append(student)
         return found
@@ -80,7 +81,7 @@ class Plan:
             },
         )
 
-    def _plain(self, run: RunPlan, *, known: bool) -> dict[str, Any]:
+    def _plain(self, run: RunSpec, *, known: bool) -> dict[str, Any]:
         fingerprint = run.fingerprint if known else None
         return {
             "method": run.method,
@@ -136,10 +137,10 @@ def read(path: Path) -> Plan:
     return plan
 
 
-def _run(experiment: str, body: Mapping[str, Any]) -> RunPlan:
+def _run(experiment: str, body: Mapping[str, Any]) -> RunSpec:
     if not is_name(body["method"]):
         raise ValueError(f"method {body['method']!r}; expected {EXPECTED}")
-    run = RunPlan(experiment, body["method"], body["seed"], body["config"], body["code"])
+    run = RunSpec(experiment, body["method"], body["seed"], body["config"], body["code"])
     if body["fingerprint"] not in (None, run.fingerprint):
         raise ValueError(f"{run.method} seed {run.seed}: its fingerprint is not its configuration's")
     return run
@@ -155,7 +156,7 @@ def _check_code(path: Path, plan: Plan) -> None:
         )
 
 
-def _code(run: RunPlan) -> str | None:
+def _code(run: RunSpec) -> str | None:
     try:
         return code_of(run)
     except KeyError:  # a loss or a network that this checkout does not have

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadCheckpoint, BadRecord
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record, parse
-from cdkd.runs.specification import TEACHER, RunPlan
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
-from cdkd.storage.files import digest, sha256, write_atomically
+from cdkd.storage.files import sha256, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,7 +187,7 @@ def _check(path: Path, record: Record) -> None:
         raise BadRecord(f"{run}: {len(record.history)} epochs; expected {training['epochs']}")
 
 
-def into_store(pack: Pack, expected: Mapping[str, RunPlan], store: Store) -> Iterator[str]:
+def into_store(pack: Pack, expected: Mapping[str, RunSpec], store: Store) -> Iterator[str]:
     """Put the runs into the store; expected: the experiment's, by fingerprint. Nothing is put before every record is known to belong.
 
     Raises `BadRecord`, `BadCheckpoint`. A run that is in the store already stays as it is, and gets weights that it lacked.
@@ -222,7 +224,7 @@ def _weights(pack: Pack, record: Record) -> bytes | None:
     )
 
 
-def _stranger(pack: Pack, record: Record, expected: Iterable[RunPlan]) -> str:
+def _stranger(pack: Pack, record: Record, expected: Iterable[RunSpec]) -> str:
     """Why a record does not belong: what its configuration has otherwise."""
     run = f"{pack.folder / RECORDS}: {record.method} seed {record.seed}"
     twin: Any = next(

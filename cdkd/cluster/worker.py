@@ -26,9 +26,9 @@ from typing import Protocol
 from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster.plan_file import Plan
 from cdkd.core.errors import BadCheckpoint, BadData, CdkdError, Diverged
+from cdkd.core.run_spec import RunSpec
 from cdkd.data.prepared import read_meta
 from cdkd.runs.code_digest import PACKAGE
-from cdkd.runs.specification import RunPlan
 from cdkd.runs.store import Store
 from cdkd.storage.files import sha256, write_atomically
 from cdkd.storage.progress import Progress
@@ -43,7 +43,7 @@ class Train(Protocol):
         self,
         root: Path,
         store: Store,
-        plans: Sequence[RunPlan],
+        plans: Sequence[RunSpec],
         data_folder: Path,
         teacher_weights: Path | None,
         /,
@@ -101,7 +101,7 @@ class Campaign:
                     f"seed {seed}: {', '.join(run.method for run in pending)}", pending, folder, weights
                 )
 
-    def remaining(self) -> list[RunPlan]:
+    def remaining(self) -> list[RunSpec]:
         """The runs still to be trained, the teacher's among them where it is trained here."""
         return self._pending([*([self.plan.teacher] if self.own else []), *self.plan.students])
 
@@ -115,14 +115,14 @@ class Campaign:
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
         return f"{self.out / 'results'}: {len(records)} runs in {sizes}"
 
-    def _pending(self, runs: Sequence[RunPlan]) -> list[RunPlan]:
+    def _pending(self, runs: Sequence[RunSpec]) -> list[RunSpec]:
         return [
             run
             for run in runs
             if run.fingerprint not in self.plan.stored and self.store.get(run.fingerprint) is None
         ]
 
-    def _train(self, what: str, runs: Sequence[RunPlan], folder: Path, weights: Path | None) -> None:
+    def _train(self, what: str, runs: Sequence[RunSpec], folder: Path, weights: Path | None) -> None:
         if not self.deadline.over:
             print(what, flush=True)
             self.deadline.begin()

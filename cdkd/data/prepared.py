@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadData
-from cdkd.storage.files import digest
 
 SPLITS = ("train", "validation", "test")
 FILE = "data.json"

@@ -10,6 +10,7 @@ from typing import Any
 
 from cdkd.config.faults import suggest
 from cdkd.config.params import Params, load
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadParams
 from cdkd.report.collect import TEACHER, Expected, FoundRun, collect
 from cdkd.report.committed import committed_runs
@@ -21,7 +22,7 @@ from cdkd.report.notes import STALE, UNVERIFIED, excluded, formula, recipe
 from cdkd.report.published import Reference
 from cdkd.report.summary import Row, Summary, rows
 from cdkd.report.wording import mean_std
-from cdkd.storage.files import digest, write_atomically
+from cdkd.storage.files import write_atomically
 
 CAPTION = (
     "Top-1 error in percent on the test split at the last epoch, mean ± sample standard deviation over n "

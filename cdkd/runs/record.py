@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadRecord
-from cdkd.storage.files import digest
 
 try:
     from orjson import loads  # four times as fast

@@ -15,9 +15,6 @@ if TYPE_CHECKING:  # a specification is carried out where the schema's library m
     from cdkd.config.params import Params
     from cdkd.config.schema import Training
 
-RunPlan = RunSpec
-__all__ = ["TEACHER", "RunPlan"]
-
 
 def teacher_plan(params: Params, data: Meta) -> RunSpec:
     """The teacher's training is a run like any other: one network that minimises cross-entropy, with no teacher."""

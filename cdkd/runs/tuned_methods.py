@@ -8,13 +8,13 @@ from typing import Any
 
 from cdkd.config.params import Params
 from cdkd.config.paths import runs_folder
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadRecord
 from cdkd.data.prepared import Meta
 from cdkd.runs import study_record
 from cdkd.runs.code_digest import code_digest
 from cdkd.runs.record import Record
 from cdkd.runs.study_record import Result
-from cdkd.storage.files import digest
 
 
 def study_config(params: Params, name: str, data: Meta, teacher: Record) -> dict[str, Any]:

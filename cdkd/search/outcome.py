@@ -5,6 +5,7 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial, TrialState
 
 from cdkd.config.params import Params
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadStudy
 from cdkd.data.prepared import Meta
 from cdkd.runs.record import Record
@@ -14,7 +15,6 @@ from cdkd.runs.study_record import Result, Trial
 from cdkd.runs.tuned_methods import study_config
 from cdkd.search import database, propose
 from cdkd.search.worker import ERROR, REASON, Worker
-from cdkd.storage.files import digest
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 

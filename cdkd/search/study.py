@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdkd.config.params import Params
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadRecord, CdkdError
 from cdkd.data.prepared import Meta
 from cdkd.runs import study_record
 from cdkd.runs.record import Record
 from cdkd.runs.study_record import Result
 from cdkd.runs.tuned_methods import study_config
-from cdkd.storage.files import digest
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadStudy
 from cdkd.core.run_spec import RunSpec
 from cdkd.data.prepared import Meta
@@ -26,7 +27,6 @@ from cdkd.runs.specification import variant_plan
 from cdkd.runs.store import Store
 from cdkd.search import propose
 from cdkd.search.database import Locks, Storage, damaged, faults_as_one_line
-from cdkd.storage.files import digest
 
 if TYPE_CHECKING:  # torch is for a process that trains
     from cdkd.runs.execution import Prune

@@ -12,10 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cdkd.core.digest import canonical, digest
-
-__all__ = ["canonical", "digest"]  # for importers of old
-
 DRAFT = ".tmp"  # how the name of a half-written file ends
 
 

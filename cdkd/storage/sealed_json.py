@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadRecord
-from cdkd.storage.files import digest, write_atomically
+from cdkd.storage.files import write_atomically
 
 
 def write(path: Path, body: dict[str, Any]) -> None:

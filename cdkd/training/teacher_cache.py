@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdkd.core.batch import Batch
+from cdkd.core.digest import digest
 from cdkd.core.features import Features
-from cdkd.storage.files import digest
 
 Answer = Callable[[Tensor], Features]  # images [B, C, H, W] to features whose maps are 1x1
 

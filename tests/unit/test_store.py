@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cdkd.core.digest import digest
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
-from cdkd.storage.files import digest
 
 WEIGHTS = bytes(range(256)) * 40
 

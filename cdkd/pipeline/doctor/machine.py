@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cdkd.core.processes import cores as cores_here
+from cdkd.core.schedule import TEACHER
 from cdkd.pipeline import scheduler
 from cdkd.pipeline.doctor.site import (
     Fault,
@@ -23,7 +24,6 @@ from cdkd.pipeline.doctor.site import (
     some,
 )
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
 
 DECISIVE_PACKAGES = ("torch", "numpy", "safetensors")
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from cdkd.core.schedule import TEACHER
 from cdkd.pipeline.doctor.site import Fault, Site, Verdict, amount, dvc_settings, size_of, some
 from cdkd.runs.record import Record
-from cdkd.runs.specification import TEACHER
 from cdkd.tracking.database import folder as mlflow_folder
 
 REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it anew from the records"

@@ -8,11 +8,12 @@ from typing import Any
 from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.errors import CdkdError
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
 from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, environment_of, how_many, size_of, some
 from cdkd.pipeline.verify import environment_diff, valid
 from cdkd.runs.record import Record, read
-from cdkd.runs.specification import TEACHER, RunPlan
 from cdkd.storage.files import DRAFT, left_behind, sha256
 
 
@@ -273,7 +274,7 @@ def _fingerprint(path: Path) -> str | None:
         return None
 
 
-def _command(plan: RunPlan) -> str:
+def _command(plan: RunSpec) -> str:
     return "cdkd teacher" if plan.method == TEACHER else f"cdkd distill {plan.method}"
 
 

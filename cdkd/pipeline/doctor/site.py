@@ -14,10 +14,12 @@ from typing import Any, Literal, NamedTuple
 from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.errors import BadCheckpoint, BadRecord, CdkdError
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline.verify import valid
 from cdkd.runs.record import Record, read
-from cdkd.runs.specification import TEACHER, RunPlan, student_plans, teacher_plan
+from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import ABSENT, RECORD, WEIGHTS, Store
 
 Mark = Literal["ok", "warn", "BAD"]
@@ -95,7 +97,7 @@ class Site:
         return None
 
     @cached_property
-    def plans(self) -> dict[str, RunPlan]:
+    def plans(self) -> dict[str, RunSpec]:
         """Every run of params.yaml by its fingerprint; the teacher's alone where that is not trained, none where there are no data."""
         if self.params is None or self.data is None:
             return {}
@@ -123,7 +125,7 @@ class Site:
         return {path.name: _entry(path) for path in self.places}
 
     @cached_property
-    def pending(self) -> list[RunPlan]:
+    def pending(self) -> list[RunSpec]:
         return [plan for key, plan in self.plans.items() if not isinstance(self.stored.get(key), Record)]
 
     @cached_property

@@ -20,7 +20,7 @@ from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster import worker as away_module
 from cdkd.cluster.worker import Deadline
 from cdkd.core.errors import BadCheckpoint
-from cdkd.runs.specification import code_digest
+from cdkd.runs.code_digest import code_digest
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
 from tests.clone import Clone
