@@ -1,1 +1,3 @@
-"""What distillation costs: the loop as the field writes it, this project's, and the pipeline around it, side by side."""
+"""What distillation costs: the loop as the field writes it, this project's, and the pipeline around it, side
+by side.
+"""

@@ -1,6 +1,7 @@
 """The clocks of a measurement, and the one line of JSON that it ends in.
 
-Ratios are made of processor time with one thread: on a machine that others use, wall time measures the others.
+Ratios are made of processor time with one thread: on a machine that others use, wall time measures the
+others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, NamedTuple, Self
 
 
 class Clock:
-    """Adds up wall time and this process's processor time (all its threads) over the pieces it is held around."""
+    """Adds up wall time and this process's processor time (all its threads) over the pieces it is held
+    around.
+    """
 
     def __init__(self) -> None:
         self.wall = self.processor = 0.0
@@ -62,7 +65,9 @@ def since_start() -> Spent | None:
 
 
 def peak_mb(who: int = resource.RUSAGE_SELF) -> float:
-    """The most memory this process held at once; or the largest of its finished children, with RUSAGE_CHILDREN."""
+    """The most memory this process held at once; or the largest of its finished children, with
+    RUSAGE_CHILDREN.
+    """
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(who).ru_maxrss * unit / 2**20
 

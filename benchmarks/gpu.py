@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu --minutes 8 --out DIR --data cifar100-1.zip cifar100-2.zip
 
-First what must hold (losses and steps against float64 on the CPU; the same bits twice, alone and in company, replayed
-and unrecorded), then a matrix product's rate as the ceiling, then variants of the targets' cohorts, the most telling
-first, until the time is over. Every finding is appended to DIR/gpu.csv at once; a variant that fails is a finding too.
-Needs torch, torchvision, NumPy and safetensors. Without --data the images are noise, which costs the same.
+First what must hold (losses and steps against float64 on the CPU; the same bits twice, alone and in company,
+replayed and unrecorded), then a matrix product's rate as the ceiling, then variants of the targets' cohorts,
+the most telling first, until the time is over. Every finding is appended to DIR/gpu.csv at once; a variant
+that fails is a finding too. Needs torch, torchvision, NumPy and safetensors. Without --data the images are
+noise, which costs the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# read when cuBLAS and OpenMP begin, so before torch is imported: without the first, deterministic products are refused
+# read when cuBLAS and OpenMP begin, so before torch is imported: without the first, deterministic products
+# are refused
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -55,7 +57,9 @@ class OutOfTime(BaseException):
 
 
 class Findings:
-    """Rows, each in the file before the next piece begins; pieces that fail or take too long are rows as well."""
+    """Rows, each in the file before the next piece begins; pieces that fail or take too long are rows as
+    well.
+    """
 
     def __init__(self, path: Path, device: Device, minutes: float) -> None:
         self.path, self.device = path, device
@@ -194,7 +198,8 @@ def measured(
         return measure(variant, source, device, seconds, ceiling)
     finally:
         if variant.engine == "compile":
-            torch._dynamo.reset()  # else the next variant's networks count against this one's limit of recompilations
+            # else the next variant's networks count against this one's limit of recompilations
+            torch._dynamo.reset()
 
 
 def keys(variant: Variant) -> dict[str, Any]:
@@ -210,11 +215,15 @@ def table(findings: Findings) -> str:
     wrong = [row for row in rows if row["part"] == "check" and row["state"] != "ok"]
     lines.append(f"checks: {sum(row['part'] == 'check' for row in rows) - len(wrong)} ok, {len(wrong)} not")
     lines += [
-        f"  {row['name']} ({row.get('precision', '')} deterministic {row.get('deterministic', '')}): {row['state']} {told(row)}"
+        f"  {row['name']} ({row.get('precision', '')} deterministic {row.get('deterministic', '')}): "
+        f"{row['state']} {told(row)}"
         for row in wrong
     ]
     lines += [f"{row['part']} {row['name']}: {told(row)}" for row in rows if row["part"] == "ceiling"]
-    head = f"{'K':>3} precision engine  graphs streams determ. img/s/student  ms/step    use     GB eval s  minutes"
+    head = (
+        f"{'K':>3} precision engine  graphs streams determ. "
+        "img/s/student  ms/step    use     GB eval s  minutes"
+    )
     timed = [row for row in rows if row["part"] == "time"]
     for pair in dict.fromkeys(row["pair"] for row in timed):
         lines += ["", pair, head]
@@ -223,8 +232,10 @@ def table(findings: Findings) -> str:
             key=lambda row: -row["images_per_second_per_student"],
         ):
             lines.append(
-                f"{row['students']:3} {row['precision']:9} {row['engine']:7} {row['graphs']!s:6} {row['streams']:7} {row['deterministic']!s:7}"
-                f" {row['images_per_second_per_student']:13,.0f} {row['milliseconds_per_step']:8.2f} {100 * row['utilisation']:5.1f}% {row['peak_gb']:6.1f}"
+                f"{row['students']:3} {row['precision']:9} {row['engine']:7} {row['graphs']!s:6} "
+                f"{row['streams']:7} {row['deterministic']!s:7}"
+                f" {row['images_per_second_per_student']:13,.0f} {row['milliseconds_per_step']:8.2f} "
+                f"{100 * row['utilisation']:5.1f}% {row['peak_gb']:6.1f}"
                 f" {row['evaluation_seconds']:6.2f} {row['projected_minutes']:8.1f} {row['note']}"
             )
         lines += [

@@ -1,6 +1,7 @@
 """What must hold on a device before its speed means anything: the losses' values, and the bits of the loop.
 
-Each check returns how large the error is and raises nothing; `tests/unit/test_cuda.py` and `benchmarks.gpu` judge by LIMITS.
+Each check returns how large the error is and raises nothing; `tests/unit/test_cuda.py` and `benchmarks.gpu`
+judge by LIMITS.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def deterministic(on: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def launched(*, graphs: bool = True, streams: int = 1) -> Iterator[None]:
-    """How `cdkd.training.cuda_graph` has the steps of loops that begin here done: recorded and replayed or not, students on so many streams."""
+    """How `cdkd.training.cuda_graph` has the steps of loops that begin here done: recorded and replayed or
+    not, students on so many streams.
+    """
     wanted = {"CDKD_CUDA_GRAPHS": str(int(graphs)), "CDKD_STREAMS": str(streams)}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ |= wanted
@@ -113,7 +116,9 @@ def distance(found: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
 
 
 def loss_error(name: str, device: torch.device) -> float:
-    """A loss in float32 on the device against float64 on the CPU: the worst of its value and of each gradient, connectors' included."""
+    """A loss in float32 on the device against float64 on the CPU: the worst of its value and of each
+    gradient, connectors' included.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student, teacher = (_features(channels) for channels in ((4, 8, 16), (6, 12, 24)))
@@ -141,7 +146,9 @@ def _gradients(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The loss's value, and its gradients in the student's features and in what it learns itself, where it has any."""
+    """The loss's value, and its gradients in the student's features and in what it learns itself, where it
+    has any.
+    """
     own = [
         part.detach().to(device, dtype).requires_grad_()
         for part in (*student.maps, student.pooled, student.logits)
@@ -163,11 +170,12 @@ def split(count: int, seed: int, device: torch.device) -> Split:
 
 
 def steps_error(device: torch.device, steps: int = 3, draws: int = 5) -> float:
-    """Some steps of a cohort in float32 on the device against float64 on the CPU: the difference of all weights, by how far they went.
+    """Some steps of a cohort in float32 on the device against float64 on the CPU: the difference of all
+    weights, by how far they went.
 
-    In units of the CPU's own error in float32 (or of 1e-3, where that is smaller), which depends on the processor: in one
-    draw of images in three a ReLU's input is so close to 0 that rounding decides its sign, which is no fault, and moves the
-    weights by a hundredth. Of some draws, the median.
+    In units of the CPU's own error in float32 (or of 1e-3, where that is smaller), which depends on the
+    processor: in one draw of images in three a ReLU's input is so close to 0 that rounding decides its sign,
+    which is no fault, and moves the weights by a hundredth. Of some draws, the median.
     """
     cpu = torch.device("cpu")
     begin = _stepped(cpu, torch.float64, 0, 0)
@@ -220,7 +228,9 @@ def trained(
     streams: int = 1,
     **changed: object,
 ) -> Bits:
-    """These methods trained as one cohort by `cdkd.training.loop.train`, from the first epoch to the last; changed: of the recipe."""
+    """These methods trained as one cohort by `cdkd.training.loop.train`, from the first epoch to the last;
+    changed: of the recipe.
+    """
     how = recipe(**changed)
     train_split, test = split(IMAGES, 0, device), split(40, 1, device)
     with launched(graphs=replayed, streams=streams), tempfile.TemporaryDirectory() as folder:
@@ -252,7 +262,9 @@ LOSSES = signature.names()
 
 @functools.cache
 def once(device: torch.device, strict: bool, **changed: object) -> Bits:
-    """What the other ways are held against. strict: whether only deterministic algorithms are allowed at present"""
+    """What the other ways are held against. strict: whether only deterministic algorithms are allowed at
+    present
+    """
     return trained(device, **changed)
 
 

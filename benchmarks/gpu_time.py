@@ -89,7 +89,9 @@ TINY = (Pair("resnet14", "resnet8", 8, 2, 2),)
 
 
 def variants(pairs: Iterable[Pair], *, tiny: bool) -> list[Variant]:
-    """All of them, the most telling first: time may end before the list does, and what compiles takes minutes."""
+    """All of them, the most telling first: time may end before the list does, and what compiles takes
+    minutes.
+    """
     if tiny:
         return [
             Variant(pair, students, precision)
@@ -151,7 +153,9 @@ class Source(NamedTuple):
             )  # type: ignore[union-attr]
 
     def splits(self, batch: int, device: torch.device) -> tuple[Split, Split]:
-        """Training images in whole batches: an epoch's last, smaller one is one of hundreds, and would be one of few here."""
+        """Training images in whole batches: an epoch's last, smaller one is one of hundreds, and would be one
+        of few here.
+        """
         whole = len(self.train.labels) // batch * batch
         cut = images.Images(self.train.pixels[:whole], self.train.labels[:whole])
         train, test = (
@@ -191,7 +195,9 @@ class Device:
         return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version() if self.cuda else None}"  # type: ignore[no-untyped-call]
 
     def rate(self, piece: Callable[[], Any], seconds: float) -> float:
-        """Seconds that a piece takes: the mean over as many calls as fit into some seconds, and at least three."""
+        """Seconds that a piece takes: the mean over as many calls as fit into some seconds, and at least
+        three.
+        """
         piece()
         begin = self.now()
         for _ in range(3):
@@ -224,8 +230,9 @@ def measure(
 ) -> dict[str, Any]:
     """Train for some seconds, once what is recorded or compiled is so.
 
-    `stream_images_per_second`: how fast all students of the cohort move on; `images_per_second_per_student`: K times as
-    many, the images that students were trained on, and comparable with one student's own training. ceiling: TFLOP/s
+    `stream_images_per_second`: how fast all students of the cohort move on; `images_per_second_per_student`:
+    K times as many, the images that students were trained on, and comparable with one student's own training.
+    ceiling: TFLOP/s
     """
     device.fresh()
     with (
@@ -294,7 +301,10 @@ def _endless(batches: Batches) -> Iterator[Batch]:
 def _numbers(
     variant: Variant, a_step: float, tested: float, madds: tuple[int, int], ceiling: float
 ) -> dict[str, float]:
-    """A forward pass is two FLOP a multiply-add, a student's step three passes. Connectors, losses and the optimiser are not counted."""
+    """A forward pass is two FLOP a multiply-add, a student's step three passes.
+
+    Connectors, losses and the optimiser are not counted.
+    """
     pair, count = variant.pair, variant.students
     stream = pair.batch / a_step
     tflops = 2 * (madds[0] + 3 * count * madds[1]) * stream / 1e12

@@ -26,7 +26,10 @@ class Images(NamedTuple):
 
 
 def folder() -> Path | None:
-    """Where the archives lie: $CDKD_TEST_DATA/cifar100, or shared/data/cifar100 beside the checkout. None: nowhere."""
+    """Where the archives lie: $CDKD_TEST_DATA/cifar100, or shared/data/cifar100 beside the checkout.
+
+    None: nowhere.
+    """
     places = [Path(os.environ["CDKD_TEST_DATA"])] if "CDKD_TEST_DATA" in os.environ else []
     for place in (*places, ROOT.parent / "shared" / "data"):
         if all((place / "cifar100" / part).is_file() for part in PARTS):
@@ -35,7 +38,10 @@ def folder() -> Path | None:
 
 
 def choose(wanted: str) -> Pixels:
-    """auto: real images where they are at hand. The caller says which they were: compressible or not, both cost the same to train on."""
+    """auto: real images where they are at hand.
+
+    The caller says which they were: compressible or not, both cost the same to train on.
+    """
     if wanted == "random" or (wanted == "auto" and folder() is None):
         return "random"
     return "cifar100"
@@ -58,7 +64,8 @@ def _cifar100(split: str, count: int) -> Images:
     place = folder()
     if place is None:
         raise SystemExit(
-            f"no CIFAR-100: expected {' and '.join(PARTS)} in $CDKD_TEST_DATA/cifar100; --pixels random needs none"
+            f"no CIFAR-100: expected {' and '.join(PARTS)} in $CDKD_TEST_DATA/cifar100; "
+            "--pixels random needs none"
         )
     with zipfile.ZipFile(place / PARTS[0]) as first, zipfile.ZipFile(place / PARTS[1]) as second:
         members = {

@@ -3,10 +3,10 @@
     python -m benchmarks.ours --students 4 --steps 4
     python -m benchmarks.ours --students 8 --parts
 
-Prints one line of JSON. `images_per_second_per_student` is K times the images of the batch stream by this process's
-processor time: as many images as a student is trained on in a second of which it pays its K-th part. That is the number
-to hold against the reference's, which trains one student. `stream_images_per_second` is how fast all K move on.
-`--parts` takes an epoch of CIFAR-100 apart instead.
+Prints one line of JSON. `images_per_second_per_student` is K times the images of the batch stream by this
+process's processor time: as many images as a student is trained on in a second of which it pays its K-th
+part. That is the number to hold against the reference's, which trains one student. `stream_images_per_second`
+is how fast all K move on. `--parts` takes an epoch of CIFAR-100 apart instead.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ class Cohort(NamedTuple):
 
 
 def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
-    """All that is known here of how this project builds a cohort: compare `cdkd.training.cohort.build_cohort`.
+    """All that is known here of how this project builds a cohort: compare
+    `cdkd.training.cohort.build_cohort`.
 
-    Read of options: teacher, student, batch, precision, engine, cache, pixels, images, evaluate, methods (a list of names).
+    Read of options: teacher, student, batch, precision, engine, cache, pixels, images, evaluate, methods (a
+    list of names).
     """
     device = torch.device("cpu")
     params = load(EXPERIMENT)
@@ -132,7 +134,9 @@ def _split(source: images.Images, device: torch.device) -> Split:
 
 
 def always_on(method: Method) -> Method:
-    """Every loss at work from the first step, as it is in most epochs: a gate that opens late would make its method look cheap."""
+    """Every loss at work from the first step, as it is in most epochs: a gate that opens late would make its
+    method look cheap.
+    """
     return Method({name: term._replace(weight=Weight(term.weight.value)) for name, term in method.items()})
 
 
@@ -240,7 +244,9 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _pieces(run: Run, batch: Batch, teacher: Features, parts: Parts, repeats: int) -> dict[str, float]:
-    """A student's step in three: the losses' gradient is taken at the student's features and handed to its own backward pass."""
+    """A student's step in three: the losses' gradient is taken at the student's features and handed to its
+    own backward pass.
+    """
 
     learner, (optimiser,) = run.learner, run.learner.optimisers
 
@@ -282,7 +288,10 @@ def _flat(features: Features) -> list[Tensor]:
 
 
 def tracking(folder: Path, epochs: int = 40) -> float:
-    """Processor seconds that the MLflow view of one run's epoch costs, its run's opening and end included. The training does not wait for it."""
+    """Processor seconds that the MLflow view of one run's epoch costs, its run's opening and end included.
+
+    The training does not wait for it.
+    """
     from cdkd.core.run_spec import RunSpec
     from cdkd.tracking import Tracker
 
@@ -312,7 +321,8 @@ def table(measured: dict[str, Any]) -> str:
         for name, share in measured["shares"].items()
     ]
     lines.append(
-        f"{'an epoch':28} {measured['epoch_seconds']:9.1f} s        (and {measured['tracking_seconds']:.2f} s of tracking, in a thread of its own)"
+        f"{'an epoch':28} {measured['epoch_seconds']:9.1f} s        (and {measured['tracking_seconds']:.2f} "
+        "s of tracking, in a thread of its own)"
     )
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
-"""What the pipeline costs around training: commands, a stage that restores, a pipeline with nothing to do, the way to the first step.
+"""What the pipeline costs around training: commands, a stage that restores, a pipeline with nothing to do,
+the way to the first step.
 
     python -m benchmarks.overhead --repeats 5
 
-The pipeline runs in a clone of this checkout in a temporary folder, on a shortened `digits` that is trained there first.
-Times are of the whole process and its children, from start to end; medians.
+The pipeline runs in a clone of this checkout in a temporary folder, on a shortened `digits` that is trained
+there first. Times are of the whole process and its children, from start to end; medians.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ methods:
   student: {ce: {weight: 1}}
   kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}}
 """
-# `cdkd distill kd` that ends with its first step. The way out is the shortest, so that no checkpoint or record is left and
-# the next repetition finds as much to do.
+# `cdkd distill kd` that ends with its first step. The way out is the shortest, so that no checkpoint or
+# record is left and the next repetition finds as much to do.
 FIRST_STEP = """\
 import os
 import cdkd.training.run
@@ -51,7 +52,10 @@ cdkd.training.run.Run.step = first
 from cdkd.cli import main
 main(["distill", "kd"])
 """
-REFERENCE = "--teacher resnet14 --student resnet8 --batch 32 --steps 1 --warmup 0 --evaluate 1 --workers 0 --pixels random"
+REFERENCE = (
+    "--teacher resnet14 --student resnet8 --batch 32 --steps 1 --warmup 0 --evaluate 1 --workers 0 --pixels "
+    "random"
+)
 
 
 class Row(NamedTuple):
@@ -88,7 +92,9 @@ def clone() -> Iterator[Path]:
 
 
 def run(words: Sequence[str], folder: Path, expected: str = "") -> tuple[Spent, str]:
-    """A command's time and output; raises RuntimeError with its last words where it fails or does not say what it should."""
+    """A command's time and output; raises RuntimeError with its last words where it fails or does not say
+    what it should.
+    """
     quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     environment = (
         os.environ | quiet | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
@@ -107,7 +113,9 @@ def run(words: Sequence[str], folder: Path, expected: str = "") -> tuple[Spent, 
 
 
 def timed(what: str, words: Sequence[str], folder: Path, repeats: int, expected: str = "") -> Row:
-    """The median of some runs; where there are several, one before them, uncounted, reads and compiles what nobody has yet."""
+    """The median of some runs; where there are several, one before them, uncounted, reads and compiles what
+    nobody has yet.
+    """
     if repeats > 1:
         run(words, folder, expected)
     spent = [run(words, folder, expected)[0] for _ in range(repeats)]

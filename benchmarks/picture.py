@@ -1,8 +1,10 @@
-"""What a table costs against its number of rows: the reference trains each by itself, this project all of them together.
+"""What a table costs against its number of rows: the reference trains each by itself, this project all of
+them together.
 
     python -m benchmarks.picture benchmarks/results/default.csv
 
-Draws cost.svg and cost.png beside the CSV that `benchmarks.run` wrote. Without an argument it takes the newest there is.
+Draws cost.svg and cost.png beside the CSV that `benchmarks.run` wrote. Without an argument it takes the
+newest there is.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ class Drawn(NamedTuple):
 
 
 def read(path: Path) -> Drawn:
-    """The first pair and batch of the CSV. Rows about other growth (images, seeds) and emulated ones are left out."""
+    """The first pair and batch of the CSV.
+
+    Rows about other growth (images, seeds) and emulated ones are left out.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         measured = [row for row in csv.DictReader(file) if row[RATE]]
     reference = next((row for row in measured if row["variant"] == "reference"), None)
@@ -72,7 +77,10 @@ def read(path: Path) -> Drawn:
     )
     if not series:
         raise SystemExit(f"{path}: nothing but the reference was measured")
-    title = f"Cost of a table of distillation results: {reference['pair'].replace('->', ' → ')}, batch {reference['batch']}"
+    title = (
+        f"Cost of a table of distillation results: {reference['pair'].replace('->', ' → ')}, "
+        f"batch {reference['batch']}"
+    )
     return Drawn(
         title,
         f"{reference['machine']}; one thread, by processor time; {reference['date'][:10]}",
@@ -114,7 +122,8 @@ def draw(drawn: Drawn) -> Figure:
     figure.text(
         0.01,
         0.02,
-        f"One run of the reference loop, {EPOCHS} epochs of {IMAGES:,} images: {hours:,.0f} hours.\n{drawn.circumstances}.",
+        f"One run of the reference loop, {EPOCHS} epochs of {IMAGES:,} images: "
+        f"{hours:,.0f} hours.\n{drawn.circumstances}.",
         fontsize=8,
         color=GREY,
     )

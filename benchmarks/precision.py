@@ -1,8 +1,10 @@
-"""What bf16 costs in accuracy: the same runs in both precisions against one float32 teacher, compared seed by seed.
+"""What bf16 costs in accuracy: the same runs in both precisions against one float32 teacher, compared seed by
+seed.
 
     python -m benchmarks.precision --experiment cifar100-quick --methods student,kd,cd
 
-Runs go into the project's store: what is there is not trained again, and several of these processes share the work.
+Runs go into the project's store: what is there is not trained again, and several of these processes share the
+work.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ def main(words: Sequence[str] | None = None) -> None:
             for seed, *both in pairs
         )
         print(
-            f"{method:12} {interval([half - full for _, full, half in pairs if full is not None and half is not None])}"
+            f"{method:12} "
+            f"{interval([half - full for _, full, half in pairs if full is not None and half is not None])}"
         )
     everything = [
         found["bf16"][place] - found["float32"][place] for place in found["bf16"] if place in found["float32"]

@@ -2,13 +2,15 @@
 
     python -m benchmarks.reference --batch 64 --steps 4
 
-Written from the habits that the public distillation repositories share, none of them copied: torchvision transforms on
-one image at a time, worker processes, the teacher run again for every batch under `no_grad`, `.item()` of loss and
-accuracy in every step, an evaluation at the end of each epoch. The networks are `cdkd.models`', so that both sides of
-a comparison train the same ones; nothing else of this project is used for training.
+Written from the habits that the public distillation repositories share, none of them copied: torchvision
+transforms on one image at a time, worker processes, the teacher run again for every batch under `no_grad`,
+`.item()` of loss and accuracy in every step, an evaluation at the end of each epoch. The networks are
+`cdkd.models`', so that both sides of a comparison train the same ones; nothing else of this project is used
+for training.
 
-Prints one line of JSON. `images_per_second_per_student` is by the processor time of the training process alone: the time
-of the loader's workers is not in it, which flatters this loop; `workers_seconds` gives it beside.
+Prints one line of JSON. `images_per_second_per_student` is by the processor time of the training process
+alone: the time of the loader's workers is not in it, which flatters this loop; `workers_seconds` gives it
+beside.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ TEMPERATURE = 4.0
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """As torchvision's CIFAR100: arrays in memory, one made into a PIL image and transformed when it is asked for."""
+    """As torchvision's CIFAR100: arrays in memory, one made into a PIL image and transformed when it is asked
+    for.
+    """
 
     def __init__(self, source: images.Images, transform: transforms.Compose) -> None:
         self.data, self.targets, self.transform = source.pixels, source.labels.tolist(), transform

@@ -1,12 +1,13 @@
 """The comparison: the reference and this project's variants, interleaved, as a table and a CSV.
 
-    python -m benchmarks.run             # K = 1 to 8, a warm cache, batch 128; a quarter of an hour on two slow cores
-    python -m benchmarks.run --quick     # K = 1, 4; two or three
-    python -m benchmarks.run --full      # two pairs, two batches, bf16, a warm cache, growth with images and seeds; an hour or two
+    python -m benchmarks.run             # K = 1 to 8, a warm cache, batch 128; a quarter of an hour on two
+    slow cores python -m benchmarks.run --quick     # K = 1, 4; two or three
+    python -m benchmarks.run --full      # two pairs, two batches, bf16, a warm cache, growth with images and
+    seeds; an hour or two
 
-Each measurement is a process of its own with one thread. Variants take turns, round after round, so that what else the
-machine does falls on all of them alike; numbers are medians over the rounds, ratios are to the median of the reference
-with the same pair and batch in the same run.
+Each measurement is a process of its own with one thread. Variants take turns, round after round, so that what
+else the machine does falls on all of them alike; numbers are medians over the rounds, ratios are to the
+median of the reference with the same pair and batch in the same run.
 """
 
 from __future__ import annotations
@@ -138,13 +139,17 @@ class Variant:
         ]
 
     def guess(self, options: argparse.Namespace) -> float:
-        """Its time to that of others, before any is known: a start, and a teacher pass that costs about two students' steps."""
+        """Its time to that of others, before any is known: a start, and a teacher pass that costs about two
+        students' steps.
+        """
         steps: int = options.steps + options.warmup
         return 3 + steps * self.seeds * self.batch / 64 * (2 + self.students)
 
 
 def variants(options: argparse.Namespace) -> Iterator[Variant]:
-    """The whole grid at the first batch; at the others the reference, the fewest and the most students; then what grows."""
+    """The whole grid at the first batch; at the others the reference, the fewest and the most students; then
+    what grows.
+    """
     for pair in options.pairs:
         teacher, _, student = pair.partition(":")
         for batch in options.batches:
@@ -278,7 +283,9 @@ def measure_all(options: argparse.Namespace, keep: Callable[[Measurements], None
 
 
 def remaining(results: Measurements, seconds: dict[Variant, float], options: argparse.Namespace) -> float:
-    """Seconds that the children to come will take: as long as they took last, or as their guess says in the measure of those that ran."""
+    """Seconds that the children to come will take: as long as they took last, or as their guess says in the
+    measure of those that ran.
+    """
     sound = [variant for variant in seconds if variant not in results.faults]
     pace = sum(seconds[variant] for variant in sound) / max(
         1e-9, sum(variant.guess(options) for variant in sound)
@@ -300,7 +307,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for block in dict.fromkeys((row["pair"], row["batch"]) for row in rows):
         lines += ["", f"{block[0]}, batch {block[1]}, images/s per student by processor time, one thread"]
         lines.append(
-            f"{'':{width}}  {'images/s':>8}  {'ratio':>6}  {'lowest - highest':>16}  {'eval/s':>7}  {'peak MB':>7}"
+            f"{'':{width}}  {'images/s':>8}  {'ratio':>6}  {'lowest - highest':>16}  {'eval/s':>7}  "
+            f"{'peak MB':>7}"
         )
         for row in rows:
             if (row["pair"], row["batch"]) != block:

@@ -1,10 +1,13 @@
-"""What safety and the view in MLflow cost: digests, syncs, checkpoints and tracking, beside the epochs of training that they serve.
+"""What safety and the view in MLflow cost: digests, syncs, checkpoints and tracking, beside the epochs of
+training that they serve.
 
-    python -m benchmarks.safety params.yaml experiments/cifar100-quick.yaml --zips DIR/cifar100-1.zip DIR/cifar100-2.zip
+    python -m benchmarks.safety params.yaml experiments/cifar100-quick.yaml --zips DIR/cifar100-1.zip
+    DIR/cifar100-2.zip
 
-Trains the cohort of the first seed for some epochs in a temporary folder, with a checkpoint at every epoch's edge, and times
-the functions themselves as they are called. Shares are of a whole training, as long as the params say. MLflow has a process of its
-own, which training does not wait for: its processor time is stated, its beginning (imports, a run a student) apart.
+Trains the cohort of the first seed for some epochs in a temporary folder, with a checkpoint at every epoch's
+edge, and times the functions themselves as they are called. Shares are of a whole training, as long as the
+params say. MLflow has a process of its own, which training does not wait for: its processor time is stated,
+its beginning (imports, a run a student) apart.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class Clock:
 
 
 def shortened(path: Path, root: Path, zips: Sequence[Path], epochs: int) -> Params:
-    """The experiment in another folder: its first seed, and so many epochs of its students; what it would download comes from the zips."""
+    """The experiment in another folder: its first seed, and so many epochs of its students; what it would
+    download comes from the zips.
+    """
     (root / "params.yaml").write_text(path.read_text())
     params = load(root / "params.yaml")
     teacher = params.teacher.model_copy(
@@ -119,25 +124,31 @@ def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock, views: 
         f"\n{params.experiment}: {len(params.methods)} students side by side, {whole} epochs of {epoch:.2f} s"
     )
     print(
-        f"  checkpoints of all students      {edge:8.3f} s an edge    {edge / epoch:7.2%} of an epoch, were there one at every edge"
+        f"  checkpoints of all students      {edge:8.3f} s an edge    {edge / epoch:7.2%} of an epoch, "
+        "were there one at every edge"
     )
     print(
-        f"                                                       {seldom:7.2%} as they are, one in {USUAL:g} s at most"
+        f"                                                       {seldom:7.2%} as they are, "
+        f"one in {USUAL:g} s at most"
     )
     print(f"  syncs of a checkpoint or a run   {1000 * syncs:8.1f} ms          (in the others)")
     print(
-        f"  digests of the prepared data     {clock.seconds['load']:8.3f} s a process {clock.seconds['load'] / whole / epoch:7.2%} of an epoch"
+        f"  digests of the prepared data     {clock.seconds['load']:8.3f} s a process "
+        f"{clock.seconds['load'] / whole / epoch:7.2%} of an epoch"
     )
     print(
-        f"  into the store, read, copied out {once - clock.seconds['load']:8.3f} s a cohort  {(once - clock.seconds['load']) / whole / epoch:7.2%} of an epoch"
+        f"  into the store, read, copied out {once - clock.seconds['load']:8.3f} s a cohort  "
+        f"{(once - clock.seconds['load']) / whole / epoch:7.2%} of an epoch"
     )
     print(
-        f"  all together                                         {seldom + once / whole / epoch:7.2%} of an epoch"
+        f"  all together                                         {seldom + once / whole / epoch:7.2%} of an "
+        "epoch"
     )
     row = max(told - opening, 0.0) / epochs
     print(f"  MLflow: rows of all students     {row:8.3f} s an epoch   {row / epoch:7.2%} of an epoch")
     print(
-        f"          its beginning            {opening:8.3f} s a cohort  {opening / whole / epoch:7.2%} of an epoch"
+        f"          its beginning            {opening:8.3f} s a cohort  {opening / whole / epoch:7.2%} of an "
+        "epoch"
     )
 
 

@@ -1,7 +1,8 @@
 """Trials a minute in generations of eight against one at a time: `python -m benchmarks.search`.
 
-The trials are those of the experiment's first study (digits: EDT's), trained as the search trains them: one thread,
-processor time, interleaved, medians of rounds; with the teacher asked each time, and with its answers kept.
+The trials are those of the experiment's first study (digits: EDT's), trained as the search trains them: one
+thread, processor time, interleaved, medians of rounds; with the teacher asked each time, and with its answers
+kept.
 """
 
 from __future__ import annotations

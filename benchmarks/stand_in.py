@@ -9,7 +9,9 @@ from benchmarks import images
 
 
 def as_if_trained(model: nn.Module, source: images.Images) -> nn.Module:
-    """Its BatchNorm statistics from some images: with those it begins with a deep network overflows, and a trained one does not."""
+    """Its BatchNorm statistics from some images: with those it begins with a deep network overflows, and a
+    trained one does not.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean of what it sees, and not a moving one

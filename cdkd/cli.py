@@ -28,8 +28,9 @@ NO_TELEMETRY = {
     "DVC_NO_ANALYTICS": "1",
     "ITERATIVE_DO_NOT_TRACK": "1",
 }
-DESCRIPTION = """Reproducible knowledge-distillation experiments. `dvc repro` runs the whole pipeline of params.yaml;
-these commands choose an experiment, run one stage, and show what came out. They are listed in the order they are used."""
+DESCRIPTION = """Reproducible knowledge-distillation experiments. `dvc repro` runs the whole pipeline of
+params.yaml; these commands choose an experiment, run one stage, and show results. They are listed in the
+order in which they are used."""
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""An experiment's whole plan as one file, for a machine that knows nothing of its params, its store and its libraries.
+"""The plan of an experiment as one file, for a machine without its params, its store and its libraries.
 
-A student's fingerprint depends on its teacher's weights. Where the teacher is still to be trained these are unknown: the
-file leaves `weights_sha256` open in the students' configurations, and whoever trains the teacher fills it in.
+A student's fingerprint depends on its teacher's weights. Where the teacher is not trained yet, the
+file leaves `weights_sha256` open in the students' configurations, and the worker fills it in.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def make(params: Params, data: Meta, teacher: Record | None, store: Store) -> Pl
 
 
 def read(path: Path) -> Plan:
-    """A plan from its file, if it is whole and of this checkout's code; raises `BadRecord` naming the file."""
+    """A plan from its file. Raises `BadRecord` if it is damaged or of other code than this checkout's."""
     body = sealed_json.read(path, "a plan", FORMAT)
     try:
         experiment, weights_sha256 = body["experiment"], body["weights_sha256"]
@@ -152,7 +152,8 @@ def _check_code(path: Path, plan: Plan) -> None:
         first = f"{other[0].method} seed {other[0].seed}, {other[0].config['network']}"
         count = len(plan.students) + 1
         raise BadRecord(
-            f"{path}: {len(other)} of {count} runs were planned with other code than this checkout's (the first: {first}); export it again here"
+            f"{path}: {len(other)} of {count} runs were planned with other code than this checkout's (the "
+            f"first: {first}); export it again here"
         )
 
 
@@ -164,7 +165,7 @@ def _code(run: RunSpec) -> str | None:
 
 
 def summary(plan: Plan, weights: Path) -> Iterator[str]:
-    """Line by line what is there and what is still to be trained; weights: the teacher's, if they are there."""
+    """What is finished and what is pending, line by line; weights: where the teacher's would be."""
     epochs = {run.config["training"]["epochs"] for run in plan.students}
     methods = len(plan.students) // len(plan.seeds)
     yield (
@@ -179,7 +180,10 @@ def summary(plan: Plan, weights: Path) -> Iterator[str]:
             else "teacher: pending, its file is to be measured"
         )
     else:
-        yield f"teacher: in the store, {'with' if weights.is_file() else 'without'} its weights (sha256 {plan.weights_sha256[:12]})"
+        yield (
+            f"teacher: in the store, {'with' if weights.is_file() else 'without'} its weights (sha256 "
+            f"{plan.weights_sha256[:12]})"
+        )
     for seed, runs in plan.seeds.items():
         pending = [
             run.method for run in runs if plan.weights_sha256 is None or run.fingerprint not in plan.stored

@@ -1,8 +1,9 @@
-"""Results on their way: finished runs as few, small files, for a place that takes back neither many nor large ones.
+"""A results bundle: finished runs as few, small files, for machines that return neither many nor large ones.
 
 - records.json: every finished run's record, and the digests of the other files
-- teacher-000.part, ...: the teacher's weights as they are, in pieces; whoever goes on needs them to the bit
-- weights-000.safetensors, ...: the students' weights where they were asked for, each tensor as `<fingerprint>.<its name>`
+- teacher-000.part, ...: the teacher's weights unchanged, in pieces: later students need the same bits
+- weights-000.safetensors, ...: the students' weights where they were asked for, each tensor as
+  `<fingerprint>.<its name>`
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ Kind = Literal["none", "bf16", "float32"]
 
 
 def write(folder: Path, store: Store, experiment: str, records: Sequence[Record], kind: Kind) -> list[Path]:
-    """Make the folder hold these runs of the store, and no others; kind: of the students' weights. Returns the files."""
+    """Write these runs of the store into the folder, replacing its bundle. Returns the files.
+
+    kind: of the students' weights
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
         fresh = Path(staging)
@@ -58,7 +62,8 @@ def write(folder: Path, store: Store, experiment: str, records: Sequence[Record]
             fresh / RECORDS,
             {"format": FORMAT, "experiment": experiment, "records": bodies, "weights": kind, "parts": parts},
         )
-        # the records go first and come last: whoever is killed between leaves no pack, and packs again from the store
+        # The records are removed first and written last: a process that is killed in between leaves no
+        # bundle.
         for stale in sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name)):
             stale.unlink()
         for path in sorted(fresh.iterdir(), reverse=True):
@@ -73,7 +78,7 @@ def _cut(weights: Path, folder: Path) -> None:
 
 
 def _bundle(records: Iterable[Record], store: Store, folder: Path, kind: Kind) -> None:
-    """One part after the other, each as full as it may be; a tensor larger than a part has one to itself."""
+    """Fill one part after the other; a tensor larger than a part gets one of its own."""
     from safetensors.torch import save
 
     part: dict[str, Tensor] = {}
@@ -105,8 +110,8 @@ def _tensors(records: Iterable[Record], store: Store, kind: Kind) -> Iterator[tu
 
 
 @dataclass(frozen=True)
-class Pack:
-    """A folder of results whose records are sound, and whose other files are those that were written, or did not come along."""
+class Bundle:
+    """A folder of results whose records are valid, and whose other files are unchanged or missing."""
 
     folder: Path
     experiment: str
@@ -115,7 +120,7 @@ class Pack:
     parts: Mapping[str, str]  # sha256 of each file that was written
 
     def teacher_weights(self, digest: str) -> bytes | None:
-        """The teacher's weights put together again; None where a piece is missing. Raises `BadCheckpoint`."""
+        """The teacher's weights, joined; None where a piece is missing. Raises `BadCheckpoint`."""
         names = sorted(name for name in self.parts if name.startswith("teacher-"))
         if not names or not all((self.folder / name).is_file() for name in names):
             return None
@@ -127,7 +132,7 @@ class Pack:
         return content
 
     def student_weights(self, record: Record) -> bytes | None:
-        """A student's weights as its record knows them; None where they, or some of them, did not come along. Raises `BadCheckpoint`."""
+        """A student's weights, to the bit; None where some of them are missing. Raises `BadCheckpoint`."""
         if self.kind != "float32":
             return None
         from safetensors.torch import save
@@ -153,27 +158,27 @@ class Pack:
                         yield name.removeprefix(prefix), file.get_tensor(name)
 
 
-def read(folder: Path) -> Pack:
-    """Results that were packed; raises `BadRecord` or `BadCheckpoint` naming the file that is not what was written."""
+def read(folder: Path) -> Bundle:
+    """Read a results bundle. Raises `BadRecord` or `BadCheckpoint` naming the file that is not as written."""
     path = folder / RECORDS
-    body = sealed_json.read(path, "a pack's records", FORMAT)
+    body = sealed_json.read(path, "a bundle's records", FORMAT)
     try:
         records = tuple(
             parse(json.dumps(one), f"{path}: record {number}") for number, one in enumerate(body["records"])
         )
-        pack = Pack(folder, body["experiment"], records, body["weights"], dict(body["parts"]))
-        if any(Path(name).name != name for name in pack.parts):
+        bundle = Bundle(folder, body["experiment"], records, body["weights"], dict(body["parts"]))
+        if any(Path(name).name != name for name in bundle.parts):
             raise ValueError("a part that lies elsewhere")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadRecord(f"{path}: not a pack's records ({type(error).__name__}: {error})") from None
+        raise BadRecord(f"{path}: not a bundle's records ({type(error).__name__}: {error})") from None
     for record in records:
         _check(path, record)
-    for name, expected in pack.parts.items():
+    for name, expected in bundle.parts.items():
         if (folder / name).is_file() and sha256(folder / name) != expected:
             raise BadCheckpoint(
-                f"{folder / name}: damaged: its digest is not the one noted when it was written"
+                f"{folder / name}: damaged: its digest is not the one recorded when it was written"
             )
-    return pack
+    return bundle
 
 
 def _check(path: Path, record: Record) -> None:
@@ -187,50 +192,54 @@ def _check(path: Path, record: Record) -> None:
         raise BadRecord(f"{run}: {len(record.history)} epochs; expected {training['epochs']}")
 
 
-def into_store(pack: Pack, expected: Mapping[str, RunSpec], store: Store) -> Iterator[str]:
-    """Put the runs into the store; expected: the experiment's, by fingerprint. Nothing is put before every record is known to belong.
+def into_store(bundle: Bundle, expected: Mapping[str, RunSpec], store: Store) -> Iterator[str]:
+    """Put the runs into the store, once every record is known to belong there; expected: by fingerprint.
 
-    Raises `BadRecord`, `BadCheckpoint`. A run that is in the store already stays as it is, and gets weights that it lacked.
+    A run that is in the store already is not changed, but gets weights that it lacked.
+    Raises `BadRecord`, `BadCheckpoint`.
     """
-    for record in pack.records:
+    for record in bundle.records:
         plan = expected.get(record.fingerprint)
         if plan is None or (record.experiment, record.seed) != (plan.experiment, plan.seed):
-            raise BadRecord(_stranger(pack, record, expected.values()))
+            raise BadRecord(_foreign(bundle, record, expected.values()))
     put = known = 0
-    for record in pack.records:
-        held = store.get(record.fingerprint) is not None
-        store.put(record, _weights(pack, record))
-        put, known = put + (not held), known + held
-    yield f"{pack.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
-    for record in pack.records:
+    for record in bundle.records:
+        present = store.get(record.fingerprint) is not None
+        store.put(record, _weights(bundle, record))
+        put, known = put + (not present), known + present
+    yield f"{bundle.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
+    for record in bundle.records:
         if (
             record.method == TEACHER
             and record.status == "finished"
             and not store.weights(record.fingerprint).is_file()
         ):
             missing = sum(
-                not (pack.folder / name).is_file() for name in pack.parts if name.startswith("teacher-")
+                not (bundle.folder / name).is_file() for name in bundle.parts if name.startswith("teacher-")
             )
-            yield f"the teacher's weights did not come along ({missing} pieces are missing): further students cannot be trained here"
+            yield (
+                f"the teacher's weights are not in the bundle ({missing} pieces are missing): "
+                "further students cannot be trained here"
+            )
 
 
-def _weights(pack: Pack, record: Record) -> bytes | None:
+def _weights(bundle: Bundle, record: Record) -> bytes | None:
     if record.status != "finished":
         return None
     return (
-        pack.teacher_weights(record.result["weights_sha256"])
+        bundle.teacher_weights(record.result["weights_sha256"])
         if record.method == TEACHER
-        else pack.student_weights(record)
+        else bundle.student_weights(record)
     )
 
 
-def _stranger(pack: Pack, record: Record, expected: Iterable[RunSpec]) -> str:
-    """Why a record does not belong: what its configuration has otherwise."""
-    run = f"{pack.folder / RECORDS}: {record.method} seed {record.seed}"
+def _foreign(bundle: Bundle, record: Record, expected: Iterable[RunSpec]) -> str:
+    """Why a record does not belong: which parts of its configuration differ."""
+    run = f"{bundle.folder / RECORDS}: {record.method} seed {record.seed}"
     twin: Any = next(
         (plan.config for plan in expected if (plan.method, plan.seed) == (record.method, record.seed)), None
     )
     if twin is None:
-        return f"{run}: no run of params.yaml; expected runs of its methods and seeds, so that none is kept that nothing asks for"
+        return f"{run}: no run of params.yaml; expected only runs of its methods and seeds"
     others = [key for key in twin if digest(twin[key]) != digest(record.config.get(key))]
     return f"{run}: no run of params.yaml: trained with other {', '.join(others) or 'settings'}"

@@ -1,9 +1,9 @@
-"""A plan carried out away from home, where there is torch and little else, no network, and not much time.
+"""The worker: trains the runs of a plan on a machine with torch and little else, no network and limited time.
 
     python -m cdkd.cluster.worker plan.json --out DIR --data cifar100-1.zip cifar100-2.zip --minutes 9
 
-The teacher first, then seed by seed, each seed one cohort, into a store under DIR. The same command again goes on from
-the last checkpoints. What is finished lies in DIR/results, ready for `cdkd import` at home.
+The teacher is trained first, then one cohort for each seed, into a store under DIR. The same command resumes
+from the last checkpoints. Finished runs are in DIR/results, for `cdkd import` in the project.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Train(Protocol):
 
 
 class Deadline:
-    """When to stop: at the last epoch's edge from which another epoch, as long as the last one, would not end in time."""
+    """When to stop: at the end of an epoch, if another one as long would not end in time."""
 
     def __init__(self, minutes: float) -> None:
         self.last = time.monotonic()
@@ -65,30 +65,35 @@ class Deadline:
         return self.stopped or time.monotonic() >= self.end
 
     def begin(self) -> None:
-        """Epochs begin now."""
+        """The first epoch begins now."""
         self.last = time.monotonic()
 
     def __call__(self) -> bool:
-        """Asked at an epoch's edge."""
+        """Called at the end of an epoch: whether to stop."""
         before, self.last = self.last, time.monotonic()
         self.stopped = self.last + (self.last - before) > self.end
         return self.stopped
 
 
 class Campaign:
-    """One plan, the folder it is carried out in, and what is there by now."""
+    """One plan, the folder that it is carried out in, and the runs that are finished there."""
 
     def __init__(self, plan: Plan, out: Path, train: Train, deadline: Deadline) -> None:
         self.out, self.store, self.train, self.deadline = out, Store(out), train, deadline
         self.own = plan.weights_sha256 is None  # the teacher is trained here
-        taught = self._taught(plan) if self.own else None
-        self.plan = plan if taught is None else plan.with_teacher(taught)
+        trained = self._trained(plan) if self.own else None
+        self.plan = plan if trained is None else plan.with_teacher(trained)
 
     def run(self, data: Sequence[Path], given: Path | None) -> None:
-        """Train until all is trained or the time is over. data: instead of the plan's; given: the teacher's weights, for a plan that has them."""
+        """Train until every run is finished or the time is over.
+
+        data: instead of the plan's
+        given: the weights of a teacher that was finished before the plan was written
+        """
         if self.own and given is not None:
             raise BadCheckpoint(
-                f"{given}: the plan leaves its teacher open, to be trained here; finish it at home and export the plan again to give it"
+                f"{given}: the plan leaves its teacher open, to be trained here; to use a finished one, "
+                "export the plan again"
             )
         if not self.remaining():
             return
@@ -106,7 +111,10 @@ class Campaign:
         return self._pending([*([self.plan.teacher] if self.own else []), *self.plan.students])
 
     def results(self, kind: results_bundle.Kind) -> str | None:
-        """Results of what was trained here, in the plan's order; None where there is nothing yet. kind: of the students' weights"""
+        """Write the results bundle, in the plan's order; None where nothing is finished.
+
+        kind: of the students' weights
+        """
         found = [self.store.get(run.fingerprint) for run in (self.plan.teacher, *self.plan.students)]
         records = [record for record in found if record is not None]
         if not records:
@@ -127,9 +135,9 @@ class Campaign:
             print(what, flush=True)
             self.deadline.begin()
             self.train(PROJECT, self.store, runs, folder, weights, stop=self.deadline)
-            self.results("none")  # now, as whoever ends the next cohort may do it without a word
+            self.results("none")  # now, as the next cohort may be killed without warning
 
-    def _taught(self, plan: Plan) -> str | None:
+    def _trained(self, plan: Plan) -> str | None:
         """The sha256 of a teacher that was trained here."""
         record = self.store.get(plan.teacher.fingerprint)
         return record.result["weights_sha256"] if record is not None and record.status == "finished" else None
@@ -137,11 +145,12 @@ class Campaign:
     def _known_teacher(self, given: Path | None) -> Path:
         """The weights of a teacher that was finished before the plan was written."""
         expected, name = str(self.plan.weights_sha256), f"{self.plan.experiment}'s teacher"
-        if given is None and self._taught(self.plan) == expected:
+        if given is None and self._trained(self.plan) == expected:
             return self.store.weights(self.plan.teacher.fingerprint)
         if given is None:
             raise BadCheckpoint(
-                f"{name} is finished (sha256 {expected[:12]}...): give its weights by --teacher, a .safetensors file or a folder of its parts"
+                f"{name} is finished (sha256 {expected[:12]}...): give its weights by --teacher, "
+                "a .safetensors file or a folder of its parts"
             )
         file = _joined(given, self.out / "teacher.safetensors", expected) if given.is_dir() else given
         if not file.is_file() or sha256(file) != expected:
@@ -149,21 +158,24 @@ class Campaign:
         return file
 
     def _trained_teacher(self, folder: Path) -> Path | None:
-        """The weights of the teacher that is trained here; None where the time was over before. The plan knows its students from then on."""
+        """The weights of the teacher that is trained here; None where the time was over before.
+
+        Completes the students' fingerprints in the plan.
+        """
         plan = self.plan.teacher
         if self._pending([plan]):
             self._train(f"teacher: {plan.config['network']}", [plan], folder, None)
         record = self.store.get(plan.fingerprint)
         if record is not None and record.status != "finished":
             raise Diverged(f"the teacher diverged, so nobody can learn from it: {record.reason}")
-        if (taught := self._taught(self.plan)) is None:
+        if (trained := self._trained(self.plan)) is None:
             return None
-        self.plan = self.plan.with_teacher(taught)
+        self.plan = self.plan.with_teacher(trained)
         return self.store.weights(plan.fingerprint)
 
 
 def _joined(folder: Path, file: Path, expected: str) -> Path:
-    """The parts of a teacher's weights as one file, which is written once they are known to be the teacher's."""
+    """The parts of a teacher's weights as one file. Raises `BadCheckpoint` for other weights."""
     if not file.is_file() or sha256(file) != expected:
         parts = sorted(folder.glob("teacher-*.part"))
         if not parts:
@@ -173,14 +185,18 @@ def _joined(folder: Path, file: Path, expected: str) -> Path:
         content = b"".join(part.read_bytes() for part in parts)
         if hashlib.sha256(content).hexdigest() != expected:
             raise BadCheckpoint(
-                f"{folder}: its {len(parts)} parts do not make the teacher with sha256 {expected[:12]}...: one is missing or damaged"
+                f"{folder}: its {len(parts)} parts are not the teacher with sha256 {expected[:12]}...: "
+                "one is missing or damaged"
             )
         write_atomically(file, content)
     return file
 
 
 def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
-    """The folder of the plan's prepared data: the project's, or DIR's, or else written into DIR now. Raises `BadData`."""
+    """The folder of the plan's prepared data: the project's, or DIR's, or else written into DIR now.
+
+    Raises `BadData`.
+    """
     target = out / "data" / plan.experiment
     for folder in (PROJECT / "data" / plan.experiment, target):
         with suppress(BadData):
@@ -204,18 +220,20 @@ def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
             meta = prepare(Path(staging) / "data", PROJECT, **source, progress=progress.count)
         except ModuleNotFoundError as error:
             raise BadData(
-                f"source {source['source']} needs {error.name}, which is not here; give the images as folders or archives by --data"
+                f"source {source['source']} needs {error.name}, which is not installed; "
+                "give the images as folders or archives by --data"
             ) from None
         if meta.digest != plan.data_digest:
             raise BadData(
-                f"the prepared data have the digest {meta.digest[:12]}..., the plan's {plan.data_digest[:12]}...: other images than at home"
+                f"the prepared data have the digest {meta.digest[:12]}..., "
+                f"the plan's {plan.data_digest[:12]}...: other images"
             )
         os.replace(Path(staging) / "data", target)
     return target
 
 
 def main(words: Sequence[str], train: Train | None = None) -> int:
-    """The command. Returns the exit code. train: what trains a cohort, `runs.execution.train_cohort` if it is not given"""
+    """The command; returns the exit code. train: trains a cohort; default: `runs.execution.train_cohort`"""
     if train is None:
         from cdkd.runs.execution import train_cohort
 
@@ -235,22 +253,22 @@ def main(words: Sequence[str], train: Train | None = None) -> int:
 
 
 def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
-    """Line by line what became of the plan; the last is `complete`, or `remaining: ` and how much."""
+    """Carry out the plan and report, line by line; the last line is `complete` or `remaining: N runs`."""
     deadline, out = Deadline(arguments.minutes), arguments.out
     plan = plan_file.read(arguments.plan)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CdkdError(f"{out}: cannot be made or written ({error.strerror})") from None
-    with Store(out).lock("campaign", wait=False) as held:
-        if not held:
-            raise CdkdError(f"{out}: another campaign is at work in it")
+    with Store(out).lock("campaign", wait=False) as locked:
+        if not locked:
+            raise CdkdError(f"{out}: another campaign is running in it")
         campaign = Campaign(plan, out, train, deadline)
         try:
             campaign.run(arguments.data, arguments.teacher)
         finally:
-            if (packed := campaign.results(arguments.weights)) is not None:
-                print(packed, flush=True)
+            if (written := campaign.results(arguments.weights)) is not None:
+                print(written, flush=True)
         left = campaign.remaining()
     yield f"remaining: {len(left)} runs" if left else "complete"
 
@@ -266,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="where everything goes; the same folder again goes on",
+        help="where everything is written; the same folder again resumes",
     )
     parser.add_argument(
         "--data",
@@ -281,13 +299,13 @@ def _parser() -> argparse.ArgumentParser:
         type=minutes,
         default=math.inf,
         metavar="M",
-        help="stop at an epoch's edge before they are over; without it: no limit",
+        help="stop at the end of an epoch before they are over; default: no limit",
     )
     parser.add_argument(
         "--weights",
         choices=["none", "bf16", "float32"],
         default="none",
-        help="of the students, into the results; none as it comes",
+        help="of the students, into the results; default: none",
     )
     parser.add_argument(
         "--teacher",
@@ -299,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def minutes(text: str) -> float:
-    """Its name stands in argparse's message."""
+    """argparse's message contains the name of this function."""
     value = float(text)
     if not value >= 0:
         raise ValueError(text)

@@ -11,9 +11,12 @@ from cdkd.core.randomness import stream
 
 
 class Batch(NamedTuple):
-    """views: one or more augmented pictures of each image, each [B, C, H, W] float32, normalised, channels last in memory
+    """A batch of the training set.
+
+    views: one or more augmented pictures of each image, each [B, C, H, W] float32, normalised, channels last
+        in memory
     labels: [B] int64
-    indices: [B] int64, the images' places in the split
+    indices: [B] int64, positions of the images in the split
     crops: [B] int64, which of the split's crops view 0 shows; None: one of endlessly many
     """
 
@@ -31,12 +34,20 @@ class Batch(NamedTuple):
         return self.views[0]
 
     def generator(self, name: str) -> torch.Generator:
-        """Randomness of a loss's own: a function of (name, seed, epoch, step). On the CPU, so that all devices draw alike."""
+        """Randomness of a loss's own: a function of (name, seed, epoch, step).
+
+        On the CPU, so that all devices draw alike.
+        """
         return stream(name, self.seed, self.epoch, self.step)
 
 
 class DataInfo(NamedTuple):
-    """images: of the training set; classes: how many; labels: of the training set, [images] int64; batch: its nominal size"""
+    """What a loss may know about the training set.
+
+    images, classes: how many there are
+    labels: [images] int64
+    batch: nominal batch size
+    """
 
     images: int
     classes: int

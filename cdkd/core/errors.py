@@ -1,4 +1,7 @@
-"""The faults a user can cause or meet, by name. The command line prints their text and exits with 2, without a traceback."""
+"""The faults a user can cause or meet, by name.
+
+The command line prints their text and exits with 2, without a traceback.
+"""
 
 
 class CdkdError(Exception):
@@ -6,7 +9,7 @@ class CdkdError(Exception):
 
 
 class BadParams(CdkdError):
-    """params.yaml says something that cannot be meant; the message lists every fault at once."""
+    """params.yaml is not valid; the message lists every fault at once."""
 
 
 class BadData(CdkdError):

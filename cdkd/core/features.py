@@ -1,4 +1,4 @@
-"""What networks give to the losses."""
+"""Features: what the losses read of a forward pass."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 class Features(NamedTuple):
     """One forward pass of a network on a batch.
 
-    maps: stage outputs, shallow to deep, each [B, C_i, H_i, W_i]; the stem's output is not among them. Of a teacher
-        only what the losses ask for is kept (`Needs`): the maps, or their channels' means as maps of 1x1.
+    maps: stage outputs, shallow to deep, each [B, C_i, H_i, W_i]; without the stem's output. Of a teacher
+        only what the losses need is kept (`Needs`): the maps, or their channel means as maps of 1x1.
     pooled: [B, D], the classifier's input
     logits: [B, K]
     last_map: [B, D, H, W], the map that `pooled` averages
-    stem: [B, C, H, W], the stem's output; only where `Needs.STEM` asks for it
-    preactivations: like maps, before each stage's last activation; only where `Needs.PREACTIVATION` asks for it
+    stem: [B, C, H, W], the stem's output; only with `Needs.STEM`
+    preactivations: like maps, before each stage's last activation; only with `Needs.PREACTIVATION`
     classifier: weight [K, D] and bias [K] of the last linear layer
     branches: logits of each branch, [B, n·K], of a network that has n of them inside (CSS)
     """

@@ -11,15 +11,16 @@ from typing import Any, Literal, Self
 class Group:
     """Every value resolved; `config.groups` checks them.
 
-    networks: what each one is, by its name, in order
-    deployed: the one that is evaluated as the result and exported; its first weights are those of a lone
-    student shared: the stages after the stem that all have in common, and the stem; 0: the stem alone; None:
-    nothing gradient: mean: the gradient that enters the common part is divided by the number of networks
-    (CL-ILR) update: alternate: one network after the other, each from the answers that the others have given
-    since batches: fresh: of alternate updates, each takes a batch of its own views: augmented pictures of
-    each image; 1, or as many as networks, of which each sees its own ema: decay of the networks' moving
-    averages; None: there are none evaluate: what the result is of: the deployed network, or its moving
-    average classifiers: equal: all classifiers start from the deployed network's
+    networks: the architecture of each one by its name, in order
+    deployed: the one that is evaluated as the result and exported; it is initialised like a lone student
+    shared: how many stages after the stem all have in common, with the stem; 0: the stem alone; None: nothing
+    gradient: mean: the gradient that enters the common part is divided by the number of networks (CL-ILR)
+    update: alternate: one network after the other, each from the newest outputs of the others
+    batches: fresh: each of the alternate updates takes a batch of its own
+    views: augmented pictures of each image; 1, or as many as networks, of which each sees its own
+    ema: decay of the networks' moving averages; None: there are none
+    evaluate: what the result is of: the deployed network, or its moving average
+    classifiers: equal: all classifiers start from the deployed network's
     """
 
     networks: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The pattern of names: of experiments, methods, terms, studies. They become folders and parts of commands."""
+"""The pattern of names (experiments, methods, terms, studies), which become folders and parts of commands."""
 
 from __future__ import annotations
 

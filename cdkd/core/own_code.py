@@ -1,4 +1,5 @@
-"""A user's own losses, networks and data sources: files of the project, found by their names, read without running.
+"""A user's own losses, networks and data sources: files of the project, found by their names, read without
+running.
 
 `losses/x.py`, `networks/x.py` and `sources/x.py` beside params.yaml hold the loss, network or source `x`;
 `package.module:Name` names one in an installed package, or in another module of the project.

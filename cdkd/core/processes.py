@@ -20,7 +20,10 @@ def cores() -> int:
 
 
 def share_cores(processes: int) -> None:
-    """Take this process's share of the cores. Call it before torch is imported, which reads the setting then."""
+    """Take this process's share of the cores.
+
+    Call it before torch is imported, which reads the setting then.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # another busy process must not stop all threads
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
 
@@ -37,8 +40,10 @@ def end_with_parent() -> None:
 
 
 def is_orphan() -> bool:
-    """Whether the parent died before `end_with_parent` was called: we were started in its process group, and whoever adopted us
-    is in another."""
+    """Whether the parent died before `end_with_parent` was called.
+
+    A process starts in its parent's process group; the process that adopts an orphan is in another one.
+    """
     try:
         return os.getpgid(os.getppid()) != os.getpgrp()
     except ProcessLookupError:  # it ended between the two questions

@@ -1,4 +1,7 @@
-"""Everything random is a function of (purpose, seed, epoch, step). Nothing else is: no state is carried, none is saved."""
+"""Everything random is a function of (purpose, seed, epoch, step).
+
+There is no random state to carry over or to save.
+"""
 
 from __future__ import annotations
 
@@ -14,5 +17,8 @@ def stream_seed(purpose: str, *place: int) -> int:
 
 
 def stream(purpose: str, seed: int, epoch: int = 0, step: int = 0) -> torch.Generator:
-    """A fresh generator for one purpose in one step of one epoch of one seed. On the CPU, so that every device draws alike."""
+    """A fresh generator for one purpose in one step of one epoch of one seed.
+
+    On the CPU, so that every device draws alike.
+    """
     return torch.Generator().manual_seed(stream_seed(purpose, seed, epoch, step))

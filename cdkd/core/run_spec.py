@@ -15,8 +15,8 @@ from cdkd.core.schedule import TEACHER, Method, Recipe, Term, Weight
 class RunSpec:
     """One run before it is trained: one method (or the teacher's own training) with one seed.
 
-    config: every value that affects the result, and nothing else. Intervals of logs and checkpoints, device, number of
-        workers and names are not in it.
+    config: every value that affects the result, and nothing else. Intervals of logs and checkpoints, device,
+        number of workers and names are not in it.
     code: digest of the code that affects the result (`runs.code_digest`)
     """
 
@@ -53,7 +53,7 @@ class RunSpec:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """All that it is made of: the networks that are trained, and the teacher."""
+        """Every network of the run: those that are trained, and the teacher."""
         return networks_of(self.config["network"], self.terms, self.config["teacher"])
 
 

@@ -1,4 +1,4 @@
-"""Weights over time, the methods made of them, and the recipe they are trained by: plain values, which need no library."""
+"""Weights over time, methods and the training recipe: plain values, which need no library."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Weight:
     """A weight over time: 0 outside [start, stop), else value * decay ** (number of milestones passed).
 
     Epochs count from 0; a milestone m is passed in epoch m and after. EDT is made of these: the decay of the
-    distillation weight is `milestones` and `decay`, the epochs of channel distillation alone are the `start` of the
-    other losses, and a two-stage FitNets is a `stop`.
+    distillation weight is `milestones` and `decay`, the epochs of channel distillation alone are the `start`
+    of the other losses, and a two-stage FitNets is a `stop`.
 
-    With `over` there are no milestones but a curve: after so many epochs from the start the weight is value * decay
-    whichever curve it takes there. A step falls then, and again every `over` epochs; an exponential goes on falling;
-    linear and cosine stay where they have come to.
+    With `over` there are no milestones but a curve: after so many epochs from the start the weight is
+    value * decay, whatever the curve. A step falls then, and again every `over` epochs; an exponential goes
+    on falling; linear and cosine keep that value.
 
-    With `rise` the weight grows for so many epochs e from the start: times exp(-5 (1 - min(e, rise) / rise)^2), or
-    with the linear curve times min(1, (e + rise_from) / rise).
+    With `rise` the weight grows for so many epochs e from the start. It is multiplied by
+    exp(-5 (1 - min(e, rise) / rise)^2), or with the linear curve by min(1, (e + rise_from) / rise).
     """
 
     value: float
@@ -68,8 +68,10 @@ class Weight:
             return float(self.decay ** math.floor(share))
         if self.curve == "exponential":
             return float(self.decay**share)
-        way = min(share, 1.0)
-        return 1 - (1 - self.decay) * (way if self.curve == "linear" else (1 - math.cos(math.pi * way)) / 2)
+        progress = min(share, 1.0)
+        return 1 - (1 - self.decay) * (
+            progress if self.curve == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        )
 
 
 class Term(NamedTuple):
@@ -91,8 +93,9 @@ class Term(NamedTuple):
 class Method(Mapping[str, Term]):
     """Terms by their names.
 
-    inactive: what happens to parameters that no active term gives a gradient. `untouched`: nothing. `decayed`: their
-        gradient is zero, so that weight decay and momentum act on them, as in the released code of CD.
+    inactive: what happens to parameters that no active term gives a gradient. `untouched`: nothing.
+        `decayed`: their gradient is zero, so that weight decay and momentum act on them, as in the released
+        code of CD.
     group: the networks that are trained together; None: the student alone
     """
 
@@ -131,7 +134,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run is trained, every value resolved; see `schema.Training`, which checks it and holds the defaults."""
+    """How a run is trained, every value resolved. `schema.Training` checks it and has the defaults."""
 
     epochs: int
     batch: int

@@ -1,4 +1,4 @@
-"""What a run is judged by. The rows of a history name their metrics `<split>_<metric>`."""
+"""The metrics of a task. The rows of a history name them `<split>_<metric>`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """headline: the metric that best epochs and searches go by (lower is better); train: the one that training logs"""
+    """A task and its metrics.
+
+    headline: selects the best epoch, and is what a search minimises
+    train: logged during training
+    """
 
     name: str
     headline: str

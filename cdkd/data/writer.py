@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadData
 from cdkd.data.arrays import Labels, Source
 from cdkd.data.image_statistics import Normalisation, mean_and_std
@@ -181,7 +182,7 @@ def finished(
         std=std,
         files=written,
         overlap=overlap,
-        digest=files.digest({**described, "uncropped": True} if uncropped else described),
+        digest=digest({**described, "uncropped": True} if uncropped else described),
         uncropped=uncropped,
         unused=source.unused,
         notes=source.notes,

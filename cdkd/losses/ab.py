@@ -48,7 +48,10 @@ def _hinge(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class ActivationBoundaries(Loss):
-    """All stages, before the last activation. Where shapes differ the student has a connector without a ReLU."""
+    """All stages, before the last activation.
+
+    Where shapes differ the student has a connector without a ReLU.
+    """
 
     needs = Needs.PREACTIVATION
 

@@ -1,4 +1,4 @@
-"""The contract of a loss, and how one is made from its name."""
+"""The contract of losses, and how one is built by its name."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from cdkd.losses import signature
 class Loss(nn.Module):
     """A number to minimise, of one network against one source: a teacher, or another network.
 
-    A subclass is built from one batch of each side's `Features` (for their shapes) and its options, keyword-only:
+    A subclass is built from one batch of each side's `Features` (for their shapes) and its options,
+    keyword-only:
 
         def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None
 
-    Option types are Python's and pydantic's (`PositiveFloat`, `NonNegativeInt`, `Literal[...]`), imported under
-    `TYPE_CHECKING` only; defaults are plain values. An argument `data: DataInfo` is no option: it receives what the loss
-    may know about the training set. Learned parts (connectors) are submodules and are trained with the network; banks are
-    buffers. Both are in the run's checkpoints. The teacher's features never carry a gradient.
+    Option types are Python's and pydantic's (`PositiveFloat`, `NonNegativeInt`, `Literal[...]`), imported
+    under `TYPE_CHECKING` only; defaults are plain values. An argument `data: DataInfo` is no option: it
+    receives what the loss may know about the training set. Learned parts (connectors) are submodules and are
+    trained with the network; banks are buffers. Both are in the run's checkpoints. The teacher's features
+    never carry a gradient.
 
-    needs: what it reads of the source; of the network it trains, `Needs.STEM` and `Needs.PREACTIVATION` are given too.
-        The less a loss needs, the more can be shared between runs.
+    needs: what the loss reads of the source. `Needs.STEM` and `Needs.PREACTIVATION` also apply to the network
+        that it trains. The less a loss needs, the more can be shared between runs.
     """
 
     needs: ClassVar[Needs] = Needs.LOGITS | Needs.POOLED | Needs.MAPS
@@ -43,15 +45,18 @@ class Loss(nn.Module):
         return None
 
     def teacher_part(self, teacher: Features) -> Any:
-        """What depends on the teacher alone: computed once a batch for all runs of a cohort, without a gradient."""
+        """What depends on the teacher alone.
+
+        Computed without a gradient, once a batch for the whole cohort.
+        """
         return None
 
     def phase(self, epoch: int) -> Hashable:
-        """Differs between epochs where `forward` takes different branches: a recorded CUDA graph serves one phase."""
+        """Differs between epochs in which `forward` takes different branches: one CUDA graph a phase."""
         return None
 
     def before_step(self, batch: Batch) -> None:
-        """Draw what is random into buffers. It is called before each step, outside a recorded CUDA graph."""
+        """Draw random numbers into buffers. Called before each step, outside the recorded CUDA graph."""
 
     def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
         """student, teacher: one batch's features; part: this batch's `teacher_part`. Returns a scalar."""
@@ -61,7 +66,8 @@ class Loss(nn.Module):
 class GroupLoss(nn.Module):
     """A number to minimise, of several networks at once.
 
-    Built from one batch's `Outputs`, the teachers' features by name (for their shapes), and options as a `Loss`.
+    Built from one batch's `Outputs`, the teachers' features by name (for their shapes), and options as a
+    `Loss`.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -75,13 +81,13 @@ class GroupLoss(nn.Module):
     def forward(
         self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch
     ) -> Tensor | Mapping[str, Tensor]:
-        """Returns a scalar, or named parts whose sum is minimised; of these a term's `rise` scales the part `kd` alone."""
+        """Returns a scalar, or named parts whose sum is minimised; a term's `rise` scales only `kd`."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
 
 @runtime_checkable
 class Ensemble(Protocol):
-    """A `GroupLoss` that joins the networks' answers in a way of its own."""
+    """A `GroupLoss` that combines the networks' outputs in its own way."""
 
     def ensemble(self, outputs: Outputs) -> Tensor:
         """Logits [B, K]."""
@@ -89,7 +95,7 @@ class Ensemble(Protocol):
 
 
 def loss_class(name: str) -> type[Loss] | type[GroupLoss]:
-    """The class that the file of this name holds."""
+    """The class of the loss `name`. Raises KeyError for an unknown name."""
     if not signature.exists(name):
         raise KeyError(f"no loss {name!r}; there are {', '.join(signature.names())}")
     module = signature.module(name)
@@ -109,7 +115,7 @@ def build(
     options: Mapping[str, Any],
     data: DataInfo | None = None,
 ) -> Loss | GroupLoss:
-    """The loss `name`, made for networks whose features have these shapes."""
+    """Build the loss `name` for networks whose features have these shapes."""
     kind = loss_class(name)
     extra = {"data": data} if signature.takes_data(name) else {}
     made: Loss | GroupLoss = kind(student, teacher, **options, **extra)  # type: ignore[arg-type]
@@ -117,7 +123,10 @@ def build(
 
 
 def channel_means(feature_map: Tensor) -> Tensor:
-    """[B, C, H, W] to [B, C] in float32: means over height and width. A map of 1x1 gives its values, to the bit."""
+    """[B, C, H, W] to [B, C] in float32: means over height and width.
+
+    A 1x1 map keeps its values, to the bit.
+    """
     return at_least_float32(feature_map).mean((2, 3))
 
 
@@ -127,7 +136,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def l2_normalise(x: Tensor, dim: int) -> Tensor:
-    """x / max(‖x‖₂, 1e-12) along a dimension; the gradient is zero, not 1e12 times too large, where ‖x‖₂ is below the bound."""
+    """x / max(‖x‖₂, 1e-12) along a dimension; below the bound the gradient is zero."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     above = norm > 1e-12
     return torch.where(above, x / torch.where(above, norm, 1.0), x.detach() / 1e-12)

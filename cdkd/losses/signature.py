@@ -2,9 +2,9 @@
 
 Its file is one of this folder, or of the user's project (`core.own_code`).
 
-The constructor is the schema: its keyword-only arguments are the options, their annotations the types, their defaults
-the defaults. Reading them from the source keeps `cdkd` fast where no torch is needed (checking params.yaml, restoring
-a finished run) and means that a new loss is one file, with nothing to register.
+The constructor is the schema: its keyword-only arguments are the options, their annotations the types, their
+defaults the defaults. Reading them from the source keeps `cdkd` fast where no torch is needed (checking
+params.yaml, restoring a finished run) and means that a new loss is one file, with nothing to register.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cdkd.core.own_code import LOSSES, cached
 FOLDER = Path(__file__).parent
 PACKAGE = "cdkd.losses"
 CONTRACTS = ("Loss", "GroupLoss")
-DATA = "data"  # the argument that receives `DataInfo`, and is no option
+DATA = "data"  # the argument that receives `DataInfo`; not an option
 
 
 class Option(NamedTuple):
@@ -33,14 +33,14 @@ REQUIRED = ...
 
 
 class _Class(NamedTuple):
-    """A class that derives from a contract. line: from itself through its bases; contract: Loss or GroupLoss"""
+    """A class that derives from a contract. line: the class and its bases; contract: Loss or GroupLoss"""
 
     line: tuple[ast.ClassDef, ...]
     contract: str
 
 
 def names() -> list[str]:
-    """Every loss there is: the built-in ones, and the project's own, by the names of their files."""
+    """Every loss: the built-in ones, and the project's own, by the names of their files."""
     return sorted({*built_in(), *(name for name in own_code.names(LOSSES) if _found(name) is not None)})
 
 
@@ -83,7 +83,7 @@ def options(name: str) -> dict[str, Option]:
 
 
 def takes_data(name: str) -> bool:
-    """Whether its constructor asks for `DataInfo`."""
+    """Whether the constructor takes `DataInfo`."""
     return any(argument.arg == DATA for argument, _ in _keywords(name))
 
 
@@ -140,7 +140,7 @@ def _tree(file: Path) -> ast.Module:
 
 
 def _derived(file: Path, name: str) -> _Class | None:
-    """What the name means in the file, if it is a class that derives from a contract, by whatever spelling."""
+    """The class of this name in the file, if it derives from a contract, defined or imported there."""
     for node in _tree(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             for base in node.bases:

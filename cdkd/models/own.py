@@ -1,7 +1,7 @@
 """A user's own networks: files `networks/x.py` of the project, read without running them.
 
-The file holds a class with a `forward`, or a function `build`, that takes the number of classes and of the images'
-channels and gives a network whose forward returns `Features`.
+The file holds a class with a `forward`, or a function `build`, that takes the number of classes and of the
+images' channels and gives a network whose forward returns `Features`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs that are trained elsewhere: the plan that goes out, and the results that come back."""
+"""Runs that are trained on another machine: export the plan, import the results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from cdkd.runs.store import Store
 
 
 def plan(params: Params, export: Path | None) -> list[str]:
-    """What is trained and what is pending, for a terminal; and the plan as a file, for `python -m cdkd.cluster.worker`."""
+    """What is trained and what is pending, as lines; export: where to write the plan for the cluster's
+    worker.
+    """
     from cdkd.cluster import plan_file
 
-    params = full(params)  # methods that searches gave are rows like any other
+    params = full(params)  # with the methods that searches found
     data, store = read_meta(data_folder(params)), Store(params.root)
     record = any_teacher(params, data)
     if export is not None and record is None and params.teacher.weights is not None:
         raise BadData(
-            f"{params.experiment}: the teacher's file is not evaluated yet; `cdkd teacher` does it, and then the plan can be"
-            " exported"
+            f"{params.experiment}: the teacher's file is not evaluated yet; "
+            "`cdkd teacher` does it, and then the plan can be exported"
         )
     found = plan_file.make(params, data, record, store)
     weights = store.weights(found.teacher.fingerprint)
@@ -48,7 +50,8 @@ def import_results(params: Params, folder: Path) -> list[str]:
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
     if found.experiment != params.experiment:
         raise BadRecord(
-            f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` changes it)"
+            f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` "
+            "changes it)"
         )
     spec, here = teacher_plan(params, data), any_teacher(params, data)
     theirs = (record for record in found.records if record.fingerprint == spec.fingerprint)
@@ -58,9 +61,9 @@ def import_results(params: Params, folder: Path) -> list[str]:
         and here is not None
         and brought.result["weights_sha256"] != here.result["weights_sha256"]
     ):
-        places = f"{store.folder / spec.fingerprint} and {runs_folder(params) / TEACHER}"
-        cure = f"to take theirs, remove {places}, import again, and run `dvc repro --force`"
-        raise BadRecord(f"{folder}: its students learned from another teacher than this project's; {cure}")
+        paths = f"{store.folder / spec.fingerprint} and {runs_folder(params) / TEACHER}"
+        hint = f"to take theirs, remove {paths}, import again, and run `dvc repro --force`"
+        raise BadRecord(f"{folder}: its students learned from another teacher than this project's; {hint}")
     record = brought or here
     students = (
         [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []

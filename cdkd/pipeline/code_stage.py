@@ -1,7 +1,8 @@
 """The pipeline's first stage: checks params.yaml, and writes one small digest file for each stage and method.
 
-DVC cannot run code to decide what is stale. Every other stage depends on its own file here, so that after an edit only
-those stages run again whose code has changed its meaning; and none of them runs before the whole of params.yaml is checked.
+DVC cannot run code to decide what is stale. Every other stage depends on its own file here, so that after an
+edit only the stages run again whose code does something else than before; and none runs before params.yaml is
+checked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FOLDER = "code"
 
 
 def write_digests(params: Params) -> Path:
-    """Make the folder hold the digests of today's code for these params, and no others."""
+    """Write the digests of the current code for these params, and remove all others."""
     folder = params.root / FOLDER
     wanted = {folder / f"{name}.txt": f"{value}\n" for name, value in digests(params)}
     for path in sorted(folder.rglob("*.txt")) if folder.exists() else ():
@@ -47,7 +48,7 @@ def digests(params: Params) -> Iterator[tuple[str, str]]:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Of everything in a folder that is not Python: templates, styles, tables."""
+    """Digests of the files that are not Python: templates, styles, tables."""
     found: Iterable[Path] = (path for path in folder.rglob("*") if path.is_file())
     kept = [path for path in found if path.suffix not in (".py", ".pyc")]
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(kept)}

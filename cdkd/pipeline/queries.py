@@ -1,4 +1,4 @@
-"""What is known of an experiment without training anything: its runs of today, its teacher, its studies."""
+"""Queries: the runs, teacher and studies of an experiment, without training anything."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cdkd.runs.tuned_methods import results, with_tuned
 
 
 def full(params: Params) -> Params:
-    """The params with the methods that searches gave."""
+    """The params with the methods that searches found."""
     return with_tuned(params, todays_studies(params))
 
 
 def todays_studies(params: Params) -> dict[str, Result]:
-    """The workspace's studies; none where nothing is known of their inputs."""
+    """The workspace's studies; none before data and teacher are there."""
     try:
         data = read_meta(data_folder(params))
         return results(params, data, trained_teacher(params, data))
@@ -35,7 +35,9 @@ def expected(params: Params) -> dict[tuple[str, int], str]:
 
 
 def todays_runs(params: Params) -> list[RunSpec]:
-    """Every run of today's params, data and code, the teacher's first; none where there is no data or no teacher yet."""
+    """Every run of today's params, data and code, the teacher's first; none before data and teacher are
+    there.
+    """
     try:
         data = read_meta(data_folder(params))
         record = trained_teacher(params, data)
@@ -66,9 +68,9 @@ def any_teacher(params: Params, data: Meta) -> Record | None:
 
 
 def restore(params: Params, store: Store, specs: list[RunSpec]) -> None:
-    """Put runs into the store that are in the workspace alone: pulled by DVC, say, and not trained here.
+    """Put runs into the store that are in the workspace alone, for example because DVC pulled them.
 
-    A run is taken only if its record and weights are whole and its fingerprint is today's.
+    A run is taken only if its record and weights are valid and its fingerprint is today's.
     """
     for spec in specs:
         folder = runs_folder(params) / TEACHER if spec.is_teacher else run_folder(params, spec.method)

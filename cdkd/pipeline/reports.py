@@ -1,4 +1,4 @@
-"""What is made of records: the report, the comparison with other experiments and with the published, and MLflow's view."""
+"""Made from records: the report, comparisons with other experiments and published results, MLflow's view."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def explain(params: Params, method: str) -> list[str]:
 
 
 def compare(root: Path, names: list[str]) -> list[str]:
-    """Several experiments in one table, from their records or committed reports; returns it for a terminal."""
+    """Several experiments in one table, from their records or committed reports; returns its lines."""
     from cdkd.report.compare import Experiment, folder, named
     from cdkd.report.compare import compare as write
 
@@ -116,7 +116,7 @@ def ui(params: Params, port: int) -> None:
 
 
 def _records(params: Params) -> Iterator[Record]:
-    """Every sound record once: of the workspace (any experiment) and of the store."""
+    """Every valid record once: of the workspace (any experiment) and of the store."""
     from cdkd.runs.record import read
 
     seen: set[str] = set()

@@ -1,4 +1,6 @@
-"""Trains what the store lacks: cohort by cohort, each under its lock, in as many processes as pay."""
+"""Trains what the store lacks: cohort by cohort, each under its lock, in several processes where that is
+faster.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,15 @@ if TYPE_CHECKING:
 def jobs(params: Params) -> int:
     """Processes that train students at once.
 
-    Seeds share nothing, and one thread for each of two processes is faster than two threads for one. A function of the
-    params and the machine, never of what is pending: the number of threads affects the last bits.
+    Seeds share nothing, and one thread for each of two processes is faster than two threads for one. A
+    function of the params and the machine, never of what is pending: the number of threads affects the last
+    bits.
     """
     return 1 if has_gpu() else min(cores(), len(params.seeds))
 
 
 def search_workers(params: Params, study: str) -> int:
-    """Processes that share a study on this machine: one a core, as far as the trials of a generation suffice."""
+    """Processes that share a study on this machine: one for each core, at most one for each trial."""
     return 1 if has_gpu() else min(cores(), params.search[study].study.generation)
 
 
@@ -73,8 +76,8 @@ def _cohort_lock(store: Store, cohort: list[RunSpec], *, wait: bool) -> Iterator
     what = TEACHER if plan.method == TEACHER else "students"
     with store.lock(
         f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, log=partial(print, flush=True)
-    ) as held:
-        yield held
+    ) as locked:
+        yield locked
 
 
 def _train(params: Params, store: Store, plans: list[RunSpec], teacher: Record | None) -> None:
@@ -95,10 +98,11 @@ def _train(params: Params, store: Store, plans: list[RunSpec], teacher: Record |
     else:
         weights = store.weights(teacher.fingerprint) if teacher else None
         if weights is not None and not weights.exists():
-            cure = f"`cdkd import` them with the results they belong to, or remove {weights.parent} and run `cdkd teacher` to train it here"
-            raise BadCheckpoint(
-                f"the teacher was trained elsewhere and its weights did not come along: {cure}"
+            hint = (
+                "`cdkd import` them with the results they belong to, "
+                f"or remove {weights.parent} and run `cdkd teacher` to train it here"
             )
+            raise BadCheckpoint(f"the teacher was trained elsewhere and its weights are missing: {hint}")
         train_cohort(
             params.root,
             store,

@@ -1,7 +1,7 @@
 """The pipeline's stages: prepare, teacher, distill, search. Each is what one item of dvc.yaml runs.
 
-Torch and other large libraries are imported where something is to be computed: a stage that only restores finished runs
-needs none of them.
+Torch and other large libraries are imported where something is to be computed: a stage that only restores
+finished runs needs none of them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ DVC_STAGE = "DVC_STAGE"  # set by DVC: the stage that it runs, such as distill@k
 
 
 def method_of_stage() -> str:
-    """The method that DVC asks for. dvc.yaml's commands hold no text of params.yaml, which a shell would read."""
-    stage, _, method = os.environ.get(DVC_STAGE, "").partition("@")
+    """The method that DVC asks for.
+
+    dvc.yaml's commands contain no text of params.yaml, as a shell would interpret it.
+    """
+    _, _, method = os.environ.get(DVC_STAGE, "").partition("@")
     if not method:
         raise BadParams("which method? `cdkd distill METHOD`; `cdkd check` lists them")
     return method
@@ -69,9 +72,9 @@ def teacher(params: Params) -> Record:
 
 
 def distill(params: Params, method: str, *, helper: bool = False) -> list[Record]:
-    """All seeds of a method: copied out of the store; where one is missing, every pending method of the experiment is trained.
+    """All seeds of a method, copied out of the store. If one is missing, all pending methods are trained.
 
-    helper: train what no other process trains, and leave the rest to the one that asked for help
+    helper: train what no other process trains, and leave the rest to the process that started this one
     """
     if method not in params.methods:
         params = full(params)
@@ -98,10 +101,10 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
 
 
 def search(params: Params, only: str | None, *, helper: bool = False) -> list[Result]:
-    """Run or continue studies, and train the methods that come out of them with all seeds; both are in `runs/<experiment>/search`.
+    """Run or resume studies and train the methods they find with all seeds, in `runs/<experiment>/search`.
 
-    only: one study; without it those that give a method. Others that are finished are put there as well.
-    helper: be a worker of that study, and leave all else to the process that asked for help
+    only: one study; None: those that define a method. Other finished studies are written there as well.
+    helper: be a worker of that study, and leave the rest to the process that started this one
     """
     if only is not None and only not in params.search:
         known = ", ".join(params.search) or "none"
@@ -139,13 +142,13 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
 
 
 def _run_search_workers(params: Params, name: str) -> None:
-    """Processes of their own that share a study: this one's number of threads is for what it trains itself."""
+    """Share a study among worker processes; this process keeps its number of threads for training."""
     with helpers(params.root, search_workers(params, name), "search", "--study", name):
         pass
 
 
 def show_study(params: Params, study: Result) -> None:
-    """The study in MLflow; where that fails it is printed, and `cdkd track` does it later."""
+    """Log the study in MLflow. A failure is printed, and `cdkd track` repeats it later."""
     from cdkd.report.search_section import pictures_of
     from cdkd.tracking import log_study
 
@@ -163,9 +166,7 @@ def _finished(store: Store, spec: RunSpec) -> Record:
         )
     if record.status != "finished":
         print(f"{spec.method} seed {spec.seed}: {record.status}: {record.reason}", flush=True)
-    if (
-        folder := store.checkpoint(spec.fingerprint)
-    ).exists():  # killed between the store and the end of the clearing
+    if (folder := store.checkpoint(spec.fingerprint)).exists():  # the process was killed before it removed it
         from cdkd.training import checkpoint
 
         checkpoint.clear(folder)
@@ -173,7 +174,7 @@ def _finished(store: Store, spec: RunSpec) -> Record:
 
 
 def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
-    """Raises `CdkdError` if params.yaml was edited while its runs were trained: DVC would note the new params with the old runs."""
+    """Raises `CdkdError` if params.yaml was edited during training: DVC would link new params to old runs."""
     path = params.root / "params.yaml"
     try:
         now = load(path)
@@ -195,14 +196,14 @@ def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
     if changed := [spec for spec in specs if spec.fingerprint not in again]:
         names = ", ".join(f"{spec.method} seed {spec.seed}" for spec in changed)
         raise CdkdError(
-            f"{path}: changed while {names} was trained; what was trained is in the store, and the same command again"
-            " trains what params.yaml says now"
+            f"{path}: changed while {names} was trained; the trained runs are in the store, "
+            "and the same command again trains the runs that params.yaml defines now"
         )
 
 
 def _replace(folder: Path, store: Store, records: list[Record]) -> None:
-    """The folder holds these runs and no others."""
-    # another process may restore the same
+    """Copy these runs into the folder, replacing all others."""
+    # under a lock, as another process may restore the same runs
     with store.lock(f"{folder.parent.name}-{folder.name}-copies", wait=True, log=lambda text: None):
         shutil.rmtree(folder, ignore_errors=True)
         for record in records:

@@ -1,4 +1,4 @@
-"""A finished run is trained again from its record, in a scratch folder: the same bits, or the first difference."""
+"""Verification: a run is trained again from its record, and its bits are compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cdkd.config.params import Params
 
 
-class Kept(NamedTuple):
+class StoredRun(NamedTuple):
     """A run's files: in the workspace or in the store. `weights` may be a file that is not there."""
 
     path: Path
@@ -35,12 +35,12 @@ class Kept(NamedTuple):
 
 
 def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False) -> tuple[bool, list[str]]:
-    """Whether a run comes out again to the bit, and lines for a terminal: that it does, or the first difference.
+    """Train a run again: whether the result is bit-identical, and lines that name the first difference.
 
-    The run is the workspace's (what the report is made of) and, where the store has it too, the store's. Neither is changed.
+    It is compared with the run of the workspace and, where there is one, of the store. Neither is changed.
     method: or "teacher"; seed: None for the first one
-    adopt: the run was trained by other code than today's; where the bits agree, the results of all seeds of the method are
-        put into the store under today's code, and marked.
+    adopt: the run was trained by other code than today's; if the bits agree, the results of all seeds are
+        put into the store under today's code, and marked
     Raises `CdkdError` where the run cannot be trusted or trained again.
     """
     if method != TEACHER and method not in params.methods:
@@ -58,17 +58,17 @@ def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False
             f"{folder}: other data than {method} seed {seed} was trained on;"
             " `dvc checkout` or `cdkd prepare` brings them back"
         )
-    taught = record.config["teacher"]
-    teacher = None if taught is None else _teacher_weights(Store(params.root), taught["weights_sha256"])
+    source = record.config["teacher"]
+    teacher = None if source is None else _teacher_weights(Store(params.root), source["weights_sha256"])
     again, weights = _again(params.root, spec, folder, teacher, _environment(record).get("threads"))
-    same, lines = _judged(params.root, kept, again, weights, f"{method} seed {seed}")
+    same, lines = _compared(params.root, kept, again, weights, f"{method} seed {seed}")
     if same and adopt:
         lines += _adopted(params, method, record, spec.code)
     return same, lines
 
 
 def valid(path: Path, weights: Path) -> Record:
-    """A record whose seal, fingerprint and weights (where they are there) fit; raises `BadRecord`, `BadCheckpoint` naming the file."""
+    """A record with valid seal, fingerprint and, if present, weights. Raises `BadRecord`, `BadCheckpoint`."""
     record = read(path)
     if spec_of(record).fingerprint != record.fingerprint:
         raise BadRecord(f"{path}: its fingerprint is not its configuration's; it was edited")
@@ -99,20 +99,20 @@ def first_difference(old: Any, new: Any, place: str = "") -> str | None:
     return None if old == new else f"{place} {old!r} -> {new!r}"
 
 
-def _kept(params: Params, method: str, seed: int) -> list[Kept]:
+def _kept(params: Params, method: str, seed: int) -> list[StoredRun]:
     """The workspace's run first; the fingerprint leads from it to the store's."""
     path = _folder(params, method) / f"seed-{seed}.json"
     if not path.exists():
         command = method if method == TEACHER else "search" if method in params.tuned else f"distill {method}"
         raise BadRecord(f"{path}: missing; `cdkd {command}` trains the runs of params.yaml, or restores them")
-    mine = Kept(path, valid(path, path.with_suffix(".safetensors")), path.with_suffix(".safetensors"))
+    mine = StoredRun(path, valid(path, path.with_suffix(".safetensors")), path.with_suffix(".safetensors"))
     place = Store(params.root).folder / mine.record.fingerprint
     if not (place / RECORD).exists():
         return [mine]
     stored = valid(place / RECORD, place / WEIGHTS)
     if stored.fingerprint != place.name:
         raise BadRecord(f"{place}: holds the record of {stored.fingerprint}")
-    return [mine, Kept(place / RECORD, stored, place / WEIGHTS)]
+    return [mine, StoredRun(place / RECORD, stored, place / WEIGHTS)]
 
 
 def _folder(params: Params, method: str) -> Path:
@@ -120,7 +120,7 @@ def _folder(params: Params, method: str) -> Path:
 
 
 def _spec(path: Path, record: Record, method: str, seed: int, *, adopt: bool) -> RunSpec:
-    """What is to be trained again: what the record says, by today's code; raises `BadRecord`.
+    """The specification of the record, with today's code. Raises `BadRecord`.
 
     adopt: whether the code may be another than the record's
     """
@@ -139,10 +139,10 @@ def _spec(path: Path, record: Record, method: str, seed: int, *, adopt: bool) ->
         raise BadRecord(f"{path}: not a run's configuration ({type(error).__name__}: {error})") from None
     if code is None or (code != record.code and not adopt):
         commit = (record.circumstances.get("git") or {}).get("commit")
-        cure = f"; `git checkout {commit[:12]}` is the code of then" if commit else ""
+        hint = f"; `git checkout {commit[:12]}` has that code" if commit else ""
         today = (code or "none")[:12]
         raise BadRecord(
-            f"{path}: trained with other code than today's (digest {record.code[:12]}, today {today}){cure};"
+            f"{path}: trained with other code than today's (digest {record.code[:12]}, today {today}){hint};"
             " `--adopt` trains it with today's code and compares"
         )
     return replace(spec, code=code)
@@ -156,7 +156,7 @@ def _code(spec: RunSpec) -> str | None:
 
 
 def _adopted(params: Params, method: str, verified: Record, code: str) -> list[str]:
-    """Put every seed's result of the method, trained by the code of the verified one, into the store under today's code."""
+    """Put all seeds' results that the verified run's code gave into the store, under today's code."""
     if code == verified.code:
         return ["trained by today's code: there is nothing to adopt"]
     store, lines = Store(params.root), []
@@ -191,14 +191,15 @@ def _teacher_weights(store: Store, expected: str) -> Path:
             if read(path).result.get("weights_sha256") == expected and weights.is_file():
                 return weights
     raise BadCheckpoint(
-        f"{store.folder}: without the teacher that the run learned from (sha256 {expected[:12]}...); `cdkd teacher` trains it"
+        f"{store.folder}: does not have the teacher of the run (sha256 {expected[:12]}...); "
+        "`cdkd teacher` trains it"
     )
 
 
 def _again(
     root: Path, spec: RunSpec, data: Path, teacher: Path | None, threads: Any
 ) -> tuple[Record, bytes | None]:
-    """The run trained from its start, with as many threads as then: its record and, unless it diverged, its weights."""
+    """Train the run from its start, with the same number of threads: record, and weights if it finished."""
     if isinstance(threads, int) and threads > 0:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -210,19 +211,20 @@ def _again(
         record, weights = store.get(spec.fingerprint), store.weights(spec.fingerprint)
         if record is None:
             raise CdkdError(
-                f"{spec.method} seed {spec.seed}: trained again, but not found in {scratch}; is its disk full?"
+                f"{spec.method} seed {spec.seed}: trained again, but not found in {scratch}; "
+                "is its disk full?"
             )
         return record, weights.read_bytes() if weights.is_file() else None
 
 
-def _judged(
-    root: Path, kept: list[Kept], again: Record, weights: bytes | None, run: str
+def _compared(
+    root: Path, kept: list[StoredRun], again: Record, weights: bytes | None, run: str
 ) -> tuple[bool, list[str]]:
     lines: list[str] = []
     for one in kept:
         if found := list(_differences(one, again, weights)):
             lines += [
-                f"{run}: trained again it is not what {one.path.relative_to(root)} says:",
+                f"{run}: trained again, it differs from {one.path.relative_to(root)}:",
                 *(f"  {line}" for line in found),
             ]
     same = not lines
@@ -231,7 +233,7 @@ def _judged(
         what = f"{len(again.history)} epochs and " + (
             f"weights with sha256 {digest[:12]}..." if digest else f"its end ({again.reason})"
         )
-        lines.append(f"{run}: bit-identical: {what} came out again")
+        lines.append(f"{run}: bit-identical: {what}")
     return same, lines + list(_caveats(kept[0].record, again))
 
 
@@ -247,8 +249,8 @@ def _environment(record: Record) -> dict[str, Any]:
     return record.circumstances.get("environment") or {}
 
 
-def _differences(kept: Kept, again: Record, weights: bytes | None) -> Iterator[str]:
-    """Where they part, the first place of each kind, as `recorded -> trained again`."""
+def _differences(kept: StoredRun, again: Record, weights: bytes | None) -> Iterator[str]:
+    """The first difference of each kind, as `recorded -> trained again`."""
     record = kept.record
     if (record.status, record.reason) != (again.status, again.reason):
         yield f"end: {record.status} {record.reason or ''} -> {again.status} {again.reason or ''}"

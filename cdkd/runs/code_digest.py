@@ -1,10 +1,10 @@
 """Which code affects a result, found by following imports; and its digest.
 
-From the modules that a run starts from, every import inside the package is followed, those inside functions too, but not
-those under TYPE_CHECKING. Networks and losses are imported by their names (importlib), so that each run has its own among
-the starting points and a new network or loss changes nothing for the others. Of a user's own losses and networks the
-modules of his project are followed, and those of the package that `package.module:Name` names. Comments, docstrings and
-layout do not count.
+From the modules that a run starts from, every import inside the package is followed, also inside functions,
+but not under TYPE_CHECKING. Networks and losses are imported by name (importlib), so that each run starts
+from its own, and a new network or loss does not affect other runs. Of a user's own losses and networks the
+modules of his project are followed, and those of the package that `package.module:Name` names. Comments,
+docstrings and layout do not count.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ EXCLUDED: Mapping[str, str] = {
     f"{NAME}.models.own": "finds a user's network by its name; the network itself is followed",
     f"{NAME}.training.checkpoint": "keeps a state and loads the same state",
 }
-# Libraries whose classes are networks: their version counts. Others (torch, numpy) are recorded as the run's environment.
+# Libraries whose classes are networks: their version counts. Others (torch, numpy) are recorded as the run's
+# environment.
 NETWORK_LIBRARIES = ("torchvision", "timm")
 
 
@@ -67,7 +68,10 @@ def digest_of(modules: Iterable[str]) -> str:
 
 
 def closure(start: Iterable[str]) -> tuple[str, ...]:
-    """The modules of the package that these import, directly or not, and themselves. Raises KeyError for one that is not there."""
+    """These modules and those of the package that they import, directly or not.
+
+    Raises KeyError if missing.
+    """
     found: set[str] = set()
     waiting = list(start)
     while waiting:
@@ -88,7 +92,7 @@ def excluded(module: str) -> str | None:
 
 @cached
 def _imports(module: str) -> tuple[str, ...]:
-    """The modules of the package that one imports; an `__init__` that only passes a name on is passed over."""
+    """The modules of the package that one imports; a re-exporting `__init__` is replaced by its source."""
     tree = _tree(module)
     is_package = _path(module).name == "__init__.py"
     found = imported_names(tree, module if is_package else module.rpartition(".")[0])
@@ -181,7 +185,7 @@ def meaning(path: Path) -> str:
 
 
 def meaning_of(source: str) -> str:
-    """Digest of what Python code does: its syntax tree without docstrings, the same on every Python from 3.11 on."""
+    """Digest of the syntax tree without docstrings, the same on every Python version from 3.11 on."""
 
     def plain(node: Any) -> Any:
         if isinstance(node, ast.AST):

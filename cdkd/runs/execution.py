@@ -68,11 +68,14 @@ def train_cohort(
     stop: Callable[[], bool] = lambda: False,
     prune: Prune = lambda spec, history: False,
 ) -> None:
-    """Train these runs as one cohort (see `build_cohort`) and put each into the store as it is finished; of those judged on the
-    validation split, the records alone.
+    """Train these runs as one cohort (see `build_cohort`) and put each into the store when it is finished.
 
-    root: the project's folder; cache: gigabytes of disk for the teacher's answers; stop: see `training.loop.train`; prune:
-    asked after every epoch, and a run for which it is true is given up
+    Of runs that are evaluated on the validation split only the record is kept.
+
+    root: the project's folder
+    cache: gigabytes of disk for the teacher's outputs
+    stop: see `training.loop.train`
+    prune: asked after every epoch whether to stop a run early
     """
     cohort = build_cohort(
         specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache)
@@ -186,7 +189,7 @@ def record_of(
 def adopt_teacher(
     root: Path, store: Store, spec: RunSpec, data_folder: Path, file: str, recipe: Recipe
 ) -> None:
-    """A teacher from a file: loaded strictly, evaluated on the test split, and kept as a run without a history."""
+    """A teacher from a file: loaded strictly, evaluated on the test split, stored without a history."""
     device = choose_device()
     meta = read_meta(data_folder)
     model = network(spec.config["network"], spec.config["data"], spec.seed, device)

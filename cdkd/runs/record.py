@@ -1,7 +1,8 @@
-"""What a run leaves behind: its configuration, its inputs' digests, its history and result, and the circumstances.
+"""The record of a run: its configuration, its history, its result, and the circumstances of its training.
 
-`config`, `history` and `result` are functions of the fingerprint: the same bits whenever and beside whomever the run
-was trained. What may differ (times, host, companions) stands under `circumstances` alone.
+`config`, `history` and `result` are functions of the fingerprint: the same bits whenever the run is trained,
+and whichever runs are trained together with it. What may differ (times, host, the rest of the cohort) is in
+`circumstances` alone.
 """
 
 from __future__ import annotations
@@ -29,22 +30,28 @@ SEAL = ',\n "text_digest": "'  # begins the last line of a record's text
 class Record:
     """One run. Errors are in percent, epochs count from 0.
 
-    history: one row an epoch: epoch, learning_rate, weights {loss: weight}, losses {loss: mean over the epoch},
-        train_top1_error, test_top1_error, test_top5_error, test_loss, and of a student alignment [a number a stage]; a run of a
-        search is judged on the validation split, and its names begin with validation_
-        Of a group also peers {network: its top-1 error}, ensembles {mean of the logits, or a loss's own: top-1 error}, and
-        diversity (mean distance of the networks' probabilities; see `training.peers`)
-    result: weights_sha256, parameters, multiply_adds (an image's forward pass), last and best (rows of the history;
-        best has the lowest test_top1_error), examined (of the last epoch: images; confusion [a text a true class, of the counts of
-        the predicted ones]; reliability {count, confidence, right: sums over 15 bins of confidence}; and of a student
-        agreement with the teacher's top-1 in percent, kl from the teacher in nats, teacher_right {images, errors},
-        teacher_wrong {images, errors, same_mistake}); empty unless finished
-        Of a group also trained {parameters of all its networks, multiply_adds of an image's forward pass in training}; all
-        else is of the deployed network.
-    circumstances: environment, git {commit, dirty}, cohort (the methods trained side by side), exact (false if it was
-        resumed in another environment; then environments lists them all), latency_ms (median, of one image's forward pass
-        in float32), and of the process that finished the run: started (UTC), seconds, images_per_second (training images, all
-        students of the cohort together)
+    history: one row an epoch.
+        epoch, learning_rate, weights {loss: weight}, losses {loss: mean over the epoch}, train_top1_error,
+        test_top1_error, test_top5_error, test_loss.
+        Of a student also alignment [a number a stage].
+        A search's trial is evaluated on the validation split: validation_ instead of test_.
+        Of a group also peers {network: top-1 error}, ensembles {mean of the logits, or a loss's own: top-1
+        error}, and diversity (mean distance of the networks' probabilities; see `training.peers`).
+    result: empty unless the run is finished.
+        weights_sha256, parameters, multiply_adds (of one image's forward pass), last and best (rows of the
+        history; best has the lowest test_top1_error).
+        examined, of the last epoch: images; confusion [one text for each true class, with the counts of the
+        predicted classes]; reliability {count, confidence, right: sums over 15 bins of confidence}; of a
+        student also agreement with the teacher's top-1 in percent, kl from the teacher in nats,
+        teacher_right {images, errors}, teacher_wrong {images, errors, same_mistake}.
+        Of a group also trained {parameters of all its networks, multiply_adds of one image's forward pass in
+        training}; everything else is of the deployed network.
+    circumstances: what may differ between two trainings of the run.
+        environment, git {commit, dirty}, cohort (the methods trained together), exact (false if the run was
+        resumed in another environment; then environments lists them all), latency_ms (median, of one image's
+        forward pass in float32).
+        Of the process that finished the run: started (UTC), seconds, images_per_second (training images, all
+        students of the cohort together).
     """
 
     fingerprint: str
@@ -103,7 +110,7 @@ def parse(text: str, origin: str) -> Record:
 
 
 def _text_fits(text: str, seal: Any) -> bool:
-    """Whether a text is exactly what `Record.text` wrote; a record that was written otherwise may still be valid."""
+    """Whether a text is exactly what `Record.text` wrote. A record written otherwise may still be valid."""
     signed, _, end = text.rpartition(SEAL)
     return end == f'{seal}"\n}}\n' and hashlib.sha256(signed.encode()).hexdigest() == seal
 

@@ -1,4 +1,7 @@
-"""The runs of an experiment: from checked params and prepared data to a specification of each. Needs no torch."""
+"""The runs of an experiment: a specification of each, from checked params and prepared data.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from cdkd.data.prepared import Meta
 from cdkd.runs.code_digest import code_digest
 from cdkd.runs.record import Record
 
-if TYPE_CHECKING:  # a specification is carried out where the schema's library may be absent
+if TYPE_CHECKING:  # a worker may lack the library of the schema
     from cdkd.config.params import Params
     from cdkd.config.schema import Training
 
 
 def teacher_plan(params: Params, data: Meta) -> RunSpec:
-    """The teacher's training is a run like any other: one network that minimises cross-entropy, with no teacher."""
+    """The teacher's training is a run as well: one network, cross-entropy, no teacher."""
     teacher = params.teacher
     method = Method({"ce": Term(Weight(1.0))})
     config = _config(data, teacher.network, teacher.seed, teacher.training, method) | {"teacher": None}
@@ -42,7 +45,7 @@ def variant_plan(
     seed: int,
     judged_on: str = "test",
 ) -> RunSpec:
-    """A student of a method or recipe that params.yaml does not name: a search's."""
+    """A student of a method or recipe that a search tries, and that params.yaml does not name."""
     group = method.group
     own = params.student.network if group is None else group.networks[group.deployed]
     config = _config(data, own, seed, training, method)
@@ -64,7 +67,7 @@ def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Ite
 
 
 def code_of(spec: RunSpec) -> str:
-    """The digest of this checkout's code for a run. Raises KeyError for a loss or network that is not here."""
+    """The digest of this checkout's code for a run. Raises KeyError for an unknown loss or network."""
     group = {"group": True} if spec.terms.group is not None else {}
     return code_digest(spec.networks, spec.losses, **group)
 

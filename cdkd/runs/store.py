@@ -1,8 +1,9 @@
-"""The run store: fingerprint -> finished run. The seam between everything that trains and everything that reads.
+"""The run store: from a fingerprint to a finished run. Training writes it, everything else reads it.
 
-A run lies in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, put there whole. A finished run
-whose weights stayed on another machine has the empty file `weights.absent` in their place: it counts, and cannot teach.
-Whoever trains holds a lock for the cohort, so that two processes on one store train nothing twice.
+A run is in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, written atomically. A
+finished run whose weights are on another machine has the empty file `weights.absent` instead: it counts, but
+cannot be a teacher. A process locks the cohort that it trains, so that two processes on one store train
+nothing twice.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Store:
         return record
 
     def put(self, record: Record, weights: bytes | None) -> None:
-        """Keep a finished run. The same fingerprint put twice keeps the first, and only the weights that it lacked are added.
+        """Store a finished run. If the fingerprint is there already, only weights that it lacks are added.
 
         weights: None of a run that diverged, or whose weights are not at hand
         """

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and digests by which they are trusted."""
+"""Atomic files: complete or absent, never half-written; and their digests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """The old file or the whole new one, whatever happens meanwhile; durable once this returns."""
+    """Replace a file: after a crash it is the old one or the complete new one; durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     start = f".{path.name}."
     clear_drafts(path.parent, start, DRAFT)
     while True:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=DRAFT)
-        if _hold(handle, temporary):
+        if _lock(handle, temporary):
             break
         os.close(handle)
     try:
@@ -45,12 +45,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def draft_folder(parent: Path, start: str) -> Iterator[Path]:
-    """A folder to fill, and to rename when it is whole; removed in the end if it is still there."""
+    """A folder to fill, and to rename when it is complete; removed at the end if it is still there."""
     clear_drafts(parent, start)
     while True:
         folder = tempfile.mkdtemp(dir=parent, prefix=start)
         handle = os.open(folder, os.O_RDONLY)
-        if _hold(handle, folder):
+        if _lock(handle, folder):
             break
         os.close(handle)
     try:
@@ -62,7 +62,10 @@ def draft_folder(parent: Path, start: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def left_behind(draft: Path) -> Iterator[bool]:
-    """Whether its maker is gone: nobody holds the lock. No one takes it meanwhile."""
+    """Whether the process that made the draft has ended: its lock is free.
+
+    It stays locked inside the block.
+    """
     try:
         handle = os.open(draft, os.O_RDONLY)
     except OSError:  # renamed or removed by now
@@ -70,19 +73,19 @@ def left_behind(draft: Path) -> Iterator[bool]:
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        gone = True
-    except OSError:  # held; or a file system without locks, where nobody can tell
-        gone = False
+        ended = True
+    except OSError:  # locked; or a file system without locks, where it cannot be known
+        ended = False
     try:
-        yield gone
+        yield ended
     finally:
         os.close(handle)
 
 
-def _hold(handle: int, draft: str) -> bool:
-    """Lock what was just made; False if another process took it for left behind before that.
+def _lock(handle: int, draft: str) -> bool:
+    """Lock a new draft; False if another process found it unlocked before that and removed it.
 
-    The lock is the kernel's and goes with its process, however and wherever that dies; a process number would soon be another's.
+    The kernel frees the lock when the process ends, in whatever way; a process number would be used again.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -96,15 +99,15 @@ def _hold(handle: int, draft: str) -> bool:
 def clear_drafts(folder: Path, start: str, end: str = "") -> None:
     """Remove what processes left that were killed while they wrote."""
     for draft in folder.glob(f"{glob.escape(start)}*{end}"):
-        with left_behind(draft) as gone:
-            if gone and draft.is_dir():
+        with left_behind(draft) as ended:
+            if ended and draft.is_dir():
                 shutil.rmtree(draft, ignore_errors=True)
-            elif gone:
+            elif ended:
                 draft.unlink(missing_ok=True)
 
 
 def sync_names(folder: Path) -> None:
-    """Make durable which names the folder holds."""
+    """Make the names in a folder durable (fsync)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

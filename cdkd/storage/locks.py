@@ -1,4 +1,7 @@
-"""Locks between processes of one machine. The kernel keeps them (flock): a lock ends with its process, however that dies."""
+"""Locks between processes of one machine.
+
+The kernel keeps them (flock): a lock ends with its process, in whatever way that ends.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 def locked(path: Path, *, wait: bool, log: Callable[[str], None] = print) -> Iterator[bool]:
     """Hold the lock of a file; yields False at once if another process holds it and `wait` is false.
 
-    The file holds the number of the process that last had the lock; that it is there means nothing.
+    The file names the last process that had the lock; that the file exists means nothing.
     log: receives a line if it has to wait
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One line that says how far long work has come and how long it will take."""
+"""A progress line: the share that is done, the time elapsed and the time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdkd.core.processes import HELPER
 class Progress:
     """Rewrites its line on a terminal; elsewhere (a log, DVC) prints one every ten seconds.
 
-    The remaining time is what the work done so far predicts; nothing is said before two percent are done.
+    The time left is an estimate from the work done so far; none is shown before two percent are done.
     """
 
     def __init__(self, what: str) -> None:
@@ -22,21 +22,21 @@ class Progress:
         self.terminal = (
             sys.stderr.isatty() and HELPER not in os.environ
         )  # one process rewrites a line, not several
-        self.started = self.spoken = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.open = False
 
     def count(self, done: float, total: float, note: str = "") -> None:
         now = time.monotonic()
-        if now - self.spoken < (0.2 if self.terminal else 10.0) and done < total:
+        if now - self.printed < (0.2 if self.terminal else 10.0) and done < total:
             return
         if done >= total and not self.open and now - self.started < 2.0:
             return  # too quick to be worth a line
-        self.spoken, self.open = now, True
+        self.printed, self.open = now, True
         share = done / total if total else 1.0
         left = (
             f", about {clock((now - self.started) * (1 - share) / share)} left" if 0.02 <= share < 1 else ""
         )
-        text = f"{self.what}: {share:4.0%}{note}, {clock(now - self.started)} gone{left}"
+        text = f"{self.what}: {share:4.0%}{note}, {clock(now - self.started)} elapsed{left}"
         print(
             f"\r\033[K{text}" if self.terminal else text,
             end="" if self.terminal else "\n",

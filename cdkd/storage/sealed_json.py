@@ -1,4 +1,4 @@
-"""Plain values in a file that is whole and untouched, or refused: JSON with a digest of itself."""
+"""Sealed JSON: plain values with a digest of themselves, so that a damaged or edited file is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def write(path: Path, body: dict[str, Any]) -> None:
 
 
 def read(path: Path, what: str, version: int) -> dict[str, Any]:
-    """The values without the seal; what: "a plan"; version: its `format`. Raises `BadRecord` naming the file."""
+    """The values without the seal; what: "a plan"; version: its `format`.
+
+    Raises `BadRecord` naming the file.
+    """
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         seal = body.pop("digest")

@@ -9,8 +9,9 @@ from pathlib import Path
 def shared_folder(root: Path) -> Path:
     """`.cdkd` of the project at `root`.
 
-    A queued or temporary DVC experiment runs in a copy of the project, and DVC_ROOT is then the project that it was copied
-    from: the copy has its own params.yaml, data, runs and reports, and shares this folder, so that nothing is trained twice.
+    A queued or temporary DVC experiment runs in a copy of the project, and DVC_ROOT is the original. The copy
+    has its own params.yaml, data, runs and reports, but uses the original's `.cdkd`, so that nothing is
+    trained twice.
     """
     parent = os.environ.get("DVC_ROOT")
     if parent and root.resolve().is_relative_to(Path(parent).resolve() / ".dvc" / "tmp"):

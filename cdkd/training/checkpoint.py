@@ -1,7 +1,8 @@
-"""A run's state at an epoch's edge: written whole, digested, and resumed from; the last two are kept.
+"""Checkpoints: the state of a run between epochs, written atomically; the last two are kept.
 
-`LAST` names the states, newest first, each with its digest. A state that is missing or damaged is said and passed over
-for the one before it: randomness is a function of (seed, epoch, step), so that the end is the same bits, later.
+`LAST` names the states, newest first, each with its digest. A missing or corrupt state is reported, and the
+previous one is loaded: randomness is a function of (seed, epoch, step), so that the run still ends with the
+same bits.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ FORMAT = 2
 KEPT = 2
 STATE = re.compile(r"state-\d{5}\.pt")
 OURS = re.compile(r"\.?(state-\d{5}\.pt|LAST)(\..*\.tmp)?")
-CURE = "remove that folder to train the run from its start"
+HINT = "remove that folder to train the run from its start"
 
 Noted = list[dict[str, Any]]  # the pointer's states, newest first: file, epoch, sha256
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Keep the state after `epoch` epochs. The pointer moves once the state is on the disk; what it leaves is removed.
+    """Save the state after `epoch` epochs.
 
-    Call it with the run's lock held: it also clears what a killed save left behind. A full disk leaves the states before.
+    The pointer moves once the state is on the disk; older states are then removed. A full disk leaves the
+    previous states. Call it with the run locked: it also removes what a killed save left behind.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
     name = f"state-{epoch:05d}.pt"
     before = [
-        noted for noted in (_noted(folder) if (folder / "LAST").exists() else []) if noted["file"] != name
+        noted for noted in (_states(folder) if (folder / "LAST").exists() else []) if noted["file"] != name
     ]
     write_atomically(folder / name, content)
     _point(
@@ -49,36 +51,37 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The last sound state, or None where nothing was ever kept; raises `BadCheckpoint` where none can be trusted.
+    """The last valid state; None where none was ever saved. Raises `BadCheckpoint` if all are damaged.
 
-    With the run's lock held: states that are not sound are let go of.
+    Call it with the run locked: states that are not valid are removed.
     """
     if not (folder / "LAST").exists():
         return None
-    states = _noted(folder)
-    for place, noted in enumerate(states):
-        content = _sound(folder / noted["file"], noted["sha256"])
+    states = _states(folder)
+    for position, noted in enumerate(states):
+        content = _valid(folder / noted["file"], noted["sha256"])
         if content is None:
             print(
-                f"{folder / noted['file']}: missing or damaged: its digest is not the one noted when it was written",
+                f"{folder / noted['file']}: missing or damaged: "
+                "its digest is not the one recorded when it was written",
                 file=sys.stderr,
                 flush=True,
             )
             continue
-        if place > 0:
+        if position > 0:
             print(
-                f"{folder}: goes on from the state before, after epoch {noted['epoch'] - 1}",
+                f"{folder}: resumes from the previous state, after epoch {noted['epoch'] - 1}",
                 file=sys.stderr,
                 flush=True,
             )
-            _point(folder, states[place:])
+            _point(folder, states[position:])
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
-    raise BadCheckpoint(f"{folder}: none of its {len(states)} states is sound; {CURE}")
+    raise BadCheckpoint(f"{folder}: none of its {len(states)} states is valid; {HINT}")
 
 
 def clear(folder: Path) -> None:
-    """Remove the run's states; files that are not ours stay."""
+    """Remove the run's states; other files stay."""
     with contextlib.suppress(
         OSError
     ):  # it is not there, another process clears it too, or it holds other files
@@ -86,7 +89,7 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def _noted(folder: Path) -> Noted:
+def _states(folder: Path) -> Noted:
     path = folder / "LAST"
     try:
         pointer = json.loads(path.read_text(encoding="utf-8"))
@@ -101,18 +104,19 @@ def _noted(folder: Path) -> Noted:
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadCheckpoint(
-            f"{path}: torn or not a checkpoint's pointer ({type(error).__name__}); {CURE}"
+            f"{path}: damaged or not a checkpoint's pointer ({type(error).__name__}); {HINT}"
         ) from None
     odd = [noted["file"] for noted in found if not STATE.fullmatch(str(noted["file"]))]
     if version != FORMAT or odd or not found:
         raise BadCheckpoint(
-            f"{path}: format {version!r}, states {odd or len(found)}; expected format {FORMAT} and names like state-00007.pt; {CURE}"
+            f"{path}: format {version!r}, states {odd or len(found)}; "
+            f"expected format {FORMAT} and names like state-00007.pt; {HINT}"
         )
     return found
 
 
 def _point(folder: Path, states: Noted) -> None:
-    """Move the pointer, and remove what it names no more."""
+    """Move the pointer, and remove the states that it no longer names."""
     write_atomically(folder / "LAST", json.dumps({"format": FORMAT, "states": states}))
     _clear(folder, {"LAST", *(str(noted["file"]) for noted in states)})
 
@@ -123,8 +127,8 @@ def _clear(folder: Path, keep: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sound(path: Path, expected: str) -> bytes | None:
-    """The file's content, if it is the one that was written here."""
+def _valid(path: Path, expected: str) -> bytes | None:
+    """The file's content, if its digest is as expected."""
     try:
         content = None if path.is_symlink() else path.read_bytes()
     except OSError:

@@ -40,7 +40,12 @@ from cdkd.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class Cohort:
-    """specs: by fingerprint; environment: what may change the last bits; evaluation: the split that the runs are judged on"""
+    """Runs that are trained together.
+
+    specs: by fingerprint
+    evaluation: on the split that the runs are evaluated on
+    environment: what may change the last bits of a result
+    """
 
     specs: Mapping[str, RunSpec]
     runs: Sequence[Run]
@@ -81,10 +86,10 @@ def build_cohort(
     checkpoint_folder: Callable[[str], Path],
     cache: CacheSettings | None = None,
 ) -> Cohort:
-    """Read the data and the teacher, and make a run of each specification, resumed from its checkpoint where there is one.
+    """Read the data and the teacher, and build a run of each specification, resumed from its last checkpoint.
 
-    specs: of one seed, one teacher and one split; their recipes differ in the optimiser's numbers at most
-    checkpoint_folder: of a fingerprint
+    specs: of one seed, one teacher and one split; their recipes may differ in the optimiser's numbers only
+    checkpoint_folder: from a fingerprint to the folder
     """
     keep_freed_memory()
     device = choose_device()
@@ -130,7 +135,7 @@ def student_run(
     environment: Mapping[str, Any] = MappingProxyType({}),
     data: DataInfo | None = None,
 ) -> Run:
-    """A run of one network, or of those of the method's group; resumed from its checkpoint where there is one.
+    """A run of one network, or of the networks of the method's group, resumed from its last checkpoint.
 
     key: the run's fingerprint; sample: a batch, for the shapes of features; folder: of the checkpoints
     """
@@ -138,7 +143,7 @@ def student_run(
     shapes = {name: teacher(sample, read) for name, teacher in teachers.items()}
     if isinstance(model, nn.Module):
         learner = Learner({STUDENT: model}, method, recipe, sample, shapes, seed, data=data)
-    else:  # imported by its name, so that its code counts for runs of several networks alone
+    else:  # imported by name: its code then affects only the fingerprints of runs with several networks
         kind = importlib.import_module("cdkd.training.group").GroupLearner
         learner = kind(model, method.group, method, recipe, sample, shapes, seed, data=data)
     run = Run(key, learner, recipe, folder, environment)
@@ -147,6 +152,6 @@ def student_run(
 
 
 def _cacheable(runs: Sequence[Run], epochs: int) -> bool:
-    """Whether there is an epoch in which no run reads the teacher's maps, and some run its other answers."""
+    """Whether in some epoch no run reads the teacher's maps, but some run reads its other features."""
     needs = [needs_of(runs, epoch, TEACHER) for epoch in range(epochs)]
     return any(need and not need & ~SMALL for need in needs)

@@ -1,7 +1,7 @@
-"""A recorded training step that CUDA replays, and runs in parallel within it.
+"""CUDA graphs: a training step is recorded once and replayed; the runs in it may run in parallel.
 
-Small networks are limited by the launching of their kernels and leave most of a device idle. A recorded step is launched as
-one, and independent work in it may run at the same time.
+Small networks are limited by kernel launches and leave most of a device idle. A recorded step needs one
+launch, and independent work in it may run at the same time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ WARM_UP = 3  # steps: libraries choose and allocate on their first calls, which 
 
 
 class CudaGraphStep:
-    """A training step. On a CPU it is called as it is; on CUDA recorded once and then replayed: the same kernels, the same bits.
+    """A training step: recorded once on CUDA and then replayed, with the same kernels and bits; on a CPU,
+    called.
 
-    What changes from step to step must be in tensors that stay where they are: weights, sums, the learning rate. Batches
-    of another size than the first (an epoch's last) are computed, not replayed. CDKD_CUDA_GRAPHS=0 replays nothing.
+    Values that change from step to step must be in tensors that keep their memory: weights, sums, the
+    learning rate. Batches of another size than the first (an epoch's last) are computed, not replayed.
+    CDKD_CUDA_GRAPHS=0 turns replaying off.
     """
 
     def __init__(self, step: Callable[[Batch], None], device: torch.device, *, record: bool = True) -> None:
@@ -48,7 +50,7 @@ class CudaGraphStep:
 
     def _replay(self, batch: Batch) -> None:
         if self.batch is None:
-            raise RuntimeError("a step is replayed before it was tried")
+            raise RuntimeError("a step is replayed before it was warmed up")
         for kept, view in zip(self.batch.views, batch.views, strict=True):
             kept.copy_(view)
         self.batch.labels.copy_(batch.labels)
@@ -65,10 +67,10 @@ def _copy_of(batch: Batch) -> Batch:
 
 
 class StreamPool:
-    """Runs independent pieces of work: on CUDA on as many streams as CDKD_STREAMS says (1 without it), else one after the other.
+    """Runs independent tasks: on CUDA on CDKD_STREAMS streams (default 1), otherwise one after the other.
 
-    A piece's place selects its stream, and so must stay the same from call to call: memory that a stream frees is used by the
-    same stream again.
+    The position of a task selects its stream and must stay the same from call to call, because memory that a
+    stream frees is reused by the same stream.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -77,18 +79,18 @@ class StreamPool:
         if device.type == "cuda" and count > 1:
             self.streams = [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]
 
-    def __call__(self, pieces: Sequence[Callable[[], None]]) -> None:
+    def __call__(self, tasks: Sequence[Callable[[], None]]) -> None:
         if not self.streams:
-            for piece in pieces:
-                piece()
+            for task in tasks:
+                task()
             return
         current = torch.cuda.current_stream()
-        used = self.streams[: len(pieces)]  # a recording must end in the streams that it began in
+        used = self.streams[: len(tasks)]  # a recording must end in the streams that it began in
         for stream in used:
             stream.wait_stream(current)
-        for place, piece in enumerate(pieces):
-            with torch.cuda.stream(used[place % len(used)]):
-                piece()
+        for position, task in enumerate(tasks):
+            with torch.cuda.stream(used[position % len(used)]):
+                task()
         for stream in used:
             current.wait_stream(stream)
 

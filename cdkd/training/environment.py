@@ -1,4 +1,4 @@
-"""The device that is trained on, and what may change the last bits of a result without being part of it."""
+"""The device of the training, and everything in the environment that may change the last bits of a result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cdkd.core.host import host
 
 
 def choose_device() -> torch.device:
-    """CUDA where there is one: true float32, and the same bits twice unless CDKD_DETERMINISTIC=0 asks for speed."""
+    """CUDA if available, without TF32, and deterministic unless CDKD_DETERMINISTIC=0 asks for speed."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False
@@ -39,10 +39,10 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what a step frees for the next one (glibc; elsewhere nothing happens).
+    """Let the C library keep freed memory for the next step (glibc; elsewhere this does nothing).
 
-    By default large blocks go back to the kernel each time, and come as new pages that are cleared again. One thread at
-    batch 128 loses a third of its speed to it.
+    By default large blocks are returned to the kernel each time and come back as new, cleared pages, which
+    costs one thread at batch 128 a third of its speed.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

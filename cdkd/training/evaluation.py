@@ -1,4 +1,4 @@
-"""What a network is worth on a split: its errors after every epoch, and at the end what kind of errors they are."""
+"""Evaluation on a split: errors after every epoch, and an analysis of the errors at the end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ BINS = 15  # of a reliability diagram, of equal width
 
 
 class Reference:
-    """The teacher's answers to a split, which students are compared with.
+    """The teacher's outputs on a split, with which students are compared.
 
-    answers: features of each batch of `evaluation(split, ...)`, in order; of the maps only the channel means are read
+    answers: features of each batch of `evaluation(split, ...)`, in order; of the maps only the channel means
+        are read
     """
 
     def __init__(self, answers: list[Features]) -> None:
@@ -37,7 +38,7 @@ class Reference:
 
 
 class Evaluation:
-    """A split that networks are judged on: `name` is what it is called in a history's rows (test, validation)."""
+    """Evaluates networks on a split; name: of the split in a history's rows (test, validation)."""
 
     def __init__(
         self, split: Split, recipe: Recipe, name: str = "test", reference: Reference | None = None
@@ -45,8 +46,12 @@ class Evaluation:
         self.split, self.recipe, self.name, self.reference = split, recipe, name, reference
 
     def row(self, model: nn.Module) -> Row:
-        """Errors in percent and mean cross-entropy, in eval mode; and with a reference `alignment`, for every stage the linear CKA
-        (0 to 1; Kornblith et al. 2019) between the network's and the teacher's channel means: the attention of CD, of any widths."""
+        """Errors in percent and mean cross-entropy, in eval mode; with a reference also `alignment`.
+
+        alignment: for every stage the linear CKA (0 to 1) between the network's and the teacher's channel
+        means, which may have different widths.
+        Source: Kornblith et al. 2019.
+        """
         loss, right1, right5 = (
             torch.zeros((), dtype=torch.float64, device=self.split.device) for _ in range(3)
         )
@@ -73,8 +78,11 @@ class Evaluation:
         )
 
     def final_metrics(self, model: nn.Module) -> dict[str, Any]:
-        """What the errors are: a confusion matrix (a text a true class: counts of the predicted ones), how far confidence can be
-        trusted, and with a reference how the network's answers are related to the teacher's (see `Record`)."""
+        """Confusion matrix (one text for each true class), reliability of the confidence; see
+        `Record.result`.
+
+        With a reference also the agreement with the teacher.
+        """
         parts: list[Tensor] = []
         self._show(model, lambda features, labels: parts.append(features.logits.float()))
         answers = torch.cat(parts)
@@ -97,7 +105,7 @@ class Evaluation:
         return (
             found
             if self.reference is None
-            else found | _beside(answers, chosen, right, self.reference.logits, labels)
+            else found | _teacher_comparison(answers, chosen, right, self.reference.logits, labels)
         )
 
     def _show(self, model: nn.Module, see: Callable[[Features, Tensor], None]) -> None:
@@ -119,8 +127,10 @@ class Evaluation:
 
 
 def latency(model: nn.Module, image: tuple[int, int, int], seconds: float = 0.3) -> float:
-    """Median milliseconds of one image's forward pass, in float32 and eager; as many as fit into the seconds, at least three.
-    image: (H, W, C)"""
+    """Median milliseconds of one image's forward pass, in float32 and eager.
+
+    image: (H, W, C); seconds: how long passes are repeated, at least three times
+    """
     like = next(model.parameters())
     height, width, channels = image
     sample = torch.zeros(1, channels, height, width, device=like.device).contiguous(
@@ -139,7 +149,9 @@ def latency(model: nn.Module, image: tuple[int, int, int], seconds: float = 0.3)
     return 1000 * sorted(times)[len(times) // 2]
 
 
-def _beside(answers: Tensor, chosen: Tensor, right: Tensor, taught: Tensor, labels: Tensor) -> dict[str, Any]:
+def _teacher_comparison(
+    answers: Tensor, chosen: Tensor, right: Tensor, taught: Tensor, labels: Tensor
+) -> dict[str, Any]:
     """Agreement with the teacher, and the errors where the teacher is right and where it is wrong."""
     theirs = taught.argmax(1)
     knows = theirs == labels

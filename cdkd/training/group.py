@@ -1,4 +1,4 @@
-"""A learner of several networks: whole ones, or tails on a common trunk, and their moving averages."""
+"""A learner of several networks: separate ones, or branches on a common trunk; and their moving averages."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from cdkd.training.peers import peers_row
 class GroupLearner(Learner):
     """The networks of a `Group`.
 
-    Where they have a common trunk, the deployed network holds it and the others are tails; `alone` gives each
-    of them whole. Moving averages are copies of all networks that follow after every update and never learn;
-    they see the same pictures in train mode, so that their BatchNorm has running statistics of its own.
+    A common trunk is part of the deployed network, and the others are tails; `alone` gives each of them
+    complete. Moving averages are copies of all networks, updated after every step and never trained. They see
+    the same images in train mode, so that their BatchNorm has its own running statistics.
     """
 
     updates: Tensor  # of the moving averages
@@ -50,7 +50,7 @@ class GroupLearner(Learner):
         *,
         data: DataInfo | None = None,
     ) -> None:
-        """networks: whole and freshly drawn, in the group's order; see `Learner` for the rest."""
+        """networks: complete and newly initialised, in the group's order; see `Learner` for the rest."""
         self.group = group
         joined = share(networks, group)
         super().__init__(
@@ -99,12 +99,12 @@ class GroupLearner(Learner):
         learning: Collection[str] | None = None,
     ) -> Outputs:
         stages = self.group.shared
-        places = {name: view % len(views) for view, name in enumerate(networks)}
+        view_of = {name: view % len(views) for view, name in enumerate(networks)}
         if stages is None:
             each = {}
             for name, network in networks.items():
                 with still(network, learning is None or name in learning):
-                    each[name] = asked(network, views[places[name]], needs)
+                    each[name] = asked(network, views[view_of[name]], needs)
             return Outputs(each)
         trunks = [_staged(networks[self.deployed]).trunk(view, stages, needs) for view in views]
         count = len(networks)
@@ -113,7 +113,7 @@ class GroupLearner(Learner):
         else:
             starts = trunks
         each = {
-            name: _staged(network).tail(starts[places[name]], needs) for name, network in networks.items()
+            name: _staged(network).tail(starts[view_of[name]], needs) for name, network in networks.items()
         }
         return Outputs(each, trunks[0].x)
 
@@ -131,10 +131,10 @@ class GroupLearner(Learner):
     def step(self, phase: int = 0) -> None:
         super().step(phase)
         if self.group.ema is not None:
-            self._follow(self.group.ema)
+            self._update_averages(self.group.ema)
 
     @torch.no_grad()
-    def _follow(self, decay: float) -> None:
+    def _update_averages(self, decay: float) -> None:
         """average = d · average + (1 − d) · network, d = min(1 − 1/(t + 1), decay).
 
         t: updates before this one. Parameters only. t is a tensor, so that a recorded CUDA graph counts on.
@@ -147,7 +147,7 @@ class GroupLearner(Learner):
         self.updates += 1
 
     def alone(self, name: str | None = None) -> nn.Module:
-        """One whole network; without a name the one that the result is of."""
+        """One complete network; without a name the one that is evaluated as the result."""
         networks = self.averages if self.group.evaluate == "ema" else self.networks
         name = name or self.deployed
         if self.group.shared is None or name == self.deployed:
@@ -165,7 +165,7 @@ class GroupLearner(Learner):
         return {"trained": {"parameters": parameters(self.networks), "multiply_adds": multiplied}}
 
     def answer(self, images: Tensor) -> Outputs:
-        """What all networks that are evaluated make of the images, in the mode that the learner is in."""
+        """Outputs of all networks that are evaluated, in the learner's current mode."""
         networks = self.averages if self.group.evaluate == "ema" else self.networks
         with self._autocast(images):
             return self._pass(networks, (images,), Needs.NOTHING)
@@ -184,7 +184,7 @@ class GroupLearner(Learner):
 
 
 def share(networks: Mapping[str, nn.Module], group: Group) -> dict[str, nn.Module]:
-    """The networks as the group holds them: with a common trunk, all but the deployed one without theirs.
+    """The networks of the group. With a common trunk, only the deployed one keeps its own.
 
     Raises BadParams where a network cannot be cut there, or its trunk is another than the deployed network's.
     """
@@ -238,7 +238,7 @@ class _Scale(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """x itself, whose gradient is multiplied by the factor."""
+    """x, with its gradient multiplied by the factor."""
     result: Tensor = _Scale.apply(x, factor)
     return result
 

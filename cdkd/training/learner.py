@@ -28,8 +28,8 @@ class Learner(nn.Module):
 
     deployed: the network that is evaluated as the result and exported
     phases: the networks that one backward pass and one step of the optimiser update, phase by phase
-    draws: batches that one update of all phases takes; with as many draws as phases each phase has a batch of
-    its own views: augmented pictures of each image that it reads
+    draws: batches that one update of all phases takes; with as many draws as phases, each has its own batch
+    views: augmented pictures of each image that it reads
     """
 
     views = 1
@@ -48,7 +48,7 @@ class Learner(nn.Module):
         draws: int = 1,
         data: DataInfo | None = None,
     ) -> None:
-        """sample: a batch, for the shapes of features; teachers: their features of it; data: of the training set"""
+        """sample: a batch, for the shapes of features; teachers: their features of it"""
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.deployed, self.draws, self.recipe = deployed, draws, recipe
@@ -63,7 +63,7 @@ class Learner(nn.Module):
         ]
 
     def _look(self, sample: Batch, method: Method) -> Outputs:
-        """One batch's features, for their shapes; BatchNorm's statistics are left alone."""
+        """One batch's features, for their shapes; BatchNorm's statistics do not change."""
         self.eval()
         wanted = reduce(or_, (loss_class(term.loss).needs for term in method.values()), Needs.NOTHING)
         with torch.no_grad():
@@ -97,7 +97,7 @@ class Learner(nn.Module):
     def backward(
         self, batch: Batch, teachers: Mapping[str, Features], parts: Parts, phase: int = 0
     ) -> tuple[Outputs, dict[str, Tensor]]:
-        """Gradients of the phase's networks; returns what the networks gave, and each loss before its weight."""
+        """Gradients of the phase's networks; returns the outputs, and each loss before its weight."""
         outputs = self(batch.views)
         networks = None if len(self.phases) == 1 else self.phases[phase]
         total, losses = self.objective(outputs, teachers, batch, parts, networks)
@@ -114,11 +114,11 @@ class Learner(nn.Module):
         return self.networks[name or self.deployed]
 
     def metrics(self, evaluation: Evaluation) -> Row:
-        """What a row of the history says besides, of more than the deployed network."""
+        """Further values of a history's row, about more than the deployed network."""
         return {}
 
     def training_cost(self, image: tuple[int, int, int]) -> dict[str, Any]:
-        """What a result says besides, of more than the deployed network. image: (H, W, C)"""
+        """Further values of a result, about more than the deployed network. image: (H, W, C)"""
         return {}
 
     def state(self) -> dict[str, Any]:

@@ -31,8 +31,10 @@ def train(
     on_epoch: Callable[[Run, Row | None], None] = lambda run, row: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train every run of the cohort to its end. Runs resumed at different epochs join when theirs comes; one in which torch
-    raises an error is left with `failed` set, and the others go on.
+    """Train every run of the cohort to its end.
+
+    Runs resumed at different epochs join at their epoch. If torch raises an error in a run, its `failed` is
+    set and the others continue.
 
     checkpoint_seconds: least time between checkpoints, which are made between epochs; on_epoch: called after
     each epoch of each run; stop: asked after each epoch, and where it is true all runs are saved as they are

@@ -21,9 +21,10 @@ EMA = "ema"  # the source that stands for the networks' own moving averages
 
 
 class Active(nn.Module):
-    """One loss of a term at work: on one network, or on all of a group.
+    """One loss of a term: on one network, or on all networks of a group.
 
-    key: the term's name, and the network's where there are several; network: the one it trains, None of a `GroupLoss`
+    key: the term's name, with the network's where there are several
+    network: the one that it trains; None for a `GroupLoss`
     """
 
     def __init__(self, key: str, name: str, term: Term, network: str | None, loss: Loss | GroupLoss) -> None:
@@ -52,9 +53,9 @@ class Active(nn.Module):
 class Objective(nn.Module):
     """The sum of a method's terms, each times its weight in the epoch.
 
-    Built from one batch's features of the networks and teachers, for their shapes. A loss's learned parts are initialised
-    from the seed and the term's name alone, so that neither the networks nor another loss depend on whether they are
-    there. Terms are summed in alphabetical order, so that the order in params.yaml has no effect.
+    Built from one batch's features of the networks and teachers, for their shapes. A loss's learned parts are
+    initialised from the seed and the term's name alone, so that no network and no other loss depends on them.
+    Terms are summed in alphabetical order, so that the order in params.yaml has no effect.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class Objective(nn.Module):
         self.losses = nn.ModuleDict()
         device = next(iter(outputs.each.values())).logits.device
         for name in sorted(method):
-            for key, network in _places(name, method[name], outputs):
+            for key, network in _targets(name, method[name], outputs):
                 self.losses[key] = _made(key, name, method[name], network, outputs, teachers, seed, data)
-        # the weights of the epoch, as tensors: a recorded CUDA graph reads them anew
+        # the weights of the epoch, as tensors: a recorded CUDA graph reads their current values
         self.now = {name: torch.zeros((), device=device) for name in sorted(method)}
         self.rise = {name: torch.ones((), device=device) for name in sorted(method)}
         self.active: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class Objective(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every loss, of whatever weight; a term of several networks has one for each."""
+        """Every loss, whatever its weight; a term of several networks has one for each."""
         return tuple(self.losses)
 
     def open_epoch(self, epoch: int) -> None:
@@ -151,24 +152,24 @@ class Objective(nn.Module):
         for one in self.each():
             if one.key not in self.active or (networks is not None and one.network not in (None, *networks)):
                 continue
-            value = self._weighed(one, one(outputs, teachers, batch, parts))
+            value = self._with_rise(one, one(outputs, teachers, batch, parts))
             values[one.key] = value.detach()
             total = total + self.now[one.name] * value
         return total, values
 
-    def _weighed(self, one: Active, value: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """With the term's rise, which of named parts scales `kd` alone."""
+    def _with_rise(self, one: Active, value: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """The loss times the term's rise; of named parts only `kd` is scaled."""
         if isinstance(value, Tensor):
             return value if one.term.weight.rise is None else self.rise[one.name] * value
         scaled = [self.rise[one.name] * part if name == "kd" else part for name, part in value.items()]
         return torch.stack(scaled).sum()
 
     def each(self) -> Iterator[Active]:
-        """Every loss, of whatever weight."""
+        """Every loss, whatever its weight."""
         yield from self.losses.values()  # type: ignore[misc]
 
 
-def _places(name: str, term: Term, outputs: Outputs) -> Iterator[tuple[str, str | None]]:
+def _targets(name: str, term: Term, outputs: Outputs) -> Iterator[tuple[str, str | None]]:
     """A key and the network for each loss of a term."""
     networks = term.of or tuple(outputs.each)
     if signature.is_group(term.loss):

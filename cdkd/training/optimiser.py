@@ -15,8 +15,9 @@ from cdkd.core.schedule import Recipe
 class SGD:
     """torch's own function without its `Optimizer` around it, whose first step imports torch's compiler: 2 s.
 
-        g = gradient + weight_decay · w;   m = momentum · m + g;   w = w − rate · (g + momentum · m  if
-        nesterov, else m)
+        g = gradient + weight_decay · w
+        m = momentum · m + g
+        w = w − rate · (g + momentum · m  if nesterov, else m)
 
     A parameter without a gradient is left as it is, or with `decay_inactive` has a gradient of zero, so that
     weight decay and momentum act on it. The rate is a tensor on the parameters' device, so that a recorded
@@ -58,7 +59,7 @@ class SGD:
             parameter.grad = None
 
     def reset(self) -> None:
-        """Momentum starts anew."""
+        """Set the momentum to zero."""
         for momentum in self.momenta:
             momentum.zero_()
 

@@ -1,4 +1,4 @@
-"""What the networks of a group are worth one by one, together, and how different they are."""
+"""The errors of a group's networks, of their ensembles, and their diversity."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def peers_row(learner: GroupLearner, evaluation: Evaluation) -> Row:
-    """peers, ensembles: top-1 errors in percent, of each network and of each way to join their answers, over all images
+    """peers, ensembles, diversity: values of a history's row, over all images of a split.
 
-    The ensemble `mean` is of the logits' mean; a loss with an ensemble of its own has its term's name.
-    diversity: see `diversity`; of the networks' branches where they have some inside
+    peers: top-1 error in percent of each network
+    ensembles: of each ensemble: `mean` of the logits, and a loss's own ensemble under its term's name
+    diversity: see `diversity`; of the branches, where networks have some inside
     """
     device, count = evaluation.split.device, len(evaluation.split)
     wrong: dict[str, dict[str, Tensor]] = {"peers": {}, "ensembles": {}}
-    apart = torch.zeros((), dtype=torch.float64, device=device)
+    distance = torch.zeros((), dtype=torch.float64, device=device)
     learner.eval()
     with torch.inference_mode():
         for batch in batches_of(evaluation.split, evaluation.recipe.augmentation):
@@ -40,11 +41,11 @@ def peers_row(learner: GroupLearner, evaluation: Evaluation) -> Row:
                 for features in outputs.each.values()
                 for logits in (features.branches or (features.logits,))
             ]
-            apart += diversity(members).double().sum()
+            distance += diversity(members).double().sum()
     errors_of = {
         kind: {name: 100 * one.item() / count for name, one in found.items()} for kind, found in wrong.items()
     }
-    return {**errors_of, "diversity": apart.item() / count}
+    return {**errors_of, "diversity": distance.item() / count}
 
 
 def diversity(logits: Sequence[Tensor]) -> Tensor:

@@ -18,11 +18,12 @@ TRUNK = re.compile(r"(conv1|bn1|layer1|layer2)\..*")
 def from_released(code: Code, state: Mapping[str, Tensor], learner: GroupLearner) -> dict[str, Tensor]:
     """A released state dict as one of the learner's, for `load_state_dict`.
 
-    code: okddip, one and pcl: branches in the order of the group's networks; dml: stu0, stu1, ... likewise;
-    css: the two
-        networks' states with their names prefixed by `t.` and `s.`; ctkd: the parameters and statistics of
-        the joint network, for a group of the scratch teacher and the student, in this order. Moving averages
-        and the expert are state dicts of their own.
+    okddip, one, pcl: branches in the order of the group's networks
+    dml: stu0, stu1, ... in the same order
+    css: the two networks' states, with names prefixed by `t.` and `s.`
+    ctkd: parameters and statistics of the joint network, for a group of the scratch teacher and the student,
+        in this order; moving averages and the expert are separate state dicts
+
     Raises BadCheckpoint for a name that has no place.
     """
     names = tuple(learner.networks)
@@ -39,7 +40,7 @@ def from_released(code: Code, state: Mapping[str, Tensor], learner: GroupLearner
 def _branches(
     layer: str, classifier: str, start: int, losses: Mapping[str, str]
 ) -> Callable[..., str | None]:
-    """Rules of code with one trunk. layer, classifier: patterns with a branch's number; start: the first one."""
+    """Rules for one trunk. layer, classifier: patterns with a branch's number; start: the first number."""
 
     def place(name: str, names: tuple[str, ...], trunk: str) -> str | None:
         if TRUNK.fullmatch(name):
@@ -75,7 +76,10 @@ def _dml(name: str, names: tuple[str, ...], trunk: str) -> str | None:
 
 
 def _ctkd(name: str, names: tuple[str, ...], trunk: str) -> str | None:
-    """The student's parts end in s. Each block has both networks' BatchNorms, of which it uses its own: "" for the rest."""
+    """The student's parts end in s.
+
+    Each block has both networks' BatchNorms but uses one; the other gives "".
+    """
     if name == "conv0":
         return f"networks.{trunk}.conv1.weight"
     if match := re.fullmatch(r"(bn|fc)(s?)(\..*)", name):

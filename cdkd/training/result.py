@@ -1,4 +1,4 @@
-"""The result of a trained network: its size, its last and best epoch, and what kind of errors it makes."""
+"""The result of a trained network: its size, its last and best epoch, and an analysis of its errors."""
 
 from __future__ import annotations
 

@@ -25,7 +25,12 @@ WRONG = CLASSIFICATION.train  # together with the losses among an epoch's sums
 
 
 class Run:
-    """key: the run's fingerprint; folder: of its checkpoints; environment: what else may change its last bits."""
+    """A run in training.
+
+    key: the run's fingerprint
+    folder: of its checkpoints
+    environment: what else may change its last bits
+    """
 
     def __init__(
         self,
@@ -38,18 +43,16 @@ class Run:
         self.key, self.learner, self.recipe, self.folder = key, learner, recipe, folder
         self.environment = dict(environment)
         self.history: list[Row] = []
-        self.environments: list[dict[str, Any]] = [
-            self.environment
-        ]  # that it was trained in, one after the other
+        # that it was trained in, one after the other
+        self.environments: list[dict[str, Any]] = [self.environment]
         self.diverged: Diverged | None = None
-        self.failed: Exception | None = None  # what torch raised in a step: out of memory, say
-        self.pruned = False  # not worth another epoch: a search's decision, set between epochs
+        self.failed: Exception | None = None  # what torch raised in a step, such as out of memory
+        self.pruned = False  # stopped early by a search, between epochs
         # sums over an epoch stay on the device: one synchronisation an epoch
         device = next(learner.parameters()).device
         self._sums = {name: torch.zeros((), device=device) for name in (*learner.objective.names, WRONG)}
-        self._images = [0] * len(
-            learner.phases
-        )  # that each phase has seen in the epoch, where they have own batches
+        # that each phase has seen in the epoch, where each has its own batches
+        self._images = [0] * len(learner.phases)
 
     def resume(self) -> None:
         """Continue from the last checkpoint, where there is one."""
@@ -89,7 +92,10 @@ class Run:
         self._sums[WRONG].add_(wrong)
 
     def close_epoch(self, images: int, evaluation: Evaluation) -> Row | None:
-        """The epoch's row of the history, after so many images; None, and `diverged` set, where a number is not finite."""
+        """The epoch's row of the history; None, and `diverged` is set, if a number is not finite.
+
+        images: how many there were in the epoch
+        """
         means = {
             name: self._sums[name].item() / self._counted(name, images)
             for name in self.learner.objective.active
@@ -126,7 +132,10 @@ class Run:
         return self.history[-1]
 
     def _counted(self, name: str, images: int) -> int:
-        """Of how many images a loss's sum is, after an epoch of so many: one of a phase's network is computed in that phase."""
+        """How many images a loss's sum is over, after an epoch of `images`.
+
+        The loss of a network is computed in the network's phase alone.
+        """
         phases, network = self.learner.phases, self.learner.objective.losses[name].network
         if self.learner.draws == 1:
             return images * (len(phases) if network is None else 1)

@@ -1,4 +1,4 @@
-"""What a cohort is trained on and evaluated by: the splits of a prepared set, the networks, the teacher and its answers."""
+"""The inputs of a cohort: splits of the prepared data, networks, the teacher and its cached outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from cdkd.training.teacher_cache import TeacherCache
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where a teacher's answers are kept. gigabytes: of disk, at most; code: digest of the code of the teacher's answers"""
+    """Where a teacher's outputs are cached.
+
+    gigabytes: the most disk space to use
+    code: digest of the code that the outputs depend on
+    """
 
     folder: Path
     gigabytes: float
@@ -36,7 +40,7 @@ class CacheSettings:
 def network(
     name: str, data: Mapping[str, Any], seed: int, device: torch.device, stream: str = "initial weights"
 ) -> nn.Module:
-    """A network for these classes and channels, initialised from the seed: the same for every method of a seed."""
+    """A network for these classes and channels, initialised from the seed: the same for all methods."""
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(stream, seed))
         model = build(name, data["classes"], data["image"][2])
@@ -44,7 +48,7 @@ def network(
 
 
 def networks(spec: RunSpec, device: torch.device) -> nn.Module | dict[str, nn.Module]:
-    """The network of a run, or those of its group: of these the deployed one starts as a lone student does."""
+    """The network of a run, or those of its group, whose deployed one is initialised like a lone student."""
     config, group = spec.config, spec.terms.group
     if group is None:
         return network(config["network"], config["data"], spec.seed, device)
@@ -56,9 +60,9 @@ def networks(spec: RunSpec, device: torch.device) -> nn.Module | dict[str, nn.Mo
 
 
 def training_split(folder: Path, meta: Meta, device: torch.device, judged_on: str = "test") -> Split:
-    """The whole training set; for runs that are evaluated on the validation split, without that.
+    """The training set, with the validation split unless the runs are evaluated on it.
 
-    An image has the same place in both: the validation images are the last.
+    An image has the same index in both cases: the validation images are the last.
     """
     parts = [load(folder, split) for split in ("train", "validation")][: 2 if judged_on == "test" else 1]
     images, labels = joined([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
@@ -72,7 +76,7 @@ def split(folder: Path, meta: Meta, device: torch.device, name: str) -> Split:
 
 
 def teacher_of(spec: RunSpec, weights: Path, recipe: Recipe, device: torch.device) -> Teacher:
-    """The frozen teacher in eval mode; raises `BadCheckpoint` where the file is not the one that the specification names."""
+    """The frozen teacher in eval mode. Raises `BadCheckpoint` for another file than the specification's."""
     config = spec.config["teacher"]
     model = network(config["network"], spec.config["data"], 0, device)
     load_weights(model, weights, config["weights_sha256"])
@@ -82,7 +86,7 @@ def teacher_of(spec: RunSpec, weights: Path, recipe: Recipe, device: torch.devic
 def evaluation_of(
     spec: RunSpec, recipe: Recipe, judged: Split, teacher: Teacher | None, cache: CacheSettings | None
 ) -> Evaluation:
-    """The split that the run is evaluated on, with the teacher's answers to it (kept on disk where there is a cache)."""
+    """The evaluation of the runs, with the teacher's outputs on the split (cached, where possible)."""
     name = spec.judged_on
     if teacher is None:
         return Evaluation(judged, recipe, name)
@@ -104,7 +108,7 @@ def evaluation_of(
 def training_cache(
     spec: RunSpec, teacher: Teacher, batches: Batches, images: int, judged: Split, cache: CacheSettings
 ) -> TeacherCache | None:
-    """The table of this teacher's answers to the training images; None where there can be none: endless crops, or a GPU.
+    """The table of the teacher's outputs on the training images; None for endless crops, or on a GPU.
 
     On a GPU the teacher's pass costs less than reading the table, and its bits may depend on the batch.
     images: of the whole training set, so that a search and the runs after it share the table

@@ -1,4 +1,4 @@
-"""The frozen teacher: one pass for every student of a cohort, and no more of it than they read."""
+"""The frozen teacher: one forward pass for all students of a cohort, and only the features they need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ FULL = 32  # images; on a CPU the kernels for fewer than 16 round differently, a
 
 
 class Teacher:
-    """A frozen network. `batchnorm="train"` is the released code of CD: batch statistics, and running ones that drift."""
+    """A frozen network.
+
+    batchnorm: train: as in the released code of CD, with batch statistics, and running ones that drift
+    """
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, batchnorm: str = "eval", cache: TeacherCache | None = None
@@ -41,7 +44,7 @@ class Teacher:
         return (layers[-1].weight, layers[-1].bias) if layers else None
 
     def without_maps(self, images: Tensor) -> Features:
-        """Of the maps, the channels' means."""
+        """Features with the channel means in place of the maps."""
         features = self._features(images, Needs.NOTHING)
         means = tuple(channel_means(one)[:, :, None, None] for one in features.maps)
         return Features(means, features.pooled, features.logits, classifier=self.classifier)
@@ -50,15 +53,15 @@ class Teacher:
         with torch.no_grad():  # not inference_mode: its tensors may not be kept for a student's backward pass
             if self.model.training:
                 return self.forward(images, needs)
-            # An answer must not depend on the images in the same batch: one shape where shapes are compiled, else none
-            # that is too small.
+            # Outputs must not depend on the other images of a batch: use one shape where shapes are compiled,
+            # and otherwise no small ones.
             recipe = self.forward.recipe
             least, most = (recipe.batch, recipe.batch) if recipe.engine == "compile" else (FULL, len(images))
             parts = [self._filled(part, least, needs) for part in torch.split(images, most)]
             return parts[0] if len(parts) == 1 else _joined(parts)
 
     def _filled(self, images: Tensor, least: int, needs: Needs) -> Features:
-        """The features of images, repeated where needed so that there are at least so many."""
+        """The features of images, which are repeated if there are fewer than `least`."""
         count = len(images)
         if count >= least:
             return self.forward(images, needs)

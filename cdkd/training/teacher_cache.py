@@ -1,4 +1,4 @@
-"""The teacher's answers, kept on disk: each view of a training image is asked once, for all methods, seeds and trials."""
+"""A disk cache of the teacher's outputs: computed once for each view of an image, for all runs and trials."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Answer = Callable[[Tensor], Features]  # images [B, C, H, W] to features whose m
 
 
 class TeacherCache:
-    """A table of rows, one for each (image, view): logits, pooled and channel means in float32, and a checksum.
+    """A table of rows, one for each (image, view): logits, pooled and channel means in float32, and a
+    checksum.
 
-    A row counts only if its checksum fits its content and its place, so that nothing has to be kept in order: a hole, a
-    row half-written or damaged, another process at the same file, all come down to asking the teacher again. The file
-    is sparse; it takes what was seen.
+    A row is used only if its checksum fits its content and position. For a hole, a half-written or damaged
+    row, or a row that another process is writing, the teacher is computed again. The file is sparse: only
+    rows that were written take space.
 
-    The teacher's answer to an image must not depend on the images beside it, to the bit. That is tried when a cache is
-    opened; where it does not hold (`exact` is False) nothing is kept.
+    The teacher's output for an image must not depend on the rest of the batch, to the bit. This is tested
+    when a cache is opened; if it fails (`exact` is False), nothing is cached.
     """
 
     def __init__(
@@ -39,9 +40,9 @@ class TeacherCache:
         answer: Answer,
         sample: Tensor,
     ) -> None:
-        """key: all that decides an answer; sample: at least two images [B, C, H, W], of a batch's size better."""
+        """key: everything that affects an output; sample: two images [B, C, H, W] or more, best a batch"""
         self.views, self.hits, self.asked = views, 0, 0
-        self.exact = _company_does_not_matter(answer, sample)
+        self.exact = _independent_of_batch(answer, sample)
         found = answer(sample)
         self.widths = [found.logits.shape[1], found.pooled.shape[1], *(one.shape[1] for one in found.maps)]
         width = sum(self.widths)
@@ -102,8 +103,8 @@ class TeacherCache:
         return content
 
 
-def _company_does_not_matter(answer: Answer, sample: Tensor) -> bool:
-    """Whether the images of a batch, mirrored in order and by halves, get the same bits."""
+def _independent_of_batch(answer: Answer, sample: Tensor) -> bool:
+    """Whether images get the same bits in reversed order and in half batches."""
 
     def table(images: Tensor) -> Tensor:
         maps, pooled, logits, *_ = answer(images.contiguous(memory_format=torch.channels_last))

@@ -1,4 +1,7 @@
-"""A real Chromium without a window, driven over its DevTools pipe: pages as a user meets them. Needs nothing but the browser."""
+"""A real Chromium without a window, driven over its DevTools pipe: pages as a user meets them.
+
+Needs nothing but the browser.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,16 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 LOCAL = ("127.0.0.1", "localhost")
 WORDS = (
     "--headless=new",
-    "--no-sandbox",  # it opens nothing but the project's own pages, and in containers there is often no sandbox to be had
+    # it opens nothing but the project's own pages, and in containers there is often no sandbox to be had
+    "--no-sandbox",
     "--no-first-run",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-extensions",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what asks for another machine fails, and is seen
+    # what asks for another machine fails, and is seen
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
 
@@ -89,7 +94,9 @@ class BrowserError(Exception):
 
 
 class Browser:
-    """Messages of JSON, each ended by a zero byte; answers carry the number of their question, events the session of their page."""
+    """Messages of JSON, each ended by a zero byte; answers carry the number of their question, events the
+    session of their page.
+    """
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading, self._writing = reading, writing
@@ -197,7 +204,9 @@ class Page:
             time.sleep(0.1)
 
     def click(self, element: str, patience: float = PATIENCE) -> None:
-        """Click with the mouse in the middle of what the expression finds, once it is there and has come to rest."""
+        """Click with the mouse in the middle of what the expression finds, once it is there and has come to
+        rest.
+        """
         where = f"(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center', inline: 'center'}});"
         where += " const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null })()"
         place = self.wait(where, patience)

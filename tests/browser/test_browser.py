@@ -1,4 +1,6 @@
-"""The pages as a user meets them, in a real Chromium: MLflow's, served as `cdkd ui` serves them, and the report's."""
+"""The pages as a user meets them, in a real Chromium: MLflow's, served as `cdkd ui` serves them, and the
+report's.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from tests.waiting import PATIENCE
 pytestmark = pytest.mark.slow
 
 WHERE = "no Chromium here; `apt-get install chromium`, or CDKD_CHROMIUM=/path/to/it"
-# MLflow asks its own server who is logged in and is told 404; Chromium says when a page is laid out in more than one step
+# MLflow asks its own server who is logged in and is told 404; Chromium says when a page is laid out in more
+# than one step
 MLFLOW_ALONE = ("users/current", "ResizeObserver loop")
 EPOCHS = 6
 METHODS = ("kd", "cd", "student")
@@ -113,14 +116,18 @@ def test_mlflow_opens_on_the_story(story: browser.Page) -> None:
     )
     mean = sum(a_run("kd", seed).result["last"]["test_top1_error"] for seed in (0, 1)) / 2
     assert f"{mean:.4f}" in errors[0]
-    first = "[...document.querySelectorAll('strong')].find(e => e.innerText.startsWith('Top-1 error (%): lowest kd 10.80 ± 0.70'))"
+    first = (
+        "[...document.querySelectorAll('strong')].find(e => e.innerText.startsWith('Top-1 error (%): "
+        "lowest kd 10.80 ± 0.70'))"
+    )
     assert story.js(f"{first}.getBoundingClientRect().bottom") < 200
     folded = "[...document.querySelectorAll('td')].find(e => e.innerText.includes('10.80 ± 0.70'))"
     story.click(
         "document.querySelector('[data-component-id=\"mlflow.experiment.metadata_editor.expand_button\"]')"
     )
     story.wait(
-        f"(r => r && r.height && r.bottom < innerHeight && document.elementFromPoint(r.x + 2, r.y + 2).closest('td'))({folded}.getBoundingClientRect())"
+        "(r => r && r.height && r.bottom < innerHeight && document.elementFromPoint(r.x + 2, "
+        f"r.y + 2).closest('td'))({folded}.getBoundingClientRect())"
     )
 
 
@@ -128,7 +135,8 @@ def test_runs_are_selected_and_compared(story: browser.Page) -> None:
     story.click("document.querySelector('[row-id=\"tag.method.kd\"] span[role=button]')")
     for seed in (0, 1):
         story.click(
-            f"{ROWS}.find(row => row.innerText.includes('kd · seed {seed}'))?.querySelector('.ag-checkbox-input-wrapper')"
+            f"{ROWS}.find(row => row.innerText.includes('kd · seed "
+            f"{seed}'))?.querySelector('.ag-checkbox-input-wrapper')"
         )
         story.wait(
             f"{ROWS}.find(row => row.innerText.includes('kd · seed {seed}')).matches('.ag-row-selected')"
@@ -147,13 +155,15 @@ def test_the_charts_draw_a_curve_for_each_method(story: browser.Page) -> None:
     story.click("document.querySelector('input[value=CHART]').closest('label')")
     first = "[...document.querySelectorAll('.js-plotly-plot')][0]?.data"
     ends = story.wait(
-        f"(lines => lines?.length >= 4 && lines.filter(line => line.y?.length).map(line => [...line.y].at(-1)))({first})"
+        "(lines => lines?.length >= 4 && lines.filter(line => line.y?.length).map(line => "
+        f"[...line.y].at(-1)))({first})"
     )
     for method in METHODS:
         mean = sum(a_run(method, seed).result["last"]["test_top1_error"] for seed in (0, 1)) / 2
         assert any(end == pytest.approx(mean, abs=1e-6) for end in ends), method
     assert story.js(
-        "[...document.querySelectorAll('.js-plotly-plot path.js-line')].some(e => e.getBoundingClientRect().width > 100)"
+        "[...document.querySelectorAll('.js-plotly-plot path.js-line')].some(e => "
+        "e.getBoundingClientRect().width > 100)"
     )
 
 
@@ -165,7 +175,8 @@ def test_an_artifact_opens(story: browser.Page) -> None:
     )
     story.click("[...document.querySelectorAll('*')].filter(e => e.textContent.trim() == 'curves.png').pop()")
     story.wait(
-        "[...document.querySelectorAll('img')].some(e => e.naturalWidth > 400 && e.getBoundingClientRect().width > 100)"
+        "[...document.querySelectorAll('img')].some(e => e.naturalWidth > 400 && "
+        "e.getBoundingClientRect().width > 100)"
     )
 
 
@@ -180,7 +191,8 @@ HARD_TO_READ = r"""() => {
         return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05) };
     return [...document.querySelectorAll("p, td, th, h1, h2, h3, li, summary")].some(e => e.checkVisibility() && e.innerText.trim() && contrast(e) < 4.5);
 }"""
-# What a page must not do, each as what is found wrong with it. The page's own script could hide a fault from itself; this asks the browser.
+# What a page must not do, each as what is found wrong with it. The page's own script could hide a fault from
+# itself; this asks the browser.
 FAULTS = {
     "no table": "!document.querySelector('table td')",
     "a table that is not seen": "[...document.querySelectorAll('table')].some(e => !e.closest('details:not([open])') && !e.getBoundingClientRect().height)",
@@ -202,7 +214,8 @@ def faults(chromium: browser.Browser, path: Path, theme: str, width: int) -> lis
         "a complaint in the console"
     ] * bool(page.complaints)
     luminance = page.js(
-        "(c => c.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765)(getComputedStyle(document.body).backgroundColor)"
+        "(c => c.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, "
+        "0) / 765)(getComputedStyle(document.body).backgroundColor)"
     )
     return found + (["the wrong theme"] if (luminance < 0.5) != (theme == "dark") else [])
 

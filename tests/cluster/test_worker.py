@@ -1,4 +1,6 @@
-"""A plan exported, carried out where nothing but torch is installed, killed and continued there, and imported: the same bits as at home."""
+"""A plan is exported, carried out with nothing but torch, killed, resumed and imported: the same bits as in
+the project.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def trained(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The same project, everything trained at home."""
+    """The same project, everything trained in place."""
     clone = copy(home, tmp_path_factory.mktemp("trained") / "project")
     clone.run("cdkd", "teacher")
     clone.run("cdkd", "distill", "student")
@@ -242,7 +244,7 @@ def test_a_teacher_without_weights_counts_until_it_is_to_teach(
     assert clone.run("cdkd", "distill", "student").count("top-1") == 2
     clone.params(PARAMS.replace("weight: 6", "weight: 5"))
     refused = clone.run("cdkd", "distill", "cd_gkd_edt", code=2)
-    assert "weights did not come along" in refused
+    assert "weights are missing" in refused
     assert "Traceback" not in refused
     clone.params(PARAMS)
     assert "5 were here already" in clone.run(
@@ -256,7 +258,9 @@ def test_a_teacher_without_weights_counts_until_it_is_to_teach(
 
 
 def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Path) -> None:
-    """A plan of which much is done: the teacher comes as a file or in parts, and only the new seed is trained."""
+    """A plan of which much is done: the teacher comes as a file or in parts, and only the new seed is
+    trained.
+    """
     clone = copy(trained, tmp_path / "project")
     clone.params(PARAMS.replace("[0, 1]", "[0, 2]"))
     text = clone.run("cdkd", "plan", "--export", "plan.json")
@@ -351,7 +355,7 @@ def test_what_cannot_be_carried_out_is_refused(
         return text
 
     write_images(tmp_path / "others.zip", skip=60)
-    assert "other images than at home" in refused(plan, "--data", tmp_path / "others.zip")
+    assert "other images" in refused(plan, "--data", tmp_path / "others.zip")
     assert "does not exist" in refused(plan, "--data", tmp_path / "nowhere.zip")
     assert "leaves its teacher open" in refused(plan, "--teacher", plan)
     spoilt = Path(shutil.copy(plan, tmp_path / "spoilt.json"))
@@ -374,7 +378,7 @@ def test_what_cannot_be_carried_out_is_refused(
         )
         assert "2 of 5 runs were planned with other code" in refused(plan)
     with Store(out).lock("campaign", wait=False):
-        assert "another campaign is at work" in refused(plan)
+        assert "another campaign is running" in refused(plan)
 
 
 def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

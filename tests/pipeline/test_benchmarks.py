@@ -102,7 +102,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
-    """Two rounds of the reference, one variant that can be measured and one that cannot: it is said and left out."""
+    """Two rounds of the reference, one variant that can be measured and one that cannot: it is said and left
+    out.
+    """
     path = tmp_path / "tiny.csv"
     grid = "--pairs resnet14:resnet8 --batches 8 --students 2 --caches off,lukewarm"
     text = said(

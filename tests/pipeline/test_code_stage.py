@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,7 +102,9 @@ def test_a_new_loss_and_other_words_train_nothing(clone: Clone) -> None:
 
 
 def test_results_that_a_refactoring_left_equal_are_adopted(clone: Clone) -> None:
-    """One seed is trained again by the new code; where the bits agree, all seeds are kept under it, and marked."""
+    """One seed is trained again by the new code; where the bits agree, all seeds are kept under it, and
+    marked.
+    """
     before = clone.stored()
     edit(clone, "losses/logits.py", "temperature**2 *", "temperature**2 * 1.0 *")
     text = clone.run("cdkd", "verify", "kd", "--adopt")
@@ -161,10 +162,10 @@ def test_params_that_change_while_a_stage_trains_are_noticed(clone: Clone) -> No
 
 
 @pytest.fixture
-def remote(clone: Clone, tmp_path: Path) -> Iterator[Path]:
+def remote(clone: Clone, tmp_path: Path) -> Path:
     clone.run("dvc", "remote", "add", "-d", "here", str(tmp_path / "remote"))
     clone.run("dvc", "push")
-    yield tmp_path / "remote"
+    return tmp_path / "remote"
 
 
 def test_pulled_runs_are_taken_and_only_a_new_method_trains(

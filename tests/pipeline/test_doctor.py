@@ -1,4 +1,6 @@
-"""`cdkd doctor` on a finished checkout: all is well; and each deliberate breakage gives its own line, and a cure that heals."""
+"""`cdkd doctor` on a finished checkout: all is well; and each deliberate breakage gives its own line, and a
+cure that heals.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ OBJECT = b"what DVC keeps"
 
 
 def finished_checkout(factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which a teacher and two students were trained: trained once for all processes of the tests, and copied."""
+    """A clone in which a teacher and two students were trained: trained once for all processes of the tests,
+    and copied.
+    """
     base = factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     first = Clone.__new__(Clone)
@@ -505,7 +509,9 @@ def with_environment(**changed: Any) -> Callable[[Record], Record]:
 
 
 def test_what_the_quick_page_leaves_out(clone: Clone) -> None:
-    """A flipped bit in DVC's cache, which DVC itself would not notice, and a teacher that is not what its record says."""
+    """A flipped bit in DVC's cache, which DVC itself would not notice, and a teacher that is not what its
+    record says.
+    """
 
     def other_loss(record: Record) -> Record:
         return replace(record, result=record.result | {"last": record.result["last"] | {"test_loss": 0.125}})

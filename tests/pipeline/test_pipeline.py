@@ -1,4 +1,6 @@
-"""The real pipeline: `dvc repro` in a clone, a shortened `digits`; what runs again, what is restored, what is refused."""
+"""The real pipeline: `dvc repro` in a clone, a shortened `digits`; what runs again, what is restored, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def test_mlflow_holds_every_run_and_curve(finished: Clone) -> None:
     with sqlite3.connect(database) as connection:
         names = [name for (name,) in connection.execute("select name from runs where status = 'FINISHED'")]
         points = connection.execute(
-            "select count(*) from metrics m join tags t on m.run_uuid = t.run_uuid where m.key = 'test_top1_error' and t.key = 'cdkd.fingerprint'"
+            "select count(*) from metrics m join tags t on m.run_uuid = t.run_uuid where m.key = "
+            "'test_top1_error' and t.key = 'cdkd.fingerprint'"
         ).fetchone()[0]
     assert len(names) == 1 + 3 * (1 + 2)  # the teacher; for each method a parent and two seeds
     assert points >= 6 + 2 * 3 * 3
@@ -119,7 +122,9 @@ def test_a_changed_weight_retrains_that_method_and_changing_back_restores(clone:
 
 
 def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finished: Clone) -> None:
-    """All but the teacher is thrown away, the run is killed while students train, and the same command finishes it."""
+    """All but the teacher is thrown away, the run is killed while students train, and the same command
+    finishes it.
+    """
     teacher = clone.record("teacher")["fingerprint"]
     for folder in ("runs", ".cdkd/checkpoints", ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(clone.folder / folder, ignore_errors=True)
@@ -180,7 +185,9 @@ def trainers(clone: Clone) -> list[str]:
 
 
 def test_training_needs_torch_and_little_else(clone: Clone) -> None:
-    """What MLflow, matplotlib and torch's compiler cost to import is not paid before the first step, nor beside the training."""
+    """What MLflow, matplotlib and torch's compiler cost to import is not paid before the first step, nor
+    beside the training.
+    """
     fingerprint = clone.record("kd", 0)["fingerprint"]
     shutil.rmtree(clone.folder / ".cdkd" / "store" / fingerprint)
     code = """
@@ -200,7 +207,10 @@ def test_a_full_disk_is_said_in_one_line_and_costs_nothing_that_was_there(clone:
     shutil.rmtree(clone.folder / ".cdkd" / "store" / teacher["fingerprint"])
     shutil.rmtree(clone.folder / "runs" / "digits" / "teacher")
     before = clone.stored()
-    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); from cdkd.cli import main; sys.exit(main(['teacher']))"
+    limit = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
+        "from cdkd.cli import main; sys.exit(main(['teacher']))"
+    )
     said = clone.run(sys.executable, "-c", limit, code=1)
     assert "the disk: File too large; what is finished is kept, and the same command goes on" in said
     assert "Traceback" not in said
@@ -305,7 +315,9 @@ def test_damage_in_the_store_is_noticed(clone: Clone) -> None:
 
 
 def test_a_teacher_from_a_file(clone: Clone) -> None:
-    """Weights that are named with their digest stand in for training; other weights, or another network's, are refused."""
+    """Weights that are named with their digest stand in for training; other weights, or another network's,
+    are refused.
+    """
     record = clone.record("teacher")
     weights = clone.folder / "teacher.safetensors"
     shutil.copy(clone.folder / "runs" / "digits" / "teacher" / "seed-0.safetensors", weights)
@@ -350,8 +362,9 @@ def test_an_experiment_becomes_the_active_one(clone: Clone) -> None:
 
 
 def test_the_imagenet_experiment_runs_on_an_image_folder(clone: Clone) -> None:
-    """Its networks, kinds of augmentation and losses as they stand, at a quarter of the size; two real photographs cut into pieces
-    stand in for the images."""
+    """Its networks, kinds of augmentation and losses as they stand, at a quarter of the size; two real
+    photographs cut into pieces stand in for the images.
+    """
     from PIL import Image
     from ruamel.yaml import YAML
     from sklearn.datasets import load_sample_images

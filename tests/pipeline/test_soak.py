@@ -1,4 +1,6 @@
-"""A sample of the soak (`python -m tests.soak`): every point of training once; and what its fuzzing found, as small as it comes."""
+"""A sample of the soak (`python -m tests.soak`): every point of training once; and what its fuzzing found, as
+small as it comes.
+"""
 
 from __future__ import annotations
 

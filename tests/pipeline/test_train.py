@@ -255,7 +255,8 @@ def test_every_precision_and_engine_is_exact(how: str, together: dict[str, Run],
 
 
 def test_decayed_parameters_follow_the_optimisers_update(tmp_path: Path) -> None:
-    """While the gate is closed, the classifier's gradient is zero: momentum and weight decay act on it, and nothing else.
+    """While the gate is closed, the classifier's gradient is zero: momentum and weight decay act on it, and
+    nothing else.
 
     Against the update written out in float64; `untouched` leaves it alone.
     """
@@ -285,8 +286,10 @@ CACHEABLE = ["student", "kd", "rkd", "edt"]  # no loss of theirs reads the teach
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_kept_teacher_changes_no_bit(precision: str, tmp_path: Path) -> None:
-    plain, filling, full = (cohort(CACHEABLE, 0, tmp_path / name, cache=cache, precision=precision) for name, cache in
-                            (("plain", None), ("filling", tmp_path / "cache"), ("full", tmp_path / "cache")))  # fmt: skip
+    plain, filling, full = (
+        cohort(CACHEABLE, 0, tmp_path / name, cache=cache, precision=precision)
+        for name, cache in (("plain", None), ("filling", tmp_path / "cache"), ("full", tmp_path / "cache"))
+    )
     assert [bits(run) for run in plain] == [bits(run) for run in filling] == [bits(run) for run in full]
 
 

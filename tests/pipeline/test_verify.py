@@ -1,4 +1,4 @@
-"""`cdkd verify`: a finished run comes out again to the bit; a record or weights that were altered are noticed, and where they part."""
+"""`cdkd verify`: a finished run is bit-identical when trained again; altered records and weights are found."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_student_comes_out_again(finished: Clone) -> None:
     text = finished.run("cdkd", "verify", "kd")
     assert (
         text
-        == f"kd seed 0: bit-identical: 2 epochs and weights with sha256 {record['result']['weights_sha256'][:12]}... came out again\n"
+        == f"kd seed 0: bit-identical: 2 epochs and weights with sha256 {record['result']['weights_sha256'][:12]}...\n"
     )
     assert snapshot(finished) == before
 
@@ -91,11 +91,12 @@ def test_altered_and_sealed_it_parts_from_what_is_trained_again(clone: Clone) ->
     here = clone.record("student")["circumstances"]["environment"]
     loss = read(entry(clone, "kd") / "record.json").history[1]["losses"]["kd"]
     assert text.splitlines() == [
-        "kd seed 0: trained again it is not what runs/digits/kd/seed-0.json says:",
+        "kd seed 0: trained again, it differs from runs/digits/kd/seed-0.json:",
         f"  epoch 1 is the first that differs: losses.kd 0.125 -> {loss!r}",
         f"  its result differs: result.last.losses.kd 0.125 -> {loss!r}",
         f"  its weights differ: 1 of {len(tensors)} tensors; the first, {first}, by up to 0.5",
-        f"  the environments differ, so that equality was not promised: processor another -> {here['processor']}",
+        "  the environments differ, so that equality was not promised: "
+        f"processor another -> {here['processor']}",
     ]
 
 
@@ -134,7 +135,7 @@ def other_seed(record: Record) -> Record:
         (lambda clone: workspace(clone, "kd").unlink(), "missing; `cdkd distill kd` trains the runs"),
         (
             lambda clone: shutil.rmtree(entry(clone, "teacher")),
-            "without the teacher that the run learned from",
+            "does not have the teacher of the run",
         ),
         (
             lambda clone: replace_in(

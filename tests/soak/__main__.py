@@ -1,4 +1,6 @@
-"""The command: kills and fuzzes for so many minutes, prints what came of it, and ends with 1 if anything did that must not."""
+"""The command: kills and fuzzes for so many minutes, prints what came of it, and ends with 1 if anything did
+that must not.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def _targets(ground: Ground) -> dict[str, Callable[[], Target]]:
 
 
 def _soak(ground: Ground, fuzzing: Fuzzing, arguments: argparse.Namespace) -> None:
-    """The courses of kills are a function of the seed, as many as there is time for; a quarter of it goes to fuzzing."""
+    """The courses of kills are a function of the seed, as many as there is time for; a quarter of it goes to
+    fuzzing.
+    """
     ground.tally.controls.update(controls(ground))
     random, counts = Random(arguments.seed), ground.project((0,)).counts
     if arguments.once:

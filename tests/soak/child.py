@@ -1,4 +1,6 @@
-"""The process that is to be killed: a fork that carries out one command of cdkd, with at most one point armed."""
+"""The process that is to be killed: a fork that carries out one command of cdkd, with at most one point
+armed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ FOLLOWER = {
 
 @dataclass(frozen=True)
 class Order:
-    """What a child is to do, and where and how it dies. tracked: with MLflow's follower; spoilt: a resumption goes wrong, as a control."""
+    """What a child is to do, and where and how it dies. tracked: with MLflow's follower; spoilt: a resumption
+    goes wrong, as a control.
+    """
 
     words: Sequence[str]
     kill: tuple[str, int, str] | None = None
@@ -79,7 +83,9 @@ def _mute() -> None:
 
 
 class Forked:
-    """Stands in for `subprocess.Popen` where cdkd starts itself again: a fork has imported everything already."""
+    """Stands in for `subprocess.Popen` where cdkd starts itself again: a fork has imported everything
+    already.
+    """
 
     def __init__(self, trap: Trap, words: Sequence[str], stdin: int | None = None, **_: Any) -> None:
         inner, outer = os.pipe()
@@ -119,7 +125,10 @@ class Forked:
 
 
 def _only(stdin: int, report: int) -> None:
-    """What a program started anew would hold open: no lock, no pipe of its parent's. The numbers stay taken, as objects still name them."""
+    """What a program started anew would hold open: no lock, no pipe of its parent's.
+
+    The numbers stay taken, as objects still name them.
+    """
     os.dup2(stdin, 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for name in os.listdir("/proc/self/fd"):

@@ -1,4 +1,6 @@
-"""What must be seen to differ, so that the equalities mean something: run before every soak, and each must be noticed."""
+"""What must be seen to differ, so that the equalities mean something: run before every soak, and each must be
+noticed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def controls(ground: Ground) -> Iterator[tuple[str, bool]]:
 
 
 def _seeds_differ(ground: Ground) -> bool:
-    """The teacher again, with another seed: neither its record nor its weights may be those that were compared with."""
+    """The teacher again, with another seed: neither its record nor its weights may be those that were
+    compared with.
+    """
     project = ground.project((0,))
     root = project.copy("teacher")
     write(root, (0,), teacher=1)

@@ -1,4 +1,6 @@
-"""Courses of kills and resumptions, each drawn from a seed or replayed from its text, each compared with a run left alone."""
+"""Courses of kills and resumptions, each drawn from a seed or replayed from its text, each compared with a
+run left alone.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ WRITES = ("half-written: a state", "half-written: LAST", "before the rename: a s
 class Drill:
     """What is done to one copy of the project.
 
-    tracked: with MLflow; beside: a second process on the same store; restart: at once, while what the dead one started still runs
+    tracked: with MLflow; beside: a second process on the same store; restart: at once, while what the dead
+        one started still runs
     """
 
     stage: str
@@ -113,7 +116,10 @@ class Ground:
         return forked(root, Order(words, kill, drill.tracked, drill.spoilt), root.parent / "log")
 
     def _strike(self, drill: Drill, kill: Kill, root: Path) -> None:
-        """Start the stage with its death. Where a command does not come to it the next one is started, as in the pipeline."""
+        """Start the stage with its death.
+
+        Where a command does not come to it the next one is started, as in the pipeline.
+        """
         point, _, how = kill
         died = any(self._died(drill, words, kill, root) for words in STAGES[drill.stage])
         counted = (self.tally.kills if how == "KILL" else self.tally.signals) if died else self.tally.missed

@@ -1,5 +1,6 @@
-"""Feeds cdkd's readers what nobody should write. Each comes to its end, or says what is wrong as a `CdkdError`; it runs nothing
-that it read, and writes nowhere but in its folder."""
+"""Feeds cdkd's readers what nobody should write. Each comes to its end, or says what is wrong as a
+`CdkdError`; it runs nothing that it read, and writes nowhere but in its folder.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ class Fuzzing:
         self._next[name] = self.round(name, self._next.pop(name), seconds)  # it is the last one now
 
     def round(self, name: str, number: int, seconds: float = 0.0) -> int:
-        """One round or as many as there is time for, in a fork, which may run out of memory; the next one's number."""
+        """One round or as many as there is time for, in a fork, which may run out of memory; the next one's
+        number.
+        """
         self.tally.say(f"fuzzing {name}")
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             folder = Path(place)

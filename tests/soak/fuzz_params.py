@@ -44,9 +44,18 @@ META = Meta(
     0,
     "0" * 64,
 )
-NUMBERS = ".nan .inf -.inf 1e400 1e-400 -1 0 1 2 0.5 1e308 -0.0 1_000 010 0o17 0b2 0xg 12:30:45 1000000 4294967295 4294967296 1000000000000"
-NAMES = "true false yes null ~ '' '1' '..' '../../x' /etc/passwd ' ' '''' teacher CON ce kd folder 2001-01-01 2001-99-99 \u202e"
-TAGS = "!!set !!omap !!pairs !!int !!float !!bool !!timestamp !!null !!binary !!str !!map !!seq !a !!a !!python/name:os.system"
+NUMBERS = (
+    ".nan .inf -.inf 1e400 1e-400 -1 0 1 2 0.5 1e308 -0.0 1_000 010 0o17 0b2 0xg 12:30:45 1000000 4294967295 "
+    "4294967296 1000000000000"
+)
+NAMES = (
+    "true false yes null ~ '' '1' '..' '../../x' /etc/passwd ' ' '''' teacher CON ce kd folder 2001-01-01 "
+    "2001-99-99 \u202e"
+)
+TAGS = (
+    "!!set !!omap !!pairs !!int !!float !!bool !!timestamp !!null !!binary !!str !!map !!seq !a !!a "
+    "!!python/name:os.system"
+)
 SCALARS = [
     *NUMBERS.split(), *NAMES.split(), *(f"{tag} {value}" for tag in TAGS.split() for value in ("x", "1", "{}", "[]", "{a, b}", "[a: 1]", "aGk=")),
     "9" * 5000, "0x" + "f" * 5000, "1." + "9" * 400, "x" * 300, '"\\0"', '"\\ud800"', '"\\x1b[2J"', "!!python/object/apply:os.system ['touch escaped']",

@@ -1,4 +1,6 @@
-"""The points at which a process dies: each wraps a real function of cdkd, in the process that is to be killed alone."""
+"""The points at which a process dies: each wraps a real function of cdkd, in the process that is to be killed
+alone.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Trap:
     """Counts how often this process comes by each point, and kills it at the n-th time of one."""
 
     def __init__(self, kill: tuple[str, int, str] | None, report: int) -> None:
-        """kill: point, which time, and how; report: a file descriptor that is told of the death just before it"""
+        """kill: point, which time, and how; report: a file descriptor that is told of the death just before
+        it
+        """
         self.point, self.nth, self.how = kill or ("", 0, "")
         self.report, self.counts, self.sprung = report, Counter[str](), False
 

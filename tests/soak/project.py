@@ -1,4 +1,6 @@
-"""The small experiment that is killed, what must come of it, and the folders in which it stands before each stage."""
+"""The small experiment that is killed, what must come of it, and the folders in which it stands before each
+stage.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ methods:
   kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9, temperature: 4}}}}
   edt: {{ce: {{weight: 1, start: 1}}, cd: {{weight: 6, decay: 0.9, milestones: [1]}}, gkd: {{weight: 0.1, start: 1}}}}
 """
-STAGES = {  # in the order of the pipeline, each with its commands; the first `distill` trains all three methods
+# in the order of the pipeline, each with its commands; the first `distill` trains all three methods
+STAGES = {
     "prepare": [("prepare",)],
     "teacher": [("teacher",)],
     "distill": [("distill", "kd"), ("distill", "student"), ("distill", "edt")],
@@ -78,7 +81,9 @@ def write(root: Path, seeds: Sequence[int], teacher: int = 0) -> None:
 
 @dataclass(frozen=True)
 class Left:
-    """What a stage leaves behind: every file's name, and the meaning of those that must be the same to the bit."""
+    """What a stage leaves behind: every file's name, and the meaning of those that must be the same to the
+    bit.
+    """
 
     names: frozenset[str]
     bits: Mapping[str, str]
@@ -127,7 +132,9 @@ def compare(found: Left, expected: Left) -> tuple[list[str], list[str]]:
 
 
 class Project:
-    """One experiment with these seeds: its uninterrupted course, kept at every stage's edge, and copies to do things to."""
+    """One experiment with these seeds: its uninterrupted course, kept at every stage's edge, and copies to do
+    things to.
+    """
 
     def __init__(self, folder: Path, seeds: Sequence[int], through: str = "report") -> None:
         """through: the last stage that is needed"""
@@ -154,7 +161,9 @@ class Project:
         return self.folder / name / "a project"  # a space in its name
 
     def copy(self, stage: str, *, tracked: bool = False) -> Path:
-        """The project as it stands before the stage; tracked: with an empty view, which takes MLflow seconds to make."""
+        """The project as it stands before the stage; tracked: with an empty view, which takes MLflow seconds
+        to make.
+        """
         self._copies += 1
         root = Path(shutil.copytree(self._root(f"before-{stage}"), self._root(f"copy-{self._copies}")))
         if tracked:
@@ -185,11 +194,17 @@ def _made(root: Path) -> int:
 def faults_in_view(root: Path) -> list[str]:
     """What MLflow's view, completed from the records, holds twice or as unfinished."""
     with contextlib.closing(sqlite3.connect(root / ".cdkd" / "mlflow" / "mlflow.db")) as database:
-        points = "select name, key, step from metrics join runs using (run_uuid) group by run_uuid, key, step having count(*) > 1"
+        points = (
+            "select name, key, step from metrics join runs using (run_uuid) group by run_uuid, key, "
+            "step having count(*) > 1"
+        )
         found = [
             f"MLflow: {name}: {key} twice at step {step}" for name, key, step in database.execute(points)
         ]
-        runs = "select name, count(*) from runs where lifecycle_stage = 'active' group by name having count(*) > 1"
+        runs = (
+            "select name, count(*) from runs where lifecycle_stage = 'active' group by name having count(*) "
+            "> 1"
+        )
         found += [f"MLflow: {count} runs {name}" for name, count in database.execute(runs)]
         return found + [
             f"MLflow: {name} is {status}"

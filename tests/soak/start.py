@@ -21,7 +21,9 @@ from tests.waiting import PATIENCE
 
 @dataclass
 class Ended:
-    """code: an exit code, or the number of the signal with a minus before it; died_at: the point, as it said just before"""
+    """code: an exit code, or the number of the signal with a minus before it; died_at: the point, as it said
+    just before
+    """
 
     code: int
     text: str
@@ -86,7 +88,9 @@ class Child:
 
 
 def forked(root: Path, order: Order, log: Path) -> Child:
-    """A copy of this process, which has imported all and computed nothing, carries the order out in the project `root`."""
+    """A copy of this process, which has imported all and computed nothing, carries the order out in the
+    project `root`.
+    """
     if odd := [
         name
         for name in map(_thread_name, os.listdir("/proc/self/task"))
@@ -100,7 +104,9 @@ def forked(root: Path, order: Order, log: Path) -> Child:
 
 
 def aside(do: Callable[[], int]) -> int:
-    """The pid of a fork that does this, in a session of its own, and ends with its answer; whatever happens it does not come back."""
+    """The pid of a fork that does this, in a session of its own, and ends with its answer; whatever happens
+    it does not come back.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if pid := os.fork():

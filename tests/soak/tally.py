@@ -12,8 +12,10 @@ from typing import Any
 
 @dataclass
 class Tally:
-    """kills, signals and missed: by point, SIGKILLs and others that were delivered, and those whose point was not come to;
-    inputs: fuzzed, by target; controls: what has to be noticed, and whether it was."""
+    """kills, signals and missed: by point, SIGKILLs and others that were delivered, and those whose point was
+    not come to;
+    inputs: fuzzed, by target; controls: what has to be noticed, and whether it was.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
     signals: Counter[str] = field(default_factory=Counter)
@@ -58,7 +60,10 @@ class Tally:
             return
         self.spoken = now
         bad = ", ".join(f"{len(found)} {what.split()[0]}" for what, found in self._bad().items())
-        text = f"{now - self.started:5.0f} s: {self.kills.total()} kills, {self.resumes} resumes, {self.inputs.total():,} inputs; {bad}; {doing}"
+        text = (
+            f"{now - self.started:5.0f} s: {self.kills.total()} kills, {self.resumes} resumes, "
+            f"{self.inputs.total():,} inputs; {bad}; {doing}"
+        )
         print(f"\r\033[K{text[:150]}" if terminal else text[:250], end="" if terminal else "\n", flush=True)
 
     def table(self) -> str:
@@ -76,10 +81,12 @@ class Tally:
             "",
         ]
         lines += [
-            f"{time.monotonic() - self.started:.0f} s: {self.kills.total()} kills delivered, {self.signals.total()} other signals, {self.resumes} resumes"
+            f"{time.monotonic() - self.started:.0f} s: {self.kills.total()} kills delivered, "
+            f"{self.signals.total()} other signals, {self.resumes} resumes"
         ]
         lines += [
-            f"{self.drills} courses, {self.compared} ends compared with a run left alone; {self.inputs.total():,} fuzz inputs tried"
+            f"{self.drills} courses, {self.compared} ends compared with a run left alone; "
+            f"{self.inputs.total():,} fuzz inputs tried"
         ]
         lines += [f"controls: {sum(self.controls.values())} of {len(self.controls)} noticed"]
         for what, found in self._bad().items():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-TRAINING = "torch.nested._internal.nested_tensor torch.utils.serialization.config cdkd.runs.execution cdkd.cli cdkd.data.folder cdkd.data.prepare cdkd.pipeline.stages"
+TRAINING = (
+    "torch.nested._internal.nested_tensor torch.utils.serialization.config cdkd.runs.execution cdkd.cli "
+    "cdkd.data.folder cdkd.data.prepare cdkd.pipeline.stages"
+)
 TRACKING = (
     "mlflow.tracking mlflow.store.tracking.sqlalchemy_store cdkd.pipeline.mlflow_writer cdkd.tracking.view"
 )

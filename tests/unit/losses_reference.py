@@ -1,4 +1,6 @@
-"""The losses once more, in float64 NumPy, written from the formulas with loops: what tests/unit/test_losses.py compares with."""
+"""The losses once more, in float64 NumPy, written from the formulas with loops: what
+tests/unit/test_losses.py compares with.
+"""
 
 import math
 

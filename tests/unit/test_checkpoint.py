@@ -1,4 +1,4 @@
-"""A checkpoint is the state that was kept, the one before it, or refused: never another one, and never code."""
+"""A checkpoint is the saved state or the previous one, or it is refused; it never runs code."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert epoch_of(folder) == 2
     said = capsys.readouterr().err
     assert "state-00003.pt: missing or damaged" in said
-    assert "goes on from the state before, after epoch 1" in said
+    assert "resumes from the previous state, after epoch 1" in said
     assert not (folder.parent / "executed").exists()
     if damage != "a folder":
         checkpoint.save(folder, 3, state(3))  # trained again, it takes its place
@@ -94,7 +94,7 @@ def test_with_none_sound_it_says_so_and_never_starts_anew_in_silence(damage: str
     for path in (newest(folder), folder / "state-00002.pt"):
         DAMAGES[damage](path)
         (folder.parent / "outside").unlink(missing_ok=True)
-    with pytest.raises(BadCheckpoint, match="none of its 2 states is sound; remove that folder"):
+    with pytest.raises(BadCheckpoint, match="none of its 2 states is valid; remove that folder"):
         checkpoint.load(folder)
     assert not (folder.parent / "executed").exists()
 
@@ -116,7 +116,7 @@ POINTERS = {
 @pytest.mark.parametrize("pointer", POINTERS)
 def test_a_pointer_that_is_none_is_refused(pointer: str, folder: Path) -> None:
     (folder / "LAST").write_text(POINTERS[pointer])
-    with pytest.raises(BadCheckpoint, match=r"LAST: (torn|format).*remove that folder"):
+    with pytest.raises(BadCheckpoint, match=r"LAST: (damaged|format).*remove that folder"):
         checkpoint.load(folder)
 
 

@@ -1,4 +1,6 @@
-"""The code that affects a result is found by following imports: checked against what a real training process has loaded."""
+"""The code that affects a result is found by following imports: checked against what a real training process
+has loaded.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from cdkd.runs import code_digest as digests
 from cdkd.runs.code_digest import EXCLUDED, START, closure, excluded, loss_module, meaning_of, network_module
 
 PACKAGE = Path(digests.__file__).parents[1]
-# Subpackages that a training process loads besides: what they decide is in a run's configuration, which its fingerprint covers.
+# Subpackages that a training process loads besides: what they decide is in a run's configuration, which its
+# fingerprint covers.
 AROUND = ("config", "runs", "report", "search", "tracking", "cluster", "pipeline", "cli")
 NAMES = "cdkd.core.names"  # which names a method may have
 PREPARE = """

@@ -1,4 +1,7 @@
-"""On a GPU: the losses' values, and the same bits twice, alone and in company, replayed and unrecorded. And the script that times it, tried on a CPU."""
+"""On a GPU: the losses' values, and the same bits twice, alone and in company, replayed and unrecorded.
+
+And the script that times it, tried on a CPU.
+"""
 
 from __future__ import annotations
 

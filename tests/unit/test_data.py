@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from cdkd.core.digest import digest
 from cdkd.core.errors import BadData
 from cdkd.data import arrays, downloads, pixels, writer
 from cdkd.data.disk_images import DiskImages
@@ -580,7 +581,7 @@ def test_files_are_what_safetensors_writes_and_digests_what_they_say(
             content[split] = hashlib.sha256(
                 tensors["images"].tobytes() + tensors["labels"].tobytes()
             ).hexdigest()
-        assert meta.digest == files.digest(
+        assert meta.digest == digest(
             {
                 "classes": meta.classes,
                 "image": meta.image,
@@ -642,7 +643,7 @@ def forged(folder: Path, split: str, **tensors: Any) -> None:
     save_file(tensors, folder / f"{split}.safetensors")
     body = asdict(read_meta(folder))
     body["files"] = dict(body["files"]) | {split: files.sha256(folder / f"{split}.safetensors")}
-    (folder / "data.json").write_text(json.dumps(body | {"check": files.digest(body)}))
+    (folder / "data.json").write_text(json.dumps(body | {"check": digest(body)}))
 
 
 def damages(data: bytes) -> dict[str, bytes]:

@@ -53,7 +53,9 @@ def answers(model: Toy, split: Split) -> Features:
 
 
 def cka(one: Tensor, other: Tensor) -> float:
-    """Linear CKA from its Gram matrices (Kornblith et al. 2019, equation 3), not from features as the code has it."""
+    """Linear CKA from its Gram matrices (Kornblith et al. 2019, equation 3), not from features as the code
+    has it.
+    """
     x, y = (value.double().numpy() - value.double().numpy().mean(0) for value in (one, other))
     k, m = x @ x.T, y @ y.T
     return float((k * m).sum() / numpy.sqrt((k * k).sum() * (m * m).sum()))

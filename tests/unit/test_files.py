@@ -1,4 +1,6 @@
-"""Files that are whole or absent, whoever is killed; what killed writers left goes, what writers at work hold stays."""
+"""Files that are whole or absent, whoever is killed; what killed writers left goes, what writers at work hold
+stays.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_a_record_that_was_written_otherwise_is_valid(indent: int | None) -> Non
 def test_an_edited_record_is_refused(old: str, new: str) -> None:
     text = RECORD.text()
     assert old in text
-    with pytest.raises(BadRecord, match="damaged or edited|not a record"):
+    with pytest.raises(BadRecord, match=r"damaged or edited|not a record"):
         parse(text.replace(old, new), "x")
 
 

@@ -155,7 +155,7 @@ def test_a_lock_is_held_by_one_process_and_goes_with_it_however_it_dies(tmp_path
             assert held
         assert time.monotonic() - started > 0.4
         killer.wait()
-    assert said == [f"waiting for process {other.pid}, which is training x"]
+    assert said == [f"waiting for process {other.pid}, which works on x"]
     (store.locks / "y").write_text("4242")  # a file left behind means nothing
     with store.lock("y", wait=False) as held:
         assert held

@@ -1,7 +1,8 @@
-"""What of a checkout is sound and what is not: packages, settings, data, store, runs, caches, MLflow; and the cure of each fault.
+"""What of a checkout is sound and what is not: packages, settings, data, store, runs, caches, MLflow; and the
+cure of each fault.
 
-A check is one function that looks and changes nothing; `CHECKS` lists them all. It gives a `Verdict`: what is said where
-all is well, and the faults. Whatever a broken file makes it raise becomes a fault as well.
+A check is one function that looks and changes nothing; `CHECKS` lists them all. It gives a `Verdict`: what is
+said where all is well, and the faults. Whatever a broken file makes it raise becomes a fault as well.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def examine(root: Path, *, quick: bool) -> Iterator[Finding]:
 def _asked(site: Site, check: Check) -> Verdict:
     try:
         return check(site)
-    except Exception as error:  # a file may be broken in a way that nobody thought of: a line like the others, and the rest is examined
+    except Exception as error:
+        # a file may be broken in a way that nobody thought of: a line like the others, and the rest is
+        # examined
         known = "" if isinstance(error, CdkdError | OSError) else f"{type(error).__name__}: "
         return Verdict(
             "",

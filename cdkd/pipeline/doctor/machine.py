@@ -94,7 +94,8 @@ def determinism(site: Site) -> Verdict:
         faults.append(
             Fault(
                 "warn",
-                f"OMP_NUM_THREADS={given} is set; without it students have {usual}: threads decide the last bits",
+                f"OMP_NUM_THREADS={given} is set; without it students have {usual}: "
+                "threads decide the last bits",
                 "`unset OMP_NUM_THREADS`",
             )
         )
@@ -110,7 +111,7 @@ def determinism(site: Site) -> Verdict:
         faults.append(
             Fault(
                 "warn",
-                "CDKD_DETERMINISTIC=0: results on a GPU do not come out again to the bit",
+                "CDKD_DETERMINISTIC=0: results on a GPU are not bit-reproducible",
                 "`unset CDKD_DETERMINISTIC`",
             )
         )
@@ -118,7 +119,10 @@ def determinism(site: Site) -> Verdict:
     before = {environment_of(record).get("threads") for record in _students(site)}
     if any(plan.method != TEACHER for plan in site.pending) and before - {students} and len(before) == 1:
         threads = before.pop()
-        text = f"students in the store were trained with {threads} threads, those still pending would be with {students}"
+        text = (
+            f"students in the store were trained with {threads} threads, "
+            f"those still pending would be with {students}"
+        )
         faults.append(Fault("warn", text, f"`OMP_NUM_THREADS={threads} dvc repro` trains them alike"))
     how = f"{students} thread{'s' * (students > 1)} in each of {jobs} process{'es' * (jobs > 1)}"
     return Verdict(
@@ -138,7 +142,10 @@ def gpu(site: Site) -> Verdict:
         return Verdict(f"{torch.cuda.get_device_name()}; torch sees it", [])
     if not there:
         return Verdict("none; training is on the CPU", [])
-    cure = f"`nvidia-smi` says whether its driver is at work; torch {torch.__version__} needs one for CUDA {torch.version.cuda}"
+    cure = (
+        f"`nvidia-smi` says whether its driver is at work; torch {torch.__version__} needs one for CUDA "
+        f"{torch.version.cuda}"
+    )
     return Verdict(
         "", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", cure)]
     )
@@ -171,13 +178,18 @@ def disk(site: Site) -> Verdict:
             if need > LEAST_FREE
             else f"expected at least {amount(LEAST_FREE)}"
         )
-        cure = "`dvc gc --workspace` lets go of old outputs in DVC's cache, `rm -r .cdkd/teacher` of the teacher's answers"
+        cure = (
+            "`dvc gc --workspace` lets go of old outputs in DVC's cache, "
+            "`rm -r .cdkd/teacher` of the teacher's answers"
+        )
         return Verdict("", [Fault("warn", f"{amount(free)} free; {want}", cure)])
     return Verdict(f"{amount(free)} free", [])
 
 
 def _locked(path: Path) -> Iterator[tuple[str, str, str | None, bool]]:
-    """What the lock file asks for on this machine: name, version, the version that is installed, and whether that fits."""
+    """What the lock file asks for on this machine: name, version, the version that is installed, and whether
+    that fits.
+    """
     text = path.read_text(encoding="utf-8")  # a line that hashes follow ends in a backslash
     lines = [line.removesuffix("\\").strip() for line in text.splitlines() if line[:1].isalnum()]
     try:

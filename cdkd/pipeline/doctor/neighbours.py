@@ -35,7 +35,9 @@ def locks(site: Site) -> Verdict:
 
 
 def dvc_cache(site: Site) -> Verdict:
-    """Every object of DVC's cache by its name, which is its md5: DVC itself reads an object once and never again."""
+    """Every object of DVC's cache by its name, which is its md5: DVC itself reads an object once and never
+    again.
+    """
     folder = _dvc_cache(site.root)
     objects = [
         path
@@ -54,7 +56,9 @@ def dvc_cache(site: Site) -> Verdict:
 
 
 def mlflow(site: Site) -> Verdict:
-    """The view's database: whole, of the installed MLflow's form, and no run in it RUNNING that nobody trains."""
+    """The view's database: whole, of the installed MLflow's form, and no run in it RUNNING that nobody
+    trains.
+    """
     path = mlflow_folder(site.root) / "mlflow.db"
     if address := os.environ.get("MLFLOW_TRACKING_URI"):
         return Verdict(f"kept at {address} (MLFLOW_TRACKING_URI), which is not examined", [])
@@ -120,7 +124,9 @@ def _md5(path: Path) -> str:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """Without a log (-wal) nobody is at work in the database, and SQLite need not even make the files by which it locks."""
+    """Without a log (-wal) nobody is at work in the database, and SQLite need not even make the files by
+    which it locks.
+    """
     log = path.with_name(f"{path.name}-wal")
     busy = log.exists() and log.stat().st_size > 0
     return sqlite3.connect(
@@ -129,7 +135,9 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _version(database: sqlite3.Connection) -> Iterator[Fault]:
-    """The database's form against the newest that the installed MLflow knows, read from its files: importing it takes seconds."""
+    """The database's form against the newest that the installed MLflow knows, read from its files: importing
+    it takes seconds.
+    """
     found = database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     spec = importlib.util.find_spec("mlflow")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -153,13 +161,17 @@ def _version(database: sqlite3.Connection) -> Iterator[Fault]:
         age = "an older" if found in known else "another"
         yield Fault(
             "BAD",
-            f"mlflow.db has the form of {age} MLflow ({found}; the installed one's is {some(sorted(newest))})",
+            f"mlflow.db has the form of {age} MLflow ({found}; "
+            f"the installed one's is {some(sorted(newest))})",
             REBUILD,
         )
 
 
 def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
-    """Runs that show as RUNNING, while the lock of their cohort is free. Groups hang on their runs and end with them."""
+    """Runs that show as RUNNING, while the lock of their cohort is free.
+
+    Groups hang on their runs and end with them.
+    """
     tag = "(SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = '{}')".format
     tags = ", ".join(map(tag, ("cdkd.fingerprint", "method", "seed")))
     query = f"SELECT runs.name, experiments.name, {tags} FROM runs JOIN experiments USING (experiment_id)"

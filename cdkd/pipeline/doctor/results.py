@@ -37,7 +37,9 @@ def params(site: Site) -> Verdict:
 
 
 def data(site: Site) -> Verdict:
-    """Prepared data by their digests; of a large split the size and the checksums, by which training checks each image."""
+    """Prepared data by their digests; of a large split the size and the checksums, by which training checks
+    each image.
+    """
     faults, folders = [], [path.parent for path in sorted((site.root / "data").glob(f"*/{FILE}"))]
     active = data_folder(site.params) if site.params else None
     if active is not None and active not in folders:
@@ -78,7 +80,8 @@ def store(site: Site) -> Verdict:
     absent = sum(not site.store.weights(record.fingerprint).is_file() for record in kept)
     note = f" ({absent} have theirs on another machine)" if absent else ""
     return Verdict(
-        f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {len(site.pending)} of params.yaml pending",
+        f"{how_many(len(records))}: records, fingerprints and weights fit{note}; "
+        f"{len(site.pending)} of params.yaml pending",
         faults,
     )
 
@@ -112,7 +115,10 @@ def leftovers(site: Site) -> Verdict:
         for path in (site.root / folder).rglob(f".*{DRAFT}")
         if _left(path)
     ]:
-        text = f"{len(halves)} half-written files, {size_of(halves)}: {some(str(path.relative_to(site.root)) for path in halves)}"
+        text = (
+            f"{len(halves)} half-written files, {size_of(halves)}: "
+            f"{some(str(path.relative_to(site.root)) for path in halves)}"
+        )
         faults.append(Fault("warn", text, f"`find .cdkd runs data -name '.*{DRAFT}' -delete`"))
     return Verdict("none", faults)
 
@@ -203,7 +209,9 @@ def checkpoints(site: Site) -> Verdict:
 
 
 def teacher(site: Site) -> Verdict:
-    """The teacher's weights measured again: on the machine and versions of its record the same numbers, to the bit."""
+    """The teacher's weights measured again: on the machine and versions of its record the same numbers, to
+    the bit.
+    """
     if site.params is None or site.data is None:
         return NOTHING
     record = site.teacher
@@ -258,7 +266,10 @@ def _restored(site: Site, path: Path) -> str | None:
         return f"`cdkd use {experiment}` and `dvc repro` take the store's, or train it again"
     if method not in (TEACHER, *site.params.methods):
         return None
-    return f"`cdkd {TEACHER if method == TEACHER else f'distill {method}'}` takes the store's, or trains it again"
+    return (
+        f"`cdkd {TEACHER if method == TEACHER else f'distill {method}'}` takes the store's, "
+        "or trains it again"
+    )
 
 
 def _removed(site: Site, paths: list[Path]) -> str:
@@ -294,7 +305,9 @@ def _weights(site: Site, record: Record) -> Path | None:
 
 
 def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Errors and loss on the test split, and the environment they were measured in: with as many threads as then."""
+    """Errors and loss on the test split, and the environment they were measured in: with as many threads as
+    then.
+    """
     import torch
 
     from cdkd.core.schedule import Recipe

@@ -63,7 +63,10 @@ class Finding:
 
 
 class Site:
-    """The checkout that is examined. Each thing is read once, and not by the ways of training, which set aside what is damaged."""
+    """The checkout that is examined.
+
+    Each thing is read once, and not by the ways of training, which set aside what is damaged.
+    """
 
     def __init__(self, root: Path, *, quick: bool) -> None:
         self.root, self.quick, self.store = root, quick, Store(root)
@@ -98,7 +101,9 @@ class Site:
 
     @cached_property
     def plans(self) -> dict[str, RunSpec]:
-        """Every run of params.yaml by its fingerprint; the teacher's alone where that is not trained, none where there are no data."""
+        """Every run of params.yaml by its fingerprint; the teacher's alone where that is not trained, none
+        where there are no data.
+        """
         if self.params is None or self.data is None:
             return {}
         plans = [teacher_plan(self.params, self.data)]
