@@ -1200,8 +1200,8 @@ def test_cifar100_has_the_official_bytes(tmp_path: Path) -> None:
         "train": "4e457917601a66aed021f5fa37957b56c6319557c0a8ed5484de3c390af45430",
         "test": "4cb8e5d9309da489bf6b19cc10cd96c3ae6f8daf225380b605aaee4c0d6aee19",
     }
-    for split, digest in official.items():
-        assert hashlib.sha256(load(tmp_path / "d", split)[0].numpy().data).hexdigest() == digest
+    for split, expected in official.items():
+        assert hashlib.sha256(load(tmp_path / "d", split)[0].numpy().data).hexdigest() == expected
 
 
 @pytest.mark.slow
