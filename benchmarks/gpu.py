@@ -46,7 +46,8 @@ from benchmarks.gpu_time import (
 
 KEYS = ("pair", "batch", "students", "precision", "engine", "graphs", "streams", "deterministic")
 NUMBERS = (
-    "images_per_second_per_student", "stream_images_per_second", "milliseconds_per_step", "tflops", "utilisation", "peak_gb",
+    "images_per_second_per_student", "stream_images_per_second", "milliseconds_per_step", "tflops",
+    "utilisation", "peak_gb",
     "evaluation_seconds", "first_steps_seconds", "projected_minutes",
 )  # fmt: skip
 COLUMNS = ("part", "name", "state", *KEYS, "error", *NUMBERS, "spent_seconds", "note", "device", "date")

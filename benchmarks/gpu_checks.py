@@ -57,8 +57,10 @@ Bits = Mapping[str, str]  # of each run: a digest of its weights and its history
 
 def recipe(**changed: object) -> Recipe:
     values: dict[str, object] = {
-        "epochs": 2, "batch": BATCH, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "milestones": (1,), "decay": 0.1,
-        "warmup": 0, "precision": "float32", "engine": "eager", "augmentation": Augmentation(2, "zeros", True, None),
+        "epochs": 2, "batch": BATCH, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4,
+        "nesterov": False, "milestones": (1,), "decay": 0.1,
+        "warmup": 0, "precision": "float32", "engine": "eager",
+        "augmentation": Augmentation(2, "zeros", True, None),
     }  # fmt: skip
     return Recipe(**(values | changed))  # type: ignore[arg-type]
 

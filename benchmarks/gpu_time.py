@@ -102,9 +102,12 @@ def variants(pairs: Iterable[Pair], *, tiny: bool) -> list[Variant]:
     pairs = tuple(pairs)
     rounds: tuple[dict[str, Any], ...] = (
         {"students": 10}, {"students": 1}, {"students": 10, "streams": 4}, {"students": 5},
-        {"students": 10, "deterministic": False}, {"students": 10, "graphs": False}, {"students": 10, "precision": "float32"},
-        {"students": 1, "graphs": False}, {"students": 1, "precision": "float32"}, {"students": 1, "deterministic": False},
-        {"students": 10, "streams": 10}, {"students": 10, "engine": "compile"}, {"students": 1, "engine": "compile"},
+        {"students": 10, "deterministic": False}, {"students": 10, "graphs": False},
+        {"students": 10, "precision": "float32"},
+        {"students": 1, "graphs": False}, {"students": 1, "precision": "float32"},
+        {"students": 1, "deterministic": False},
+        {"students": 10, "streams": 10}, {"students": 10, "engine": "compile"},
+        {"students": 1, "engine": "compile"},
     )  # fmt: skip
     first = [Variant(pair, **chosen) for chosen in rounds for pair in pairs]
     grid = itertools.product(
@@ -192,7 +195,8 @@ class Device:
     @property
     def described(self) -> str:
         name = torch.cuda.get_device_name(self.torch) if self.cuda else "cpu"
-        return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version() if self.cuda else None}"  # type: ignore[no-untyped-call]
+        cudnn = torch.backends.cudnn.version() if self.cuda else None  # type: ignore[no-untyped-call]
+        return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
 
     def rate(self, piece: Callable[[], Any], seconds: float) -> float:
         """Seconds that a piece takes: the mean over as many calls as fit into some seconds, and at least

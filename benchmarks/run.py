@@ -320,7 +320,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{float(row[RATE]):8.1f}  {row['ratio']:>6}  {row['slowest'] + ' - ' + row['fastest']:>16}"
             )
             lines.append(
-                f"{row['variant']:{width}}  {numbers}  {float(row['evaluation_images_per_second']):7.0f}  {row['peak_mb']:7}  {row['note']}".rstrip()
+                (
+                    f"{row['variant']:{width}}  {numbers}  {float(row['evaluation_images_per_second']):7.0f}"
+                    f"  {row['peak_mb']:7}  {row['note']}"
+                ).rstrip()
             )
     return "\n".join(lines).lstrip("\n")
 

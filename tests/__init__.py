@@ -1,1 +1,1 @@
-"""Unit tests, pipeline tests with real processes, cluster and browser tests; `tests.soak` kills and resumes."""
+"""Tests: unit, pipeline (with real processes), cluster, browser; `tests.soak` kills and resumes."""

@@ -24,7 +24,8 @@ seeds: [0, 1]
 methods:
   student: {ce: {weight: 1}}
   kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}}
-  cd_gkd_edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
+  cd_gkd_edt:
+    {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
 """
 
 

@@ -81,7 +81,7 @@ def register_network(name: str, builder: str | Callable[[int, int], Any]) -> Non
 
 
 def known() -> tuple[str, ...]:
-    """The names that can be listed: the built-in and the registered ones, and those of the project's files."""
+    """The names that can be listed: built-in ones, registered ones, and those of the project's files."""
     return (*NETWORKS, *_REGISTERED, *own.names())
 
 

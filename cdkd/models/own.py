@@ -20,7 +20,7 @@ def names() -> list[str]:
 
 @cached
 def reference(name: str) -> str | None:
-    """Where the network is built, as `networks.x:Name`; None if there is no such file, or no network in it."""
+    """Where the network is built, as `networks.x:Name`; None without such a file or a network in it."""
     if ":" in name or not own_code.is_spelt_well(name):
         return None
     module = own_code.module_of(NETWORKS, name)

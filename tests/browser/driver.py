@@ -207,8 +207,10 @@ class Page:
         """Click with the mouse in the middle of what the expression finds, once it is there and has come to
         rest.
         """
-        where = f"(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center', inline: 'center'}});"
-        where += " const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null })()"
+        where = f"(() => {{ const e = {element}; if (!e) return null;"
+        where += " e.scrollIntoView({block: 'center', inline: 'center'});"
+        where += " const r = e.getBoundingClientRect();"
+        where += " return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null })()"
         place = self.wait(where, patience)
         while True:  # what is clicked before makes pages move
             time.sleep(0.3)

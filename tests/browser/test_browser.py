@@ -184,20 +184,26 @@ def test_an_artifact_opens(story: browser.Page) -> None:
 HARD_TO_READ = r"""() => {
     const numbers = colour => colour.match(/[\d.]+/g).map(Number);
     const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-    const light = colour => { const [r, g, b] = numbers(colour).map(value => linear(value / 255)); return 0.2126 * r + 0.7152 * g + 0.0722 * b };
-    const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (numbers(c)[3] !== 0) return c }
+    const light = colour => { const [r, g, b] = numbers(colour).map(value => linear(value / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+    const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+        if (numbers(c)[3] !== 0) return c }
         return "rgb(255, 255, 255)" };
     const contrast = e => { const both = [light(getComputedStyle(e).color), light(ground(e))];
         return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05) };
-    return [...document.querySelectorAll("p, td, th, h1, h2, h3, li, summary")].some(e => e.checkVisibility() && e.innerText.trim() && contrast(e) < 4.5);
+    return [...document.querySelectorAll("p, td, th, h1, h2, h3, li, summary")].some(
+        e => e.checkVisibility() && e.innerText.trim() && contrast(e) < 4.5);
 }"""
 # What a page must not do, each as what is found wrong with it. The page's own script could hide a fault from
 # itself; this asks the browser.
 FAULTS = {
     "no table": "!document.querySelector('table td')",
-    "a table that is not seen": "[...document.querySelectorAll('table')].some(e => !e.closest('details:not([open])') && !e.getBoundingClientRect().height)",
-    "a picture that did not load": "[...document.images].some(e => e.checkVisibility() && (!e.complete || !e.naturalWidth))",
-    "fewer than three pictures": "[...document.querySelectorAll('img, svg')].filter(e => e.checkVisibility() && e.clientWidth > 150).length < 3",
+    "a table that is not seen": "[...document.querySelectorAll('table')].some(e =>"
+    " !e.closest('details:not([open])') && !e.getBoundingClientRect().height)",
+    "a picture that did not load": "[...document.images].some(e => e.checkVisibility()"
+    " && (!e.complete || !e.naturalWidth))",
+    "fewer than three pictures": "[...document.querySelectorAll('img, svg')].filter(e =>"
+    " e.checkVisibility() && e.clientWidth > 150).length < 3",
     "sideways scrolling": "document.documentElement.scrollWidth > innerWidth",
     "text that is hard to read": f"({HARD_TO_READ})()",
 }
@@ -243,9 +249,13 @@ def test_the_report_page_is_whole(chromium: browser.Browser, report: Path, theme
 
 
 CIRCLE = "<svg viewBox='0 0 9 9' width='200'><circle cx='4' cy='4' r='4'/></svg>"
-SOUND = f"""<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><style>:root {{ color-scheme: light dark }}
-body {{ background: Canvas; color: CanvasText }} @media (prefers-color-scheme: dark) {{ body {{ background: rgb(20, 20, 20); color: rgb(230, 230, 230) }} }}
-@media (prefers-color-scheme: light) {{ body {{ background: rgb(255, 255, 255); color: rgb(20, 20, 20) }} }}</style>
+SOUND = f"""<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><style>
+:root {{ color-scheme: light dark }}
+body {{ background: Canvas; color: CanvasText }}
+@media (prefers-color-scheme: dark) {{
+  body {{ background: rgb(20, 20, 20); color: rgb(230, 230, 230) }} }}
+@media (prefers-color-scheme: light) {{
+  body {{ background: rgb(255, 255, 255); color: rgb(20, 20, 20) }} }}</style>
 <table><tr><td>1</td></tr></table>{3 * CIRCLE}"""
 BROKEN = {
     "no table": SOUND.replace("<td>1</td>", ""),

@@ -65,7 +65,8 @@ training: {recipe: short, epochs: 3, batch: 16, learning_rate: 0.05, milestones:
 seeds: [0, 1]
 methods:
   student: {ce: {weight: 1}}
-  cd_gkd_edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
+  cd_gkd_edt:
+    {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1]}, gkd: {weight: 0.1, start: 1}}
 """
 RUNS = [("teacher", 0), *((method, seed) for seed in (0, 1) for method in ("student", "cd_gkd_edt"))]
 
@@ -195,7 +196,8 @@ def results(away: Away, folder: Path) -> Path:
 def test_the_bare_place_is_bare(away: Away) -> None:
     for name in ABSENT:
         assert f"No module named '{name}'" in subprocess.run(
-            [sys.executable, "-c", f"import {name}"], env=away.environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", f"import {name}"],
+            env=away.environment, capture_output=True, text=True, check=False
         ).stderr  # fmt: skip
 
 

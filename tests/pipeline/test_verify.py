@@ -1,4 +1,4 @@
-"""`cdkd verify`: a finished run is bit-identical when trained again; altered records and weights are found."""
+"""`cdkd verify`: a finished run is bit-identical when trained again; changed files are found."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_student_comes_out_again(finished: Clone) -> None:
     assert record["circumstances"]["cohort"] == ["student", "kd"]
     text = finished.run("cdkd", "verify", "kd")
     assert (
-        text
-        == f"kd seed 0: bit-identical: 2 epochs and weights with sha256 {record['result']['weights_sha256'][:12]}...\n"
+        text == "kd seed 0: bit-identical: 2 epochs and weights with sha256 "
+        f"{record['result']['weights_sha256'][:12]}...\n"
     )
     assert snapshot(finished) == before
 

@@ -43,9 +43,12 @@ CONTENTS += [
     )
 ]
 NAMES = [
-    "train/a/0.png", "train/a/../../../x.png", "../x.png", "../../above.png", "/tmp/soak-escaped.png", "C:\\x.png", "train\\b\\1.png", "train/a/",
-    "test/c/9.png", "val/a/1.png", "train//1.png", "./train/a/1.png", "train/a/b/c.png", "train/.hidden/1.png", "__MACOSX/train/a/1.png",
-    "train/a/1.PNG", "train/a/\x00.png", "train/a/\u202egnp.png", "validation/a/1.png", "train/a", "train", "data.json", "train/a/1.png/2.png",
+    "train/a/0.png", "train/a/../../../x.png", "../x.png", "../../above.png", "/tmp/soak-escaped.png",
+    "C:\\x.png", "train\\b\\1.png", "train/a/",
+    "test/c/9.png", "val/a/1.png", "train//1.png", "./train/a/1.png", "train/a/b/c.png",
+    "train/.hidden/1.png", "__MACOSX/train/a/1.png",
+    "train/a/1.PNG", "train/a/\x00.png", "train/a/\u202egnp.png", "validation/a/1.png", "train/a", "train",
+    "data.json", "train/a/1.png/2.png",
 ]  # fmt: skip
 NAMES += [
     "train/ /1.png",

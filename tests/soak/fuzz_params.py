@@ -20,15 +20,21 @@ experiment: small
 data: {source: digits, train_images: 100, validation: 0.1, normalisation: {mean: [0.5], std: [0.5]}}
 teacher: {network: resnet14, seed: 1, training: {epochs: 5, augmentation: {pad: 1}}}
 student: {network: resnet8}
-training: {recipe: short, epochs: 4, batch: 32, learning_rate: 0.05, milestones: [2], augmentation: {pad: 1, flip: true}}
+training:
+  {recipe: short, epochs: 4, batch: 32, learning_rate: 0.05, milestones: [2],
+  augmentation: {pad: 1, flip: true}}
 seeds: [0, 1]
 methods:
   student: {ce: {weight: 1}}
   kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}}
   edt: {ce: {weight: 1, start: 1}, cd: {weight: 6, decay: 0.9, milestones: [1, 3]}}
 search:
-  weights: {base: edt, method: tuned, epochs: 3, trials: 8, space: {cd.weight: {low: 1, high: 20, log: true}, ce.start: {choices: [0, 1]}}}
-  grid: {base: kd, sampler: grid, seeds: [0], space: {kd.temperature: {low: 1, high: 8, step: 1}, training.learning_rate: {choices: [0.05, 0.1]}}}
+  weights:
+    {base: edt, method: tuned, epochs: 3, trials: 8,
+    space: {cd.weight: {low: 1, high: 20, log: true}, ce.start: {choices: [0, 1]}}}
+  grid:
+    {base: kd, sampler: grid, seeds: [0],
+    space: {kd.temperature: {low: 1, high: 8, step: 1}, training.learning_rate: {choices: [0.05, 0.1]}}}
 report: {ablation: [student, kd], published: {dataset: CIFAR, teacher: a, student: b, methods: {kd: KD}}}
 """
 PIECES = re.split(r"([\w.]+)", SOUND)  # every other one is a word
@@ -57,11 +63,17 @@ TAGS = (
     "!!python/name:os.system"
 )
 SCALARS = [
-    *NUMBERS.split(), *NAMES.split(), *(f"{tag} {value}" for tag in TAGS.split() for value in ("x", "1", "{}", "[]", "{a, b}", "[a: 1]", "aGk=")),
-    "9" * 5000, "0x" + "f" * 5000, "1." + "9" * 400, "x" * 300, '"\\0"', '"\\ud800"', '"\\x1b[2J"', "!!python/object/apply:os.system ['touch escaped']",
-    "&a [*a]", "&a {b: *a}", "*a", "&a 1", "{<<: {weight: 1}}", "{<<: [{a: 1}, {b: 2}]}", "{<<: 1}", "{? [1, 2] : 3}", "{? {a: 1} : 3}", "{1: 2}", "{null: 1}",
-    "{true: 1}", "{1.5: 1}", "{.nan: 1}", "[]", "{}", "[1, [2, [3]]]", "[a, b]", "{a: b, a: c}", "'a: b'", "[0, 0]", "[2, 1]", "[-1]", "[1.5]",
-    *("[" * depth + "1" + "]" * depth for depth in (10, 40, 400)), *("{a: " * depth + "1" + "}" * depth for depth in (10, 40, 3000)),
+    *NUMBERS.split(), *NAMES.split(),
+    *(f"{tag} {value}" for tag in TAGS.split()
+      for value in ("x", "1", "{}", "[]", "{a, b}", "[a: 1]", "aGk=")),
+    "9" * 5000, "0x" + "f" * 5000, "1." + "9" * 400, "x" * 300, '"\\0"', '"\\ud800"', '"\\x1b[2J"',
+    "!!python/object/apply:os.system ['touch escaped']",
+    "&a [*a]", "&a {b: *a}", "*a", "&a 1", "{<<: {weight: 1}}", "{<<: [{a: 1}, {b: 2}]}", "{<<: 1}",
+    "{? [1, 2] : 3}", "{? {a: 1} : 3}", "{1: 2}", "{null: 1}",
+    "{true: 1}", "{1.5: 1}", "{.nan: 1}", "[]", "{}", "[1, [2, [3]]]", "[a, b]", "{a: b, a: c}", "'a: b'",
+    "[0, 0]", "[2, 1]", "[-1]", "[1.5]",
+    *("[" * depth + "1" + "]" * depth for depth in (10, 40, 400)),
+    *("{a: " * depth + "1" + "}" * depth for depth in (10, 40, 3000)),
 ]  # fmt: skip
 BETWEEN = [
     "\ufeff",

@@ -1,4 +1,4 @@
-"""`dvc repro` in a clone, killed with and without its children, and started again until it comes to its end."""
+"""`dvc repro` in a clone, killed with and without its children, and started again until it ends."""
 
 from __future__ import annotations
 

@@ -31,12 +31,15 @@ experiment: soak
 data: {{source: folder, paths: [images.zip]}}
 teacher: {{network: resnet8, seed: {teacher}, training: {{epochs: 2, milestones: [1]}}}}
 student: {{network: resnet8}}
-training: {{recipe: soak, epochs: 3, batch: 16, learning_rate: 0.05, milestones: [2], augmentation: {{pad: 1}}}}
+training:
+  {{recipe: soak, epochs: 3, batch: 16, learning_rate: 0.05, milestones: [2], augmentation: {{pad: 1}}}}
 seeds: {seeds}
 methods:
   student: {{ce: {{weight: 1}}}}
   kd: {{ce: {{weight: 0.1}}, kd: {{weight: 0.9, temperature: 4}}}}
-  edt: {{ce: {{weight: 1, start: 1}}, cd: {{weight: 6, decay: 0.9, milestones: [1]}}, gkd: {{weight: 0.1, start: 1}}}}
+  edt:
+    {{ce: {{weight: 1, start: 1}}, cd: {{weight: 6, decay: 0.9, milestones: [1]}},
+     gkd: {{weight: 0.1, start: 1}}}}
 """
 # in the order of the pipeline, each with its commands; the first `distill` trains all three methods
 STAGES = {

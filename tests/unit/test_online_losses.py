@@ -243,7 +243,7 @@ def test_a_peer_alone_follows_the_ensemble_only():
 
 
 def css_reference(t, s, target_t, target_s, ratio_t, ratio_s, temperature):
-    """t, s: the learners; target_t, target_s: the same networks as targets; ratio_t, ratio_s: in the ratios."""
+    """t, s: the learners; target_t, target_s: their networks as targets; ratio_t, ratio_s: in the ratios."""
     n = t.shape[2]
 
     def label(z):
