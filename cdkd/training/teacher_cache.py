@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from torch import Tensor
 from cdkd.core.batch import Batch
 from cdkd.core.digest import digest
 from cdkd.core.features import Features
+from cdkd.storage.rows_file import RowsFile
+
+log = logging.getLogger(__name__)
 
 Answer = Callable[[Tensor], Features]  # images [B, C, H, W] to features whose maps are 1x1
 
@@ -54,21 +58,20 @@ class TeacherCache:
             0, 2**63, width, dtype=numpy.uint64
         ) * numpy.uint64(2) + numpy.uint64(1)
         self.path = folder / f"{digest(dict(key))[:32]}.rows"
+        self._rows: RowsFile | None = None
         if self.slots > 0 and self.exact:
-            folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.truncate(self.slots * 4 * (width + 2))
-            self._rows: NDArray[numpy.int32] = numpy.memmap(
-                self.path, numpy.int32, "r+", shape=(self.slots, width + 2)
-            )
+            try:
+                self._rows = RowsFile(self.path, width + 2)
+            except OSError as error:
+                self._stop_keeping(error)
 
     def __call__(self, batch: Batch, answer: Answer) -> Features:
         """The features of a batch: what is known from the table, the rest from the teacher."""
-        if self.slots == 0 or not self.exact or batch.crops is None:
+        if self._rows is None or batch.crops is None:
             return answer(batch.images)
         places = (batch.indices * self.views + batch.crops).numpy()
         kept = places < self.slots
-        rows = self._rows[numpy.where(kept, places, 0)]
+        rows = self._rows.read(numpy.where(kept, places, 0))
         known = kept & (rows[:, -2:].copy().view(numpy.uint64)[:, 0] == self._checksums(rows[:, :-2], places))
         missing = numpy.flatnonzero(~known)
         self.hits, self.asked = self.hits + int(known.sum()), self.asked + len(known)
@@ -83,7 +86,10 @@ class TeacherCache:
             rows[missing, :-2] = fresh
             rows[missing, -2:] = self._checksums(fresh, places[missing])[:, None].view(numpy.int32)
             to_keep = missing[kept[missing]]
-            self._rows[places[to_keep]] = rows[to_keep]
+            try:
+                self._rows.write(places[to_keep], rows[to_keep])
+            except OSError as error:
+                self._stop_keeping(error)
         logits, pooled, *means = torch.split(
             torch.from_numpy(rows[:, :-2].view(numpy.float32)), self.widths, dim=1
         )
@@ -91,6 +97,17 @@ class TeacherCache:
             tuple(mean.contiguous()[:, :, None, None] for mean in means),
             pooled.contiguous(),
             logits.contiguous(),
+        )
+
+    def _stop_keeping(self, error: OSError) -> None:
+        """The teacher is asked from now on. A full disk gets back what was kept: checkpoints need it more."""
+        if self._rows is not None:
+            self._rows.clear()
+        self._rows = None
+        log.warning(
+            "%s: the teacher's answers cannot be kept (%s); training continues without them",
+            self.path,
+            error.strerror,
         )
 
     def _checksums(self, rows: NDArray[numpy.int32], places: NDArray[numpy.int64]) -> NDArray[numpy.uint64]:

@@ -6,10 +6,13 @@ import hashlib
 import itertools
 import math
 import shutil
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ from cdkd.core.needs import Needs
 from cdkd.core.schedule import Method, Recipe, Term, Weight
 from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.losses import signature
+from cdkd.storage.files import write_atomically
 from cdkd.training.cohort import student_run
 from cdkd.training.evaluation import Evaluation, Reference
 from cdkd.training.loop import train
@@ -318,7 +322,8 @@ def test_a_kept_answer_is_given_and_a_damaged_one_is_not(tmp_path: Path) -> None
     assert (cache.hits, cache.asked) == (97, 194)  # each image has one view an epoch
 
     # a flipped bit, zeros, a row in another's place: asked anew, and right
-    rows = cache._rows
+    width = sum(cache.widths) + 2
+    rows = numpy.memmap(cache.path, numpy.int32, "r+").reshape(-1, width)
     filled = rows[:, :-2].any(1).nonzero()[0]
     rows[filled[0], 5] ^= 1 << 20
     rows[filled[1]] = 0
@@ -328,11 +333,53 @@ def test_a_kept_answer_is_given_and_a_damaged_one_is_not(tmp_path: Path) -> None
     for batch, expected in zip(batches.epoch(0, 0), first, strict=True):
         assert torch.equal(again(batch, teacher.without_maps).logits, expected.logits)
     assert again.asked - again.hits == 3
-    width = sum(again.widths) + 2
     small = opened(gigabytes=4e-9 * width * 18 * 10)  # room for ten images
     for batch in batches.epoch(0, 0):
         small(batch, teacher.without_maps)
     assert (small.slots, small.hits) == (180, 10)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no `mount`")
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here ({done.stderr.strip()})")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_once_and_the_answers_stay_right(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = Teacher(network("resnet14", DATA, 99, CPU), RECIPE)
+    batches = Batches(TRAIN, RECIPE.augmentation, 16)
+    sample = next(evaluation(TEST, RECIPE.augmentation, batch=16)).images
+    cache = TeacherCache(small_disk, {}, len(TRAIN), 18, 1.0, teacher.without_maps, sample)
+    for epoch in range(3):
+        for batch in batches.epoch(0, epoch):
+            found, expected = cache(batch, teacher.without_maps), teacher.without_maps(batch.images)
+            assert torch.equal(found.logits, expected.logits)
+            assert torch.equal(found.pooled, expected.pooled)
+    said = [entry.getMessage() for entry in caplog.records]
+    assert len(said) == 1
+    assert said[0].startswith(f"{cache.path}: the teacher's answers cannot be kept (No space left on device)")
+    (small_disk / "checkpoint").write_bytes(b"x" * 40_000)  # what was kept leaves room for it
+    again = TeacherCache(small_disk, {"other": 1}, len(TRAIN), 18, 1.0, teacher.without_maps, sample)
+    for batch in batches.epoch(0, 0):
+        assert torch.equal(
+            again(batch, teacher.without_maps).logits, teacher.without_maps(batch.images).logits
+        )
+    assert len(caplog.records) == 2
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_atomically(small_disk / "record.json", b"x" * 100_000)
+    assert raised.value.filename == str(small_disk / "record.json")
 
 
 def test_a_teacher_whose_answers_depend_on_company_is_not_kept(tmp_path: Path) -> None:

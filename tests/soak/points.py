@@ -225,7 +225,10 @@ def _answers(trap: Trap) -> None:
     def torn(cache: TeacherCache, batch: Any, ask: Any) -> Any:
         found = answer(cache, batch, ask)
         if trap.due(ROW):
-            cache._rows[batch.indices.numpy() * cache.views + batch.crops.numpy(), cache.widths[0] :] = 0
+            places = batch.indices.numpy() * cache.views + batch.crops.numpy()
+            rows = cache._rows.read(places)
+            rows[:, cache.widths[0] :] = 0
+            cache._rows.write(places, rows)
             trap.spring()
         return found
 
