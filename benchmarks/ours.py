@@ -27,7 +27,7 @@ from benchmarks import images
 from benchmarks.clock import Clock, Spent, peak_mb, report, since_start, timed
 from benchmarks.options import parse, parser
 from benchmarks.stand_in import as_if_trained
-from cdkd.config.params import load
+from cdkd.config.experiments import Experiments
 from cdkd.core.batch import Batch
 from cdkd.core.features import Features, Outputs
 from cdkd.core.schedule import Method, Weight
@@ -52,7 +52,7 @@ WITHOUT_MAPS = (
     "student",
 )  # what a cache of the teacher's answers serves
 METHODS = (*WITHOUT_MAPS, "at", "fitnets")  # K students are these in turn; one is kd
-EXPERIMENT = images.ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml"
+EXPERIMENT = "cifar100-resnet32x4-resnet8x4"
 EPOCH, TEST = 50_000, 10_000  # images of CIFAR-100, which `--parts` reckons with
 
 
@@ -73,7 +73,7 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     list of names).
     """
     device = torch.device("cpu")
-    params = load(EXPERIMENT)
+    params = Experiments(images.ROOT).load(EXPERIMENT)
     recipe = replace(
         params.training.resolved, batch=options.batch, precision=options.precision, engine=options.engine
     )
@@ -101,7 +101,7 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     ]
     if options.cache != "off":
         if batches.crops is None:
-            raise SystemExit(f"no cache: {EXPERIMENT.stem} shows endlessly many views")
+            raise SystemExit(f"no cache: {EXPERIMENT} shows endlessly many views")
         some = next(evaluation(test, recipe.augmentation, recipe.batch)).images
         plenty = 1000.0  # gigabytes: the file is sparse and takes what is seen
         teacher.cache = TeacherCache(

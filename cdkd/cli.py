@@ -230,12 +230,12 @@ def _params() -> Params:
 
 
 def _use(arguments: argparse.Namespace) -> None:
-    from cdkd.config.experiments import names, use
+    from cdkd.config.experiments import listing, use
 
     if "name" in arguments:
         print(use(root(), arguments.name, force=arguments.force))
     else:
-        print("\n".join(names(root())))
+        print(listing(root()))
 
 
 def _init(arguments: argparse.Namespace) -> None:

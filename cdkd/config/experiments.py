@@ -5,34 +5,89 @@ from __future__ import annotations
 from pathlib import Path
 
 from cdkd.config.faults import suggest
-from cdkd.config.params import load
+from cdkd.config.params import Params, load
+from cdkd.config.schema import Data
+from cdkd.config.templates import filled
 from cdkd.core.errors import BadParams
+from cdkd.data.downloadable import SIZES
 from cdkd.storage.files import write_atomically
 
 
-def names(root: Path) -> list[str]:
-    return sorted(path.stem for path in (root / "experiments").glob("*.yaml"))
+class Experiments:
+    """Those of experiments/*.yaml, and those that the templates give. A file goes before a template."""
+
+    def __init__(self, root: Path) -> None:
+        """root: the folder of params.yaml and experiments/"""
+        self._root = root
+        self._files = {path.stem: path for path in (root / "experiments").glob("*.yaml")}
+        self._filled = filled(root)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({*self._files, *self._filled})
+
+    def text(self, name: str) -> str:
+        """What params.yaml holds while this experiment is the active one. Raises BadParams."""
+        self._check(name)
+        path = self._files.get(name)
+        return self._filled[name][1] if path is None else path.read_text(encoding="utf-8")
+
+    def load(self, name: str) -> Params:
+        """Checked and resolved, its relative paths from the root. Raises BadParams."""
+        self._check(name)
+        path, text = (self._files[name], None) if name in self._files else self._filled[name]
+        return load(path, text).model_copy(update={"root": self._root.resolve()})
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            listed = f"{suggest(name, self.names)}; expected one of {', '.join(self.names)}"
+            raise BadParams(f"no experiment {name!r} in experiments/{listed}")
 
 
 def use(root: Path, name: str, *, force: bool = False) -> str:
-    """Make `experiments/<name>.yaml` the active params.yaml. Returns what to tell the user.
+    """Make the experiment the active params.yaml. Returns what to tell the user.
 
     force: overwrite a params.yaml that was edited by hand
     Raises `BadParams` before anything is written.
     """
-    known = names(root)
-    if name not in known:
-        listed = f"{suggest(name, known)}; expected one of {', '.join(known)}"
-        raise BadParams(f"no experiment {name!r} in experiments/{listed}")
-    source, active = root / "experiments" / f"{name}.yaml", root / "params.yaml"
-    load(source)  # raises if it is faulty
-    text = source.read_text(encoding="utf-8")
+    known, active = Experiments(root), root / "params.yaml"
+    known.load(name)  # raises if it is faulty
     if active.exists() and not force:
-        saved = {(root / "experiments" / f"{other}.yaml").read_text(encoding="utf-8") for other in known}
+        saved = {known.text(other) for other in known.names}
         if active.read_text(encoding="utf-8") not in saved:
             raise BadParams(
                 f"{active.name}: differs from every file of experiments/, so it was edited by hand;"
                 f" keep it as experiments/NAME.yaml, or overwrite it with `cdkd use --force {name}`"
             )
-    write_atomically(active, text)
+    write_atomically(active, known.text(name))
     return f"params.yaml is now {name}; `dvc repro` runs it"
+
+
+def listing(root: Path) -> str:
+    """Every experiment: its networks, the data that it needs, and how much is trained; two lines each.
+
+    No estimate of the time: it would take torch, the networks and a measurement, many seconds for a list.
+    `images` counts what the students see in training, which the time is nearly proportional to.
+    """
+    known = Experiments(root)
+    return "\n".join(_entry(known.load(name)) for name in known.names)
+
+
+def _entry(params: Params) -> str:
+    runs, epochs = len(params.methods) * len(params.seeds), params.training.epochs
+    size = SIZES.get(params.data.source)
+    train = params.data.train_images or (None if size is None else size.train)
+    seen = "" if train is None else f", {runs * epochs * train / 1e6:,.1f} million images"
+    return (
+        f"{params.experiment}: {params.teacher.network} -> {params.student.network},"
+        f" {runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}"
+    )
+
+
+def _needed(data: Data) -> str:
+    size = SIZES.get(data.source)
+    if size is None:
+        return f"your files: {', '.join(data.paths)}"
+    kept = f"{data.train_images:,} of {size.train:,}" if data.train_images else f"{size.train:,}"
+    place = f"downloaded once, {size.megabytes} MB" if size.megabytes else "no download"
+    return f"{data.source}: {place}; {kept} training and {size.test:,} test images"

@@ -63,10 +63,13 @@ class Params(BaseModel):
         return found
 
 
-def load(path: Path) -> Params:
-    """Read, check and resolve one experiment. Raises `BadParams` with all faults at once."""
+def load(path: Path, text: str | None = None) -> Params:
+    """Read, check and resolve one experiment. Raises `BadParams` with all faults at once.
+
+    text: what to read instead of the file, which faults still name
+    """
     use_project_of(path)
-    raw, lines = read(path)
+    raw, lines = read(path, text)
     faults = Faults(path, lines)
     params = _resolved(raw, faults, path.resolve().parent)
     faults.raise_if_any()

@@ -19,9 +19,12 @@ MAX_BITS = 64  # Python refuses to write out whole numbers of thousands of digit
 Lines = dict[Place, int]
 
 
-def read(path: Path) -> tuple[dict[str, Any], Lines]:
-    """The file as plain values, and the line of each key. Raises `BadParams` with one line."""
-    tree = _parsed(path, _text(path))
+def read(path: Path, text: str | None = None) -> tuple[dict[str, Any], Lines]:
+    """The file as plain values, and the line of each key. Raises `BadParams` with one line.
+
+    text: what to read instead of the file
+    """
+    tree = _parsed(path, _text(path) if text is None else text)
     if not isinstance(tree, dict):
         raise BadParams(
             f"{path}: holds {show(tree)}; expected an experiment: sections such as data, teacher, training"

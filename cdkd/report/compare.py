@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdkd.config.experiments import Experiments
 from cdkd.config.faults import suggest
 from cdkd.config.params import Params, load
 from cdkd.core.digest import digest
@@ -54,18 +55,18 @@ class Experiment:
 
 
 def named(root: Path, names: Sequence[str]) -> list[Params]:
-    """The experiments of these names, each once: the active params.yaml if it is one, else
-    experiments/<name>.yaml."""
-    known = {path.stem: path for path in sorted((root / "experiments").glob("*.yaml"))}
+    """The experiments of these names, each once: the active params.yaml if it is one, else that of
+    experiments/."""
+    known = Experiments(root)
     active = load(root / "params.yaml") if (root / "params.yaml").exists() else None
     found = []
     for name in dict.fromkeys(names):
         if active is not None and name == active.experiment:
             found.append(active)
-        elif name in known:
-            found.append(load(known[name]).model_copy(update={"root": root.resolve()}))
+        elif name in known.names:
+            found.append(known.load(name))
         else:
-            every = [*known, *([active.experiment] if active and active.experiment not in known else [])]
+            every = list(dict.fromkeys([*known.names, *([active.experiment] if active else [])]))
             raise BadParams(
                 f"no experiment {name!r}{suggest(name, every)}; expected some of {', '.join(every)}"
             )

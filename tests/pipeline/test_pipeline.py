@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cdkd.config.experiments import Experiments
 from tests.clone import PARAMS, ROOT, Clone, snapshot
 from tests.waiting import PATIENCE, wait_until
 
@@ -354,8 +355,8 @@ def test_two_processes_train_nothing_twice(clone: Clone) -> None:
 
 
 def test_an_experiment_becomes_the_active_one(clone: Clone) -> None:
-    names = clone.run("cdkd", "use").split()
-    assert names == sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
+    listed = clone.run("cdkd", "use").splitlines()
+    assert [line.partition(":")[0] for line in listed if line[0] != " "] == Experiments(ROOT).names
     clone.run("cdkd", "use", "--force", "cifar100-quick")
     assert "cifar100-quick: resnet20 -> resnet8, 10 methods x 3 seeds = 30 runs" in clone.run("cdkd", "check")
     clone.run("cdkd", "use", "digits")  # no force: what is overwritten is kept in experiments/

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cdkd.config.experiments import Experiments
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
 from cdkd.report.collect import FoundRun
@@ -22,7 +23,7 @@ from tests.unit.test_report import a_record
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CRD, CDC, CDI = (
-    load(EXPERIMENTS / f"{name}.yaml")
+    Experiments(EXPERIMENTS.parent).load(name)
     for name in ("cifar100-resnet32x4-resnet8x4", "cifar100-resnet152-resnet50", "imagenet-resnet34-resnet18")
 )
 
@@ -116,7 +117,7 @@ def test_losses_are_compared_value_by_value(tmp_path: Path) -> None:
 
 
 def load_methods(folder: Path, *lines: str) -> Any:
-    text = (EXPERIMENTS / "cifar100-resnet32x4-resnet8x4.yaml").read_text().partition("\nmethods:")[0]
+    text = Experiments(EXPERIMENTS.parent).text("cifar100-resnet32x4-resnet8x4").partition("\nmethods:")[0]
     (folder / "params.yaml").write_text(text + "\nmethods:\n" + "".join(f"  {line}\n" for line in lines))
     return load(folder / "params.yaml").methods
 

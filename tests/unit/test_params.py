@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdkd.config import epochs, schema
+from cdkd.config.experiments import Experiments
 from cdkd.config.faults import show, suggest
 from cdkd.config.option_types import type_of
 from cdkd.config.params import load
@@ -58,9 +59,9 @@ def faults(path: Path) -> list[str]:
     return str(caught.value).splitlines()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_named_experiment_is_sound_and_bears_its_file_name(path: Path) -> None:
-    assert load(path).experiment == path.stem
+@pytest.mark.parametrize("name", Experiments(ROOT).names)
+def test_every_named_experiment_is_sound_and_bears_its_name(name: str) -> None:
+    assert Experiments(ROOT).load(name).experiment == name
 
 
 def test_the_active_experiment_is_digits_as_it_is_shipped() -> None:
@@ -297,9 +298,7 @@ def test_edt_acts_as_the_released_code_counts() -> None:
 
 
 def test_the_recipe_of_repdistiller_drops_where_it_says() -> None:
-    rate = load(
-        ROOT / "experiments" / "cifar100-resnet32x4-resnet8x4.yaml"
-    ).training.resolved.learning_rate_at
+    rate = Experiments(ROOT).load("cifar100-resnet32x4-resnet8x4").training.resolved.learning_rate_at
     assert [round(rate(e - 1), 9) for e in (150, 151, 180, 181, 210, 211)] == [
         0.05,
         0.005,
@@ -458,11 +457,11 @@ def test_inactive_is_a_key_of_the_method(write: Any) -> None:
 
 
 def test_the_bundled_gate_and_edt_methods_decay_what_is_inactive() -> None:
-    for path in [ROOT / "params.yaml", *(ROOT / "experiments").glob("*.yaml")]:
-        params = load(path)
+    known = Experiments(ROOT)
+    for params in [load(ROOT / "params.yaml"), *map(known.load, known.names)]:
         for name, method in params.methods.items():
             gated = name.endswith(("_gate", "_edt"))
-            assert method.inactive == ("decayed" if gated else "untouched"), (path.name, name)
+            assert method.inactive == ("decayed" if gated else "untouched"), (params.experiment, name)
             made = [space.made(space.base, short=False) for space in params.search.values()]
             assert all(made)
     space = load(ROOT / "params.yaml").search["ablation"]
