@@ -87,7 +87,11 @@ def _entry(params: Params) -> str:
 def _needed(data: Data) -> str:
     size = SIZES.get(data.source)
     if size is None:
-        return f"your files: {', '.join(data.paths)}"
+        return (
+            f"your files: {', '.join(data.paths)}"
+            if data.paths
+            else f"{data.source}: a source of this project"
+        )
     kept = f"{data.train_images:,} of {size.train:,}" if data.train_images else f"{size.train:,}"
     place = f"downloaded once, {size.megabytes} MB" if size.megabytes else "no download"
     return f"{data.source}: {place}; {kept} training and {size.test:,} test images"

@@ -80,8 +80,8 @@ def load(path: Path, text: str | None = None) -> Params:
 
 def use_project_of(path: Path) -> None:
     """Use the losses, networks and sources beside this params.yaml, or above its folder experiments/."""
-    folder = path.resolve().parent
-    own_code.use(folder.parent if folder.name == "experiments" else folder)
+    folders = path.resolve().parents[:2]  # a template is a folder deeper
+    own_code.use(next((one.parent for one in folders if one.name == "experiments"), folders[0]))
     own_code.check(own_code.LOSSES, signature.built_in())
     own_code.check(own_code.NETWORKS, list(NETWORKS))
     own_code.check(own_code.SOURCES, list(SOURCES))

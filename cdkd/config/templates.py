@@ -1,7 +1,7 @@
 """Experiments that differ in a few values: one recipe, written once, and a table of the values.
 
-`experiments/templates/NAME.yaml` is a params.yaml with placeholders such as $student; `NAME.csv` beside it has
-a column for each placeholder and a row for each experiment, whose name is the column `experiment`.
+`experiments/templates/NAME.yaml` is a params.yaml with placeholders such as $student; `NAME.csv` beside it
+has a column for each placeholder and a row for each experiment, whose name is the column `experiment`.
 """
 
 from __future__ import annotations
