@@ -1,5 +1,5 @@
 """`cdkd doctor` on a finished checkout: all is well; and each deliberate breakage gives its own line, and a
-cure that heals.
+hint that repairs it.
 """
 
 from __future__ import annotations
@@ -113,16 +113,16 @@ class Line(NamedTuple):
     mark: str
     what: str
     text: str
-    cure: str
+    hint: str
 
 
 def page(clone: Clone, *words: str, code: int = 0) -> list[Line]:
     text = clone.run("cdkd", "doctor", *words, code=code)
     assert "Traceback" not in text
-    found = re.findall(r"^(ok|warn|BAD) +((?:\w+ )*\w+) {2,}(.*)\n(?: +cure: (.*)\n)?", text, re.MULTILINE)
+    found = re.findall(r"^(ok|warn|BAD) +((?:\w+ )*\w+) {2,}(.*)\n(?: +hint: (.*)\n)?", text, re.MULTILINE)
     assert sum(1 + bool(line[3]) for line in found) == len(text.splitlines()), text
     lines = [Line(*line) for line in found]
-    assert all(bool(line.cure) == (line.mark != "ok") for line in lines), text
+    assert all(bool(line.hint) == (line.mark != "ok") for line in lines), text
     return lines
 
 
@@ -194,7 +194,7 @@ class Breakage:
     do: Callable[[Clone], Any]
     mark: str
     text: str
-    cure: str
+    hint: str
 
 
 def params(clone: Clone, old: str, new: str) -> None:
@@ -439,7 +439,7 @@ def test_a_breakage_gives_its_line_and_nothing_else(clone: Clone, name: str) -> 
     found = unsound(page(clone, "--quick", code=int(broken.mark == "BAD")))
     assert [(line.mark, line.what) for line in found] == [(broken.mark, broken.what)], found
     assert broken.text in found[0].text
-    assert broken.cure in found[0].cure
+    assert broken.hint in found[0].hint
     assert str(clone.folder) not in found[0].text
     assert snapshot(clone) == before
 
@@ -452,9 +452,9 @@ def test_a_held_lock_and_who_holds_it(clone: Clone) -> None:
         )  # it may well be in training
         found = unsound(page(clone, "--quick"))
     assert [(line.mark, line.what) for line in found] == [("warn", "locks")]
-    assert f"digits-students-seed-0 is held by process {os.getpid()} (" in found[0].text
+    assert f"digits-students-seed-0 is locked by process {os.getpid()} (" in found[0].text
     assert "python" in found[0].text
-    assert f"`kill {os.getpid()}`" in found[0].cure
+    assert f"`kill {os.getpid()}`" in found[0].hint
 
 
 def test_a_database_that_is_being_written_is_read_beside(clone: Clone) -> None:
@@ -497,7 +497,7 @@ def test_pending_students_would_have_other_threads(clone: Clone) -> None:
     params(clone, "0.9,", "0.8,")
     found = unsound(page(clone, "--quick"))
     assert [(line.mark, line.what) for line in found] == [("warn", "determinism"), ("warn", "stale runs")]
-    assert "`OMP_NUM_THREADS=33 dvc repro`" in found[0].cure
+    assert "`OMP_NUM_THREADS=33 dvc repro`" in found[0].hint
 
 
 def with_environment(**changed: Any) -> Callable[[Record], Record]:
@@ -522,11 +522,11 @@ def test_what_the_quick_page_leaves_out(clone: Clone) -> None:
     assert unsound(page(clone, "--quick")) == []
     cache, teacher = unsound(page(clone, code=1))
     assert (cache.mark, cache.what) == ("BAD", "dvc cache")
-    assert f"`rm -f {dvc_object(clone).relative_to(clone.folder)} && dvc commit --force`" in cache.cure
+    assert f"`rm -f {dvc_object(clone).relative_to(clone.folder)} && dvc commit --force`" in cache.hint
     assert (teacher.mark, teacher.what) == ("BAD", "teacher")
     assert "test_loss 0.125 -> " in teacher.text
     assert "test_top1_error" not in teacher.text
-    assert "`cdkd verify teacher`" in teacher.cure
+    assert "`cdkd verify teacher`" in teacher.hint
 
 
 def test_another_number_on_another_machine_is_a_warning(
@@ -551,7 +551,7 @@ def test_weights_that_stayed_on_another_machine_are_no_fault(clone: Clone) -> No
     lines = page(clone, "--quick")
     assert unsound(lines) == []
     assert "(2 have theirs on another machine)" in next(line.text for line in lines if line.what == "store")
-    assert "another machine" in doctor.teacher(Site(clone.folder, quick=False)).sound
+    assert "another machine" in doctor.teacher(Site(clone.folder, quick=False)).summary
 
 
 def test_little_room_on_the_disk(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -598,7 +598,7 @@ def test_before_anything_was_run(clone: Clone) -> None:
     for folder in ("data", "runs", ".cdkd", ".dvc/cache"):
         shutil.rmtree(clone.folder / folder)
     found = unsound(page(clone, "--quick"))
-    assert [(line.mark, line.what, line.cure) for line in found] == [("warn", "data", "`cdkd prepare`")]
+    assert [(line.mark, line.what, line.hint) for line in found] == [("warn", "data", "`cdkd prepare`")]
 
 
 def test_whatever_lies_about_there_is_no_traceback(clone: Clone) -> None:
@@ -643,7 +643,7 @@ def test_the_cures_heal(clone: Clone) -> None:
         BREAKAGES[name].do(clone)
     found = unsound(page(clone, "--quick", code=1))
     for line in found:
-        for command in re.findall(r"`([^`]+)`", line.cure):
+        for command in re.findall(r"`([^`]+)`", line.hint):
             clone.run("sh", "-c", command)
     assert len(found) == 11
     assert unsound(page(clone, "--quick")) == []
@@ -659,6 +659,6 @@ def test_the_lock_file_of_this_checkout_is_understood() -> None:
 
 
 def test_colour_of_a_mark() -> None:
-    finding = doctor.Finding("BAD", "store", "text", "cure")
+    finding = doctor.Finding("BAD", "store", "text", "hint")
     assert finding.line(colour=False).splitlines()[0] == "BAD   store          text"
     assert finding.line(colour=True).startswith("\033[31mBAD \033[0m")

@@ -1,8 +1,7 @@
-"""What of a checkout is sound and what is not: packages, settings, data, store, runs, caches, MLflow; and the
-cure of each fault.
+"""`cdkd doctor`: examines a checkout (packages, settings, data, store, runs, caches, MLflow) and gives hints.
 
-A check is one function that looks and changes nothing; `CHECKS` lists them all. It gives a `Verdict`: what is
-said where all is well, and the faults. Whatever a broken file makes it raise becomes a fault as well.
+A check is one function that reads and changes nothing; `CHECKS` lists them all. It returns a `Verdict`: a
+summary, and the faults with a hint for each. An exception that a broken file causes becomes a fault as well.
 """
 
 from __future__ import annotations
@@ -34,17 +33,16 @@ def examine(root: Path, *, quick: bool) -> Iterator[Finding]:
             continue
         what = check.__name__.replace("_", " ")
         verdict = _asked(site, check)
-        if verdict.sound and not verdict.faults:
-            yield Finding("ok", what, verdict.sound)
-        yield from (Finding(fault.mark, what, fault.text, fault.cure) for fault in verdict.faults)
+        if verdict.summary and not verdict.faults:
+            yield Finding("ok", what, verdict.summary)
+        yield from (Finding(fault.mark, what, fault.text, fault.hint) for fault in verdict.faults)
 
 
 def _asked(site: Site, check: Check) -> Verdict:
     try:
         return check(site)
     except Exception as error:
-        # a file may be broken in a way that nobody thought of: a line like the others, and the rest is
-        # examined
+        # a broken file may cause any exception: it becomes a line, and the other checks still run
         known = "" if isinstance(error, CdkdError | OSError) else f"{type(error).__name__}: "
         return Verdict(
             "",

@@ -1,4 +1,4 @@
-"""The machine and its settings: packages, threads, GPU, telemetry, room."""
+"""The machine and its settings: packages, threads, GPU, telemetry, disk space."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def packages(site: Site) -> Verdict:
         "BAD": wrong.keys() & {*DECISIVE_PACKAGES},
         "warn": wrong.keys() - {*DECISIVE_PACKAGES},
     }
-    cure = "`rm -f .venv/installed && make env`"
+    hint = "`rm -f .venv/installed && make env`"
     faults = [
-        Fault(mark, some(wrong[name] for name in sorted(names)), cure)
+        Fault(mark, some(wrong[name] for name in sorted(names)), hint)
         for mark, names in marked.items()
         if names
     ]
@@ -81,7 +81,7 @@ def packages(site: Site) -> Verdict:
 
 
 def determinism(site: Site) -> Verdict:
-    """The settings that decide the last bits: threads above all."""
+    """The settings that affect the last bits: above all the number of threads."""
     given, cores = os.environ.get("OMP_NUM_THREADS"), cores_here()
     jobs = scheduler.jobs(site.params) if site.params else 1
     usual = max(1, cores // jobs)
@@ -95,7 +95,7 @@ def determinism(site: Site) -> Verdict:
             Fault(
                 "warn",
                 f"OMP_NUM_THREADS={given} is set; without it students have {usual}: "
-                "threads decide the last bits",
+                "the number of threads affects the last bits",
                 "`unset OMP_NUM_THREADS`",
             )
         )
@@ -142,12 +142,12 @@ def gpu(site: Site) -> Verdict:
         return Verdict(f"{torch.cuda.get_device_name()}; torch sees it", [])
     if not there:
         return Verdict("none; training is on the CPU", [])
-    cure = (
-        f"`nvidia-smi` says whether its driver is at work; torch {torch.__version__} needs one for CUDA "
+    hint = (
+        f"`nvidia-smi` shows whether its driver works; torch {torch.__version__} needs one for CUDA "
         f"{torch.version.cuda}"
     )
     return Verdict(
-        "", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", cure)]
+        "", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", hint)]
     )
 
 
@@ -178,11 +178,11 @@ def disk(site: Site) -> Verdict:
             if need > LEAST_FREE
             else f"expected at least {amount(LEAST_FREE)}"
         )
-        cure = (
-            "`dvc gc --workspace` lets go of old outputs in DVC's cache, "
+        hint = (
+            "`dvc gc --workspace` removes old outputs from DVC's cache, "
             "`rm -r .cdkd/teacher` of the teacher's answers"
         )
-        return Verdict("", [Fault("warn", f"{amount(free)} free; {want}", cure)])
+        return Verdict("", [Fault("warn", f"{amount(free)} free; {want}", hint)])
     return Verdict(f"{amount(free)} free", [])
 
 

@@ -1,4 +1,4 @@
-"""What others keep beside it: locks, DVC's cache, MLflow, the teacher's answers."""
+"""Locks, and the files of other programs and caches: DVC, MLflow, the teacher's outputs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it anew from the records"
 def locks(site: Site) -> Verdict:
     """Who trains now."""
     faults = []
-    for name, pid in site.held.items():
+    for name, pid in site.locked.items():
         who = f"process {pid} ({_words(pid)})" if pid else "a process that is not named"
-        cure = (
+        hint = (
             f"wait for it, or `kill {pid}`: its command goes on from the last checkpoint"
             if pid
             else f"wait for it; `fuser .cdkd/locks/{name}` finds it"
         )
-        faults.append(Fault("warn", f"{name} is held by {who}", cure))
-    return Verdict("none is held", faults)
+        faults.append(Fault("warn", f"{name} is locked by {who}", hint))
+    return Verdict("none is locked", faults)
 
 
 def dvc_cache(site: Site) -> Verdict:
@@ -48,8 +48,8 @@ def dvc_cache(site: Site) -> Verdict:
     for path in objects:
         if _md5(path) != path.parent.name + path.name.removesuffix(".dir"):
             shown = path.relative_to(site.root) if path.is_relative_to(site.root) else path
-            cure = f"`rm -f {shown} && dvc commit --force`, once data and runs are sound"
-            faults.append(Fault("BAD", f"{shown}: damaged: its md5 is not its name", cure))
+            hint = f"`rm -f {shown} && dvc commit --force`, once data and runs are valid"
+            faults.append(Fault("BAD", f"{shown}: damaged: its md5 is not its name", hint))
     return Verdict(
         f"{len(objects)} objects, {size_of(objects)}: each fits its md5" if objects else "empty", faults
     )
@@ -90,7 +90,7 @@ def mlflow(site: Site) -> Verdict:
         )
     except sqlite3.DatabaseError as error:
         return Verdict("", [Fault("BAD", f"mlflow.db is damaged ({error})", REBUILD)])
-    return Verdict(f"the view is whole, {count} entries, {size_of([path])}", faults)
+    return Verdict(f"the view is valid, {count} entries, {size_of([path])}", faults)
 
 
 def teacher_cache(site: Site) -> Verdict:
@@ -180,14 +180,14 @@ def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
     ):
         if (
             key is None
-            or f"{experiment}-{TEACHER if method == TEACHER else 'students'}-seed-{seed}" in site.held
+            or f"{experiment}-{TEACHER if method == TEACHER else 'students'}-seed-{seed}" in site.locked
         ):
             continue
-        cure = (
+        hint = (
             "`cdkd track` completes it"
             if isinstance(site.stored.get(key), Record)
             else "`dvc repro` goes on with it"
             if key in site.plans
             else REBUILD
         )
-        yield Fault("warn", f"{experiment}: {name} shows as RUNNING, and nobody trains it", cure)
+        yield Fault("warn", f"{experiment}: {name} shows as RUNNING, and nobody trains it", hint)

@@ -50,12 +50,12 @@ def data(site: Site) -> Verdict:
         try:
             _check_data(folder)
         except (CdkdError, OSError) as error:
-            cure = (
+            hint = (
                 "`cdkd prepare`"
                 if folder == active
                 else f"`rm -r {folder.relative_to(site.root)}`; `cdkd use` and `cdkd prepare` bring it back"
             )
-            faults.append(Fault("BAD", site.short(error), cure))
+            faults.append(Fault("BAD", site.short(error), hint))
     return Verdict(f"{some(folder.name for folder in folders)}: as prepared" if folders else "", faults)
 
 
@@ -135,7 +135,7 @@ def runs(site: Site) -> Verdict:
             continue
         other = site.stored.get(record.fingerprint)
         if isinstance(other, Record) and _essence(other) != _essence(record):
-            cure = (
+            hint = (
                 f"`cdkd verify {path.parent.name} --seed {record.seed}` says which is right; {again}"
                 if again
                 else _removed(site, [path])
@@ -144,7 +144,7 @@ def runs(site: Site) -> Verdict:
                 Fault(
                     "BAD",
                     f"{path.relative_to(site.root)}: not what the store has for the same fingerprint",
-                    cure,
+                    hint,
                 )
             )
     return Verdict(
@@ -164,7 +164,7 @@ def stale_runs(site: Site) -> Verdict:
             [
                 Fault(
                     "warn",
-                    "cannot be told: the teacher of today's params and code is not trained",
+                    "cannot be determined: the teacher of today's params and code is not trained",
                     "`dvc repro`",
                 )
             ],
@@ -179,8 +179,8 @@ def stale_runs(site: Site) -> Verdict:
             stale.append(name)
     faults = []
     if stale:
-        cure = "`dvc repro --force` (what the store has is not trained again)"
-        faults.append(Fault("warn", f"of other params or code than today's: {some(stale)}", cure))
+        hint = "`dvc repro --force` (what the store has is not trained again)"
+        faults.append(Fault("warn", f"of other params or code than today's: {some(stale)}", hint))
     if foreign:
         names = [str(path.relative_to(site.root).with_suffix("")) for path in foreign]
         faults.append(Fault("warn", f"no runs of params.yaml: {some(names)}", _removed(site, foreign)))
@@ -191,20 +191,20 @@ def checkpoints(site: Site) -> Verdict:
     """States of runs: those to go on from, and those that nothing will go on from."""
     faults, going = [], 0
     for folder in sorted(site.store.checkpoints.glob("*")):
-        plan, size, cure = (
+        plan, size, hint = (
             site.plans.get(folder.name),
             size_of([folder]),
             f"`rm -r .cdkd/checkpoints/{folder.name[:12]}*`",
         )
         if isinstance(site.stored.get(folder.name), Record):
-            faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", cure))
+            faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", hint))
         elif (
-            plan is not None or site.held or not site.teacher
+            plan is not None or site.locked or not site.teacher
         ):  # wanted; perhaps in training for another experiment; or not to be told
             going += 1
         else:
             text = f"{folder.name[:12]}: of no run of today's params and code, {size}"
-            faults.append(Fault("warn", text, f"{cure}, unless you go back to what it was trained for"))
+            faults.append(Fault("warn", text, f"{hint}, unless you go back to what it was trained for"))
     return Verdict(f"of {how_many(going)} to go on from" if going else "none", faults)
 
 
@@ -237,7 +237,9 @@ def teacher(site: Site) -> Verdict:
                 )
             ],
         )
-    return Verdict("", [Fault("BAD", text, "`cdkd verify teacher` trains it again and says where they part")])
+    return Verdict(
+        "", [Fault("BAD", text, "`cdkd verify teacher` trains it again and names the first difference")]
+    )
 
 
 def _essence(record: Record) -> tuple[Any, ...]:

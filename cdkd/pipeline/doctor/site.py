@@ -1,4 +1,4 @@
-"""What a check looks at and what it says."""
+"""What a check reads (`Site`) and returns (`Verdict`)."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ MOST = 5  # names on one line
 class Fault(NamedTuple):
     mark: Mark
     text: str
-    cure: str
+    hint: str
 
 
 class Verdict(NamedTuple):
-    """sound: said where there is no fault; empty: then there is nothing to say."""
+    """summary: shown if there is no fault; empty: no line is shown."""
 
-    sound: str
+    summary: str
     faults: list[Fault]
 
 
-NOTHING = Verdict("", [])  # it needs what another check already found missing
+NOTHING = Verdict("", [])  # what the check needs is missing, which another check reports
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Finding:
     mark: Mark
     what: str
     text: str
-    cure: str = ""
+    hint: str = ""
 
     def line(self, *, colour: bool) -> str:
         mark = f"{self.mark:<4}"
         shown = f"\033[{COLOURS[self.mark]}m{mark}\033[0m" if colour else mark
-        return f"{shown}  {self.what:<13}  {self.text}" + (f"\n{'':21}cure: {self.cure}" if self.cure else "")
+        return f"{shown}  {self.what:<13}  {self.text}" + (f"\n{'':21}hint: {self.hint}" if self.hint else "")
 
 
 class Site:
@@ -117,7 +117,7 @@ class Site:
 
     @cached_property
     def places(self) -> list[Path]:
-        """The store's folders, but for those that `leftovers` tells of."""
+        """The store's folders, without those that `leftovers` reports."""
         return [
             path
             for path in sorted(self.store.folder.glob("*"))
@@ -134,9 +134,9 @@ class Site:
         return [plan for key, plan in self.plans.items() if not isinstance(self.stored.get(key), Record)]
 
     @cached_property
-    def held(self) -> dict[str, int | None]:
-        """The locks that are held and the process that each names."""
-        return {path.name: _named(path) for path in sorted(self.store.locks.glob("*")) if _is_held(path)}
+    def locked(self) -> dict[str, int | None]:
+        """The files that are locked, and the process that each names."""
+        return {path.name: _named(path) for path in sorted(self.store.locks.glob("*")) if _is_locked(path)}
 
     def short(self, text: object) -> str:
         """Without the project's own path; on one line."""
@@ -171,8 +171,8 @@ def _entry(place: Path) -> Record | CdkdError:
     return record
 
 
-def _is_held(path: Path) -> bool:
-    """Whether another process holds the lock: asked of the kernel, and let go of at once."""
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds the lock: the kernel is asked, and the lock is released at once."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
