@@ -94,7 +94,7 @@ class Findings:
         )
         self.rows.append(row)
         self._write(row)
-        print(f"{part} {name}: {row['state']} {told(row)}", flush=True)
+        print(f"{part} {name}: {row['state']} {described(row)}", flush=True)
         return row
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -128,7 +128,7 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def told(row: dict[str, Any]) -> str:
+def described(row: dict[str, Any]) -> str:
     numbers = [f"{key} {row[key]:.4g}" for key in ("error", *NUMBERS) if isinstance(row.get(key), float)]
     return ", ".join([*numbers, *([row["note"]] if row.get("note") else [])])
 
@@ -217,10 +217,10 @@ def table(findings: Findings) -> str:
     lines.append(f"checks: {sum(row['part'] == 'check' for row in rows) - len(wrong)} ok, {len(wrong)} not")
     lines += [
         f"  {row['name']} ({row.get('precision', '')} deterministic {row.get('deterministic', '')}): "
-        f"{row['state']} {told(row)}"
+        f"{row['state']} {described(row)}"
         for row in wrong
     ]
-    lines += [f"{row['part']} {row['name']}: {told(row)}" for row in rows if row["part"] == "ceiling"]
+    lines += [f"{row['part']} {row['name']}: {described(row)}" for row in rows if row["part"] == "ceiling"]
     head = (
         f"{'K':>3} precision engine  graphs streams determ. "
         "img/s/student  ms/step    use     GB eval s  minutes"

@@ -26,7 +26,7 @@ class Images(NamedTuple):
 
 
 def folder() -> Path | None:
-    """Where the archives lie: $CDKD_TEST_DATA/cifar100, or shared/data/cifar100 beside the checkout.
+    """Where the archives lie: $CDKD_TEST_DATA/cifar100, or shared/data/cifar100 next to the checkout.
 
     None: nowhere.
     """

@@ -108,7 +108,7 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
             folder / "cache", {"seed": seed}, len(train), batches.crops, plenty, teacher.without_maps, some
         )
         if not teacher.cache.exact:  # it would keep nothing, and the row of a table would claim that it did
-            raise SystemExit("no cache: on this processor an answer depends on the images beside it")
+            raise SystemExit("no cache: on this processor an answer depends on the rest of the batch")
     for run in runs:
         run.open_epoch()
     needs = needs_of(runs, 0, "teacher")

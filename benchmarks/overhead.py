@@ -130,9 +130,9 @@ def timed(what: str, words: Sequence[str], folder: Path, repeats: int, expected:
 def reference_first_step(folder: Path, repeats: int) -> Row:
     """The reference's own account: its process goes on after the first step."""
     words = [sys.executable, "-m", "benchmarks.reference", *REFERENCE.split()]
-    told = [json.loads(run(words, folder)[1]) for _ in range(repeats)]
+    reports = [json.loads(run(words, folder)[1]) for _ in range(repeats)]
     wall, processor = (
-        statistics.median(each[name] for each in told)
+        statistics.median(each[name] for each in reports)
         for name in ("first_step_seconds", "first_step_processor_seconds")
     )
     return Row("reference loop: start to first step", wall, processor, repeats)

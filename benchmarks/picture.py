@@ -3,7 +3,7 @@ them together.
 
     python -m benchmarks.picture benchmarks/results/default.csv
 
-Draws cost.svg and cost.png beside the CSV that `benchmarks.run` wrote. Without an argument it takes the
+Draws cost.svg and cost.png next to the CSV that `benchmarks.run` wrote. Without an argument it takes the
 newest there is.
 """
 

@@ -286,9 +286,9 @@ def remaining(results: Measurements, seconds: dict[Variant, float], options: arg
     """Seconds that the children to come will take: as long as they took last, or as their guess says in the
     measure of those that ran.
     """
-    sound = [variant for variant in seconds if variant not in results.faults]
-    pace = sum(seconds[variant] for variant in sound) / max(
-        1e-9, sum(variant.guess(options) for variant in sound)
+    valid = [variant for variant in seconds if variant not in results.faults]
+    pace = sum(seconds[variant] for variant in valid) / max(
+        1e-9, sum(variant.guess(options) for variant in valid)
     )
     left = {
         variant: options.rounds - len(found)

@@ -1,5 +1,5 @@
-"""What safety and the view in MLflow cost: digests, syncs, checkpoints and tracking, beside the epochs of
-training that they serve.
+"""What safety and the view in MLflow cost: digests, syncs, checkpoints and tracking, compared with the epochs
+of training that they serve.
 
     python -m benchmarks.safety params.yaml experiments/cifar100-quick.yaml --zips DIR/cifar100-1.zip
     DIR/cifar100-2.zip
@@ -113,7 +113,7 @@ def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock, views: 
         clock.clear()
         begun = views.spent()
         stages.distill(params, next(iter(params.methods)))
-        told = views.spent() - begun
+        reported = views.spent() - begun
         opening = views.beginning()
     saves, puts = clock.seconds["save"], clock.seconds["put"]
     epoch = (clock.seconds["train"] - saves - puts) / epochs
@@ -144,7 +144,7 @@ def measure(path: Path, zips: Sequence[Path], epochs: int, clock: Clock, views: 
         f"  all together                                         {seldom + once / whole / epoch:7.2%} of an "
         "epoch"
     )
-    row = max(told - opening, 0.0) / epochs
+    row = max(reported - opening, 0.0) / epochs
     print(f"  MLflow: rows of all students     {row:8.3f} s an epoch   {row / epoch:7.2%} of an epoch")
     print(
         f"          its beginning            {opening:8.3f} s a cohort  {opening / whole / epoch:7.2%} of an "
