@@ -148,15 +148,13 @@ def _nearest(params: Params, method: str, name: str) -> Published | None:
 
 def _recipe(pair: Published | None, row: Reference | None) -> Recipe | None:
     """The recipe of the published result; where it has none, that of the other results of the pair."""
-    origin = row.source if row else pair.source if pair else ""
-    return next(
-        (
-            one
-            for one in knowledge()["recipes"]
-            if pair and one["data"] == pair.dataset and origin.startswith(one["source"])
-        ),
-        None,
-    )
+    if pair is None:
+        return None
+    origin = row.source if row else pair.source
+    for one in knowledge()["recipes"]:
+        if one["data"] == pair.dataset and origin.startswith(one["source"]):
+            return {**one, "training": one["training"] | one.get("students", {}).get(pair.student, {})}
+    return None
 
 
 def _result(params: Params, row: Row | None, there: Reference, near: Published | None) -> Difference:

@@ -55,6 +55,13 @@ def test_the_recipe_itself_differs_in_nothing_but_the_runs(method: str) -> None:
     assert (found["runs"].ours, found["runs"].theirs) == ("3 seeds", "5 (mean, in the paper)")
 
 
+@pytest.mark.parametrize("pair", ["vgg13-mobilenetv2", "wrn-40-2-shufflenetv1", "resnet32x4-shufflenetv2"])
+def test_the_recipe_has_another_learning_rate_for_small_students(pair: str) -> None:
+    params = Experiments(EXPERIMENTS.parent).load(f"cifar100-{pair}")
+    assert "learning_rate" not in by_name(params, "crd")
+    assert by_name(changed(params, "training", learning_rate=0.05), "crd")["learning_rate"].theirs == "0.01"
+
+
 def test_every_changed_value_is_named_with_both() -> None:
     params = changed(
         CRD,
