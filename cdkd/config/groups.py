@@ -143,9 +143,8 @@ def _networks(section: GroupSection, place: Place, faults: Faults) -> dict[str, 
 
 
 def _check_network(network: str, place: Place, faults: Faults) -> None:
-    if network not in names.NETWORKS:
-        what = f"unknown network {show(network)}{suggest(network, names.NETWORKS)}"
-        faults.add(place, f"{what}; expected {STUDENT} or one of {', '.join(names.NETWORKS)}")
+    if (message := names.fault(network)) is not None:
+        faults.add(place, message.replace("expected one of", f"expected {STUDENT} or one of", 1))
 
 
 def _check_fields(group: Group, place: Place, faults: Faults) -> None:

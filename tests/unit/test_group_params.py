@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,17 @@ def test_student_is_the_students_network(tmp_path: Path) -> None:
     group = group_of(tmp_path, f"{{group: {{networks: [student, resnet14], update: alternate}}, {TERMS}}}")
     assert group.networks == {"peer0": "resnet8", "peer1": "resnet14"}
     assert group.phases == (("peer0",), ("peer1",))
+
+
+def test_a_group_takes_every_network_that_a_student_takes(tmp_path: Path) -> None:
+    found = (
+        "[student, cdkd.models.cifar:ResNet"
+        + ("" if find_spec("timm") is None else ", 'timm:resnet18'")
+        + "]"
+    )
+    assert len(group_of(tmp_path, f"{{group: {{networks: {found}}}, {TERMS}}}").networks) >= 2
+    with pytest.raises(BadParams, match="there is no package 'absent'"):
+        group_of(tmp_path, f"{{group: {{networks: [student, 'absent.nets:Net']}}, {TERMS}}}")
 
 
 def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:

@@ -489,7 +489,12 @@ TERMS = [
     ("kd: {weight", "training: {loss: kd, weight", "methods.kd.training", "no name of a term"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: yes}", "methods.student.inactive", "'yes'; expected"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: decay}", "methods.student.inactive", "'decayed'"),
-    ("{ce: {weight: 1}}", "{ce: {weight: 1}, group: {networks: [a]}}", "methods.student.group", "several"),
+    (
+        "{ce: {weight: 1}}",
+        "{ce: {weight: 1}, group: {networks: [a]}}",
+        "methods.student.group.networks[0]",
+        "unknown network 'a'; expected student or one of resnet8,",
+    ),
     ("{ce: {weight: 1}}", "{inactive: decayed}", "methods.student", "with their weights"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1, rise: 0}}", "methods.student.ce.rise", "at least 1"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1, rise_curve: linear}}", "methods.student.ce.rise_curve", "rise"),
