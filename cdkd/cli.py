@@ -117,7 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     command("check", _check, "check params.yaml: every fault at once, with its line", "check")
     command("code", _code, "check params.yaml and write the digests of the code (first stage)", "code")
     command("prepare", _prepare, "read the data source and write the splits (stage)", "prepare")
-    command("teacher", _teacher, "train the teacher, or restore it (stage)", "teacher")
+    teacher = command("teacher", _teacher, "train the teacher, or restore it (stage)", "teacher")
+    teacher.add_argument(
+        "--from",
+        type=Path,
+        dest="file",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="instead, make another project's weights (.pth, .safetensors) usable as `teacher.weights`",
+    )
     distill = command(
         "distill",
         _distill,
@@ -290,6 +298,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _teacher(arguments: argparse.Namespace) -> None:
+    if "file" in arguments:
+        from cdkd.pipeline.teacher_import import import_teacher
+
+        print("\n".join(import_teacher(_params(), arguments.file)))
+        return
     from cdkd.pipeline import stages
 
     _print_results([stages.teacher(_params())])

@@ -87,14 +87,14 @@ def _train(params: Params, store: Store, plans: list[RunSpec], teacher: Record |
     from cdkd.runs.execution import adopt_teacher, train_cohort
 
     if plans[0].config["training"] is None:
-        adopt_teacher(
-            params.root,
-            store,
-            plans[0],
-            data_folder(params),
-            str(params.teacher.weights),
-            params.teacher.training.resolved,
-        )
+        file, recipe = str(params.teacher.weights), params.teacher.training.resolved
+        try:
+            adopt_teacher(params.root, store, plans[0], data_folder(params), file, recipe)
+        except BadCheckpoint as fault:
+            if "not the weights" not in str(fault):
+                raise
+            hint = f"`cdkd teacher --from {file}` gives the cause, or converts them"
+            raise BadCheckpoint(f"{fault}; {hint}") from None
     else:
         weights = store.weights(teacher.fingerprint) if teacher else None
         if weights is not None and not weights.exists():

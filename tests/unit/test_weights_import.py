@@ -1,0 +1,228 @@
+"""Weights of other projects: what is read, what is refused, and which cause is given."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cdkd.core.errors import BadCheckpoint
+from cdkd.models.build import build
+from cdkd.models.weights import load_weights
+from cdkd.models.weights_import import import_weights
+from cdkd.storage.files import sha256
+from tests.clone import Clone
+
+State = dict[str, Tensor]
+
+
+def weights(network: str = "resnet8", classes: int = 10, channels: int = 3) -> State:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(network, classes, channels)
+        for value in model.buffers():  # running statistics and counters that are not the initial ones
+            value.add_(1)
+        return model.state_dict()
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def same(found: State, wanted: State) -> bool:
+    return list(found) == list(wanted) and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+LAYOUTS: dict[str, Callable[[State], Any]] = {
+    "plain.pth": lambda state: state,
+    "parallel.pt": lambda state: prefixed(state, "module."),
+    "twice.pth": lambda state: {"net": {"state_dict": prefixed(state, "module.model.")}},
+    "best.pth.tar": lambda state: {
+        "epoch": 240,
+        "model": state,
+        "best_acc": torch.tensor(75.6),
+        "optimizer": {},
+    },
+    "student.pth": lambda state: {"student": state, "args": None},
+    "joint.pth": lambda state: (
+        prefixed(state, "module.t_net.") | {"module.connectors.0.weight": torch.ones(3)}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_same_tensors_from_every_layout(tmp_path: Path, name: str) -> None:
+    state = weights()
+    assert same(import_weights(saved(tmp_path / name, LAYOUTS[name](state)), "resnet8", 10, 3).state, state)
+
+
+def test_safetensors_and_the_old_format_of_torch(tmp_path: Path) -> None:
+    state = weights()
+    save_file(prefixed(state, "module."), tmp_path / "a.safetensors")
+    torch.save({"model": state}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("a.safetensors", "old.pth"):
+        assert same(import_weights(tmp_path / name, "resnet8", 10, 3).state, state)
+
+
+@pytest.mark.parametrize(
+    "network", ["wrn-16-2", "vgg8", "resnet50-crd", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
+)
+def test_the_names_of_repdistiller(tmp_path: Path, network: str) -> None:
+    state = weights(network, 100)
+    theirs = {
+        re.sub(r"^(block\d)\.(?=\d+\.(bn|conv|shortcut))", r"\1.layer.", name).replace(
+            ".shortcut.weight", ".convShortcut.weight"
+        )
+        if network.startswith("wrn")
+        else name: value
+        for name, value in state.items()
+    }
+    assert (theirs.keys() == state.keys()) == (not network.startswith("wrn"))
+    assert same(import_weights(saved(tmp_path / "w.pth", {"model": theirs}), network, 100, 3).state, state)
+
+
+def test_torchvisions_files(tmp_path: Path) -> None:
+    import torchvision
+
+    state = torchvision.models.resnet18().state_dict()
+    path = saved(tmp_path / "resnet18-f37072fd.pth", state)
+    found = import_weights(path, "resnet18-imagenet", 1000, 3)
+    assert same(found.state, state)
+    assert not found.notes
+    assert import_weights(path, "resnet18-imagenet")[1:3] == (1000, 3)  # where the data are not known
+    with pytest.raises(BadCheckpoint, match=r"the classifier has 1000 classes, the data 100$"):
+        import_weights(path, "resnet18-imagenet", 100, 3)
+    for network in ("resnet20", "resnet18-cifar", "resnet34-imagenet"):
+        with pytest.raises(
+            BadCheckpoint, match=r"torchvision's resnet18: `teacher.network: resnet18-imagenet`$"
+        ):
+            import_weights(path, network, 1000, 3)
+
+
+def test_missing_counters_are_filled_and_nothing_is_dropped_in_silence(tmp_path: Path) -> None:
+    state = weights()
+    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    path = saved(
+        tmp_path / "w.pth", {"model": {name: value.half() for name, value in old.items()}, "epoch": 3}
+    )
+    saved_extra = saved(tmp_path / "x.pth", old | {"projection.weight": torch.ones(2), "note": "by us"})
+    found = import_weights(path, "resnet8", 10, 3)
+    assert found.state.keys() == state.keys()
+    assert found.state["conv1.weight"].dtype is torch.float32
+    assert found.state["bn1.num_batches_tracked"].item() == 0
+    assert found.notes == [
+        "read model; ignored beside it: 'epoch'",
+        "9 counters of batches that the file lacks are 0",
+        "converted from float16 to float32",
+    ]
+    notes = import_weights(saved_extra, "resnet8", 10, 3).notes
+    assert "ignored, not tensors: 'note'" in notes
+    assert "ignored: 'projection.weight'" in notes
+
+
+class Malicious:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("name", ["w.pth", "w.tar", "w.bin"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, write: Any, name: str) -> None:
+    proof = tmp_path / "proof"
+    write({"model": weights(), "opt": Malicious(f"touch {proof}")}, tmp_path / name)
+    with pytest.raises(BadCheckpoint) as fault:
+        import_weights(tmp_path / name, "resnet8", 10, 3)
+    assert not proof.exists()
+    assert "\n" not in str(fault.value)
+    if write is torch.save:
+        assert "posix.system" in str(fault.value)
+        assert "nothing was run" in str(fault.value)
+
+
+def test_the_cause_of_a_misfit(tmp_path: Path) -> None:
+    def cause(state: Any, network: str, classes: int = 10, channels: int = 3) -> str:
+        with pytest.raises(BadCheckpoint) as fault:
+            import_weights(saved(tmp_path / "w.pth", state), network, classes, channels)
+        assert len(str(fault.value)) < 500
+        assert "\n" not in str(fault.value)
+        return str(fault.value)
+
+    state = weights()
+    assert "the classifier has 10 classes, the data 7" in cause(state, "resnet8", 7)
+    assert "images of 3 channels, the data have 1" in cause(state, "resnet8", channels=1)
+    assert "looks like resnet8: `teacher.network: resnet8`" in cause(state, "resnet20")
+    assert "looks like resnet56: `teacher.network: resnet56`" in cause(weights("resnet56"), "resnet20")
+    assert "looks like wrn-40-2" in cause(prefixed(weights("wrn-40-2"), "module."), "wrn-16-2")
+    wide = {name: torch.cat([value] * 3) if value.dim() else value for name, value in state.items()}
+    assert "weights of another width: conv1.weight is (48, 3, 3, 3), expected (16" in cause(wide, "resnet8")
+    other = {f"module.part{i}.weight": torch.ones(2) for i in range(148)}
+    assert "all keys begin with module.; no name is one of the network's" in cause(other, "resnet8")
+    means = {name: value for name, value in state.items() if "running" not in name}
+    assert "lacks BatchNorm's running statistics" in cause(means, "resnet8")
+    assert "not finite: 'fc.bias'" in cause(state | {"fc.bias": torch.full((10,), torch.nan)}, "resnet8")
+    two = prefixed(state, "teacher.") | prefixed(state, "student.")
+    assert "holds several networks, 'student.', 'teacher.'" in cause(two, "resnet8")
+    assert "holds no state dict" in cause({"epoch": 3}, "resnet8")
+    assert "holds list" in cause([1, 2], "resnet8")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("<html>not found</html>")
+    (tmp_path / "text.safetensors").write_text("<html>not found</html>")
+    (tmp_path / "cut.pth").write_bytes(saved(tmp_path / "w.pth", weights()).read_bytes()[:5000])
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name in ("text.pth", "text.safetensors", "cut.pth", "pipe.pth", "absent.pth", "."):
+        with pytest.raises(BadCheckpoint, match=r"^\S*: [^\n]*$"):
+            import_weights(tmp_path / name, "resnet8", 10, 3)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    clone = Clone(tmp_path / "clone")
+    path = saved(
+        tmp_path / "their best.pth", {"model": prefixed(weights("resnet14", 10, 1), "module."), "epoch": 9}
+    )
+    words = ["cdkd", "teacher", "--from", str(path)]
+    assert "neither classes nor accuracy were compared" in clone.run(*words)
+    clone.run("cdkd", "prepare")
+    text = clone.run(*words)
+    measured = re.search(r"error (\d+\.\d+) % \(measured here, 797 test images\)", text)
+    lines = re.search(
+        r"^  weights: (teachers/their-best\.safetensors)\n  sha256: ([0-9a-f]{64})$", text, re.M
+    )
+    assert measured
+    assert lines
+    assert "ignored beside it: 'epoch'" in text
+    file = clone.folder / lines[1]
+    assert sha256(file) == lines[2]
+    assert load_file(file).keys() == weights("resnet14", 10, 1).keys()
+    load_weights(build("resnet14", 10, 1), file, lines[2])
+    params = (clone.folder / "params.yaml").read_text()
+    own = f"network: resnet14, weights: {lines[1]}, sha256: {lines[2]},"
+    clone.params(params.replace("network: resnet14,", own))
+    assert f"top-1 error {measured[1]} %" in clone.run("cdkd", "teacher")
+    clone.params(params.replace("network: resnet14,", "network: resnet20,"))
+    text = clone.run(*words, code=2)
+    assert "looks like resnet14" in text
+    assert sorted(one.name for one in file.parent.iterdir()) == [file.name]
+    save_file(prefixed(load_file(file), "module."), clone.folder / "other.safetensors")
+    digest = sha256(clone.folder / "other.safetensors")
+    own = f"network: resnet14, weights: other.safetensors, sha256: {digest},"
+    clone.params(params.replace("network: resnet14,", own))
+    assert "`cdkd teacher --from other.safetensors` gives the cause" in clone.run("cdkd", "teacher", code=2)
