@@ -62,11 +62,8 @@ def test_student_is_the_students_network(tmp_path: Path) -> None:
 
 
 def test_a_group_takes_every_network_that_a_student_takes(tmp_path: Path) -> None:
-    found = (
-        "[student, cdkd.models.cifar:ResNet"
-        + ("" if find_spec("timm") is None else ", 'timm:resnet18'")
-        + "]"
-    )
+    timm = "" if find_spec("timm") is None else ", 'timm:resnet18'"
+    found = f"[student, cdkd.models.cifar:ResNet{timm}]"
     assert len(group_of(tmp_path, f"{{group: {{networks: {found}}}, {TERMS}}}").networks) >= 2
     with pytest.raises(BadParams, match="there is no package 'absent'"):
         group_of(tmp_path, f"{{group: {{networks: [student, 'absent.nets:Net']}}, {TERMS}}}")
