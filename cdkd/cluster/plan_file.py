@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdkd.cluster import checks
 from cdkd.core.errors import BadRecord
 from cdkd.core.names import EXPECTED, is_name
 from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta
 from cdkd.runs.record import Record
 from cdkd.runs.specification import code_of, student_plans, teacher_plan
@@ -125,6 +127,8 @@ def read(path: Path) -> Plan:
             raise ValueError(f"experiment {experiment!r}; expected {EXPECTED}")
         teacher = _run(experiment, body["teacher"])
         students = tuple(_run(experiment, run) for run in body["students"])
+        if not students:
+            raise ValueError("no students")
         if any(run.config["teacher"]["weights_sha256"] != weights_sha256 for run in students):
             raise ValueError("students of more than one teacher")
         stored = frozenset(
@@ -140,6 +144,11 @@ def read(path: Path) -> Plan:
 def _run(experiment: str, body: Mapping[str, Any]) -> RunSpec:
     if not is_name(body["method"]):
         raise ValueError(f"method {body['method']!r}; expected {EXPECTED}")
+    try:
+        checks.whole("seed", body["seed"], 0, checks.MAX_SEED)
+        checks.configuration(body["config"], teacher=body["method"] == TEACHER)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{body['method']} seed {body['seed']!r}: {error}") from None
     run = RunSpec(experiment, body["method"], body["seed"], body["config"], body["code"])
     if body["fingerprint"] not in (None, run.fingerprint):
         raise ValueError(f"{run.method} seed {run.seed}: its fingerprint is not its configuration's")

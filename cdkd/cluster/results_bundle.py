@@ -14,10 +14,11 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cdkd.cluster import checks
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.core.run_spec import RunSpec
@@ -167,7 +168,10 @@ def read(folder: Path) -> Bundle:
             parse(json.dumps(one), f"{path}: record {number}") for number, one in enumerate(body["records"])
         )
         bundle = Bundle(folder, body["experiment"], records, body["weights"], dict(body["parts"]))
-        if any(Path(name).name != name for name in bundle.parts):
+        checks.name("experiment", bundle.experiment)
+        if bundle.kind not in ("none", "bf16", "float32"):
+            raise ValueError(f"weights {bundle.kind!r}; expected none, bf16 or float32")
+        if any(OURS.fullmatch(name) is None for name in bundle.parts):
             raise ValueError("a part that lies elsewhere")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a bundle's records ({type(error).__name__}: {error})") from None
@@ -182,8 +186,14 @@ def read(folder: Path) -> Bundle:
 
 
 def _check(path: Path, record: Record) -> None:
+    try:
+        checks.configuration(record.config, teacher=record.method == TEACHER)
+        checks.record(record)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        run = f"{record.method!a} seed {record.seed!a}"
+        raise BadRecord(f"{path}: {run}: {error}") from None
     run = f"{path}: {record.method} seed {record.seed}"
-    if digest(record.config) != record.fingerprint:
+    if digest({"config": record.config, "code": record.code}) != record.fingerprint:
         raise BadRecord(f"{run}: its fingerprint is not its configuration's")
     if record.status not in ("finished", "diverged"):
         raise BadRecord(f"{run}: status {record.status!r}; expected finished or diverged")
@@ -200,12 +210,17 @@ def into_store(bundle: Bundle, expected: Mapping[str, RunSpec], store: Store) ->
     """
     for record in bundle.records:
         plan = expected.get(record.fingerprint)
-        if plan is None or (record.experiment, record.seed) != (plan.experiment, plan.seed):
+        if plan is None or (record.experiment, record.method, record.seed) != (
+            plan.experiment,
+            plan.method,
+            plan.seed,
+        ):
             raise BadRecord(_foreign(bundle, record, expected.values()))
     put = known = 0
     for record in bundle.records:
         present = store.get(record.fingerprint) is not None
-        store.put(record, _weights(bundle, record))
+        marked = replace(record, circumstances={**record.circumstances, "imported": True})
+        store.put(marked, _weights(bundle, record))
         put, known = put + (not present), known + present
     yield f"{bundle.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
     for record in bundle.records:

@@ -21,8 +21,9 @@ import pytest
 from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster import worker as away_module
 from cdkd.cluster.worker import Deadline
-from cdkd.core.errors import BadCheckpoint
+from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.runs.code_digest import code_digest
+from cdkd.runs.record import Record
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
 from tests.clone import Clone
@@ -226,6 +227,7 @@ def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(
     assert clone.stored() == before
     for method, seed in RUNS:
         ours, theirs = clone.record(method, seed), trained.record(method, seed)
+        assert ours["circumstances"]["imported"] is True
         for part in ("fingerprint", "config", "history", "result", "status"):
             assert ours[part] == theirs[part], (method, seed, part)
     assert not (clone.folder / "runs" / "digits" / "student" / "seed-0.safetensors").exists()
@@ -298,6 +300,24 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     sealed_json.write(path, body)
 
 
+def forged(change: Callable[[dict[str, Any]], None], number: int = 1) -> Callable[[Path], None]:
+    """A record with other values, honestly sealed, in a bundle that is honestly sealed."""
+
+    def spoil(folder: Path) -> None:
+        def reseal(body: dict[str, Any]) -> None:
+            one = {
+                key: value
+                for key, value in body["records"][number].items()
+                if key not in ("digest", "text_digest")
+            }
+            change(one)
+            body["records"][number] = json.loads(Record(**one).text())
+
+        edited(folder / "records.json", reseal)
+
+    return spoil
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "damaged records": (lambda folder: damaged(folder / "records.json"), "records.json: "),
     "a damaged part": (lambda folder: damaged(folder / "teacher-000.part"), "teacher-000.part: damaged"),
@@ -318,7 +338,47 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: edited(folder / "records.json", lambda body: body.update(format=9)),
         "format 1",
     ),
+    "no result": (forged(lambda one: one.update(result={})), "result without weights_sha256"),
+    "a text as error rate": (
+        forged(lambda one: one["history"][0].update(test_top1_error="low")),
+        "history[0].test_top1_error 'low'; expected a number from 0 to 100",
+    ),
+    "an error rate that no epoch had": (
+        forged(lambda one: one["result"]["last"].update(test_top1_error=0.0)),
+        "result.last; expected the last row of its history",
+    ),
+    "a name that is a path": (forged(lambda one: one.update(method="../../x")), "method '../../x'; expected"),
+    "circumstances that are none": (forged(lambda one: one.update(circumstances=3)), "circumstances 3;"),
 }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: run["config"]["training"].update(epochs="9"), "training.epochs '9'; expected a whole"),
+        (lambda run: run["config"]["training"].update(epochs=-3), "training.epochs -3; expected a whole"),
+        (lambda run: run["config"]["training"].update(batch=0), "training.batch 0; expected a whole"),
+        (lambda run: run["config"]["training"].update(precision="os.system"), "training.precision 'os.sys"),
+        (lambda run: run["config"].update(training=None), "training None; expected a section"),
+        (lambda run: run["config"]["data"].update(classes=10**12), "data.classes 1000000000000; expected"),
+        (lambda run: run.update(method="kd\x1b[31m"), r"method 'kd\x1b[31m'; expected"),
+        (lambda run: run.update(seed="0"), "seed '0'; expected a whole number"),
+        (lambda run: run.update(config=[]), "config []; expected a section"),
+    ],
+)
+def test_a_plan_with_values_out_of_bounds_is_one_line(
+    change: Callable[[dict[str, Any]], None], message: str, home: Clone, tmp_path: Path
+) -> None:
+    plan = Path(shutil.copy(home.folder / "plan.json", tmp_path / "plan.json"))
+    assert plan_file.read(plan).students
+
+    edited(plan, lambda body: change(body["students"][0]))
+    with pytest.raises(BadRecord) as raised:
+        plan_file.read(plan)
+    text = str(raised.value)
+    assert message in text
+    assert text.startswith(f"{plan}: ")
+    assert text.isprintable()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
