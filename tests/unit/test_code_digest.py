@@ -19,7 +19,9 @@ PACKAGE = Path(digests.__file__).parents[1]
 # Subpackages that a training process loads besides: what they decide is in a run's configuration, which its
 # fingerprint covers.
 AROUND = ("config", "runs", "report", "search", "tracking", "cluster", "pipeline", "cli")
-NAMES = "cdkd.core.names"  # which names a method may have
+# Loaded to check params.yaml: which names a method may have, and which data sources a project has of its own. What a source
+# gave is in the digest of the prepared data.
+CHECKS = ("cdkd.core.names", "cdkd.data.own_sources")
 PREPARE = """
 import sys
 from pathlib import Path
@@ -81,7 +83,7 @@ def missing_from(found: set[str], loaded: set[str]) -> set[str]:
     packages = {
         name for name in loaded if (PACKAGE.parent.joinpath(*name.split(".")) / "__init__.py").is_file()
     }
-    around = {name for name in loaded if name.split(".")[1] in AROUND or name == NAMES}
+    around = {name for name in loaded if name.split(".")[1] in AROUND or name in CHECKS}
     return {name for name in loaded - found - packages - around if excluded(name) is None}
 
 
