@@ -19,8 +19,8 @@ PACKAGE = Path(digests.__file__).parents[1]
 # Subpackages that a training process loads besides: what they decide is in a run's configuration, which its
 # fingerprint covers.
 AROUND = ("config", "runs", "report", "search", "tracking", "cluster", "pipeline", "cli")
-# Loaded to check params.yaml: which names a method may have, and which data sources a project has of its own. What a source
-# gave is in the digest of the prepared data.
+# Loaded to check params.yaml: which names a method may have, and which data sources a project has of its own.
+# What a source gave is in the digest of the prepared data.
 CHECKS = ("cdkd.core.names", "cdkd.data.own_sources")
 PREPARE = """
 import sys
