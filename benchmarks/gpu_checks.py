@@ -121,8 +121,8 @@ def loss_error(name: str, device: torch.device) -> float:
     """A loss in float32 on the device against float64 on the CPU: the worst of its value and of each
     gradient, connectors' included.
 
-    Where the CPU's own float32 is further than 1e-5 from float64, which depends on the processor, the error counts in
-    proportion: ten times the CPU's is the limit.
+    Where the CPU's own float32 is further than 1e-5 from float64, which depends on the processor, the error
+    counts in proportion: ten times the CPU's is the limit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
