@@ -117,9 +117,12 @@ class Evaluation:
 
     @staticmethod
     def _alignment(reference: Reference, means: list[tuple[Tensor, ...]]) -> list[float]:
+        """Where one network has more stages than the other, the deepest are compared."""
         found = []
-        for stage, (theirs, norm) in enumerate(zip(reference.attention, reference.norms, strict=True)):
-            ours = torch.cat([one[stage] for one in means]).double()
+        count = min(len(reference.attention), len(means[0]))
+        answers = zip(reference.attention[-count:], reference.norms[-count:], strict=True)
+        for stage, (theirs, norm) in enumerate(answers):
+            ours = torch.cat([one[-count:][stage] for one in means]).double()
             ours = ours - ours.mean(0)
             product = (ours.T @ ours).norm() * norm
             found.append(((ours.T @ theirs).square().sum() / product).item() if product > 0 else 0.0)

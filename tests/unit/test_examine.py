@@ -149,3 +149,14 @@ def test_the_crop_is_the_evaluations(split: Split) -> None:
     cropped = Evaluation(split, replace(RECIPE, augmentation=Augmentation(0, "zeros", False, 2)))
     with pytest.raises(RuntimeError):  # 2x2 pixels do not fit the toy's nine inputs
         cropped.row(Toy(0, 6))
+
+
+def test_networks_of_other_numbers_of_stages_are_compared_from_the_deepest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = tuple(torch.randn(20, width, 1, 1, generator=generator) for width in (3, 4, 5))
+    seen = Features(maps, torch.zeros(20, 5), torch.zeros(20, 2))
+    reference = Reference([seen._replace(maps=maps[1:])])
+    means = [tuple(one.mean((2, 3)) for one in maps)]
+    assert Evaluation._alignment(reference, means) == pytest.approx([1.0, 1.0])
+    fewer = Evaluation._alignment(Reference([seen]), [means[0][2:]])
+    assert fewer == pytest.approx([1.0])
