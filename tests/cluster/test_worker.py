@@ -22,8 +22,8 @@ from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster import worker as away_module
 from cdkd.cluster.worker import Deadline
 from cdkd.core.errors import BadCheckpoint, BadRecord
-from cdkd.runs.code_digest import code_digest
 from cdkd.runs.record import Record
+from cdkd.runs.specification import code_of
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
 from tests.clone import Clone
@@ -435,8 +435,8 @@ def test_what_cannot_be_carried_out_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(
             plan_file,
-            "code_digest",
-            lambda network, losses: "another" if "gkd" in losses else code_digest(network, losses),
+            "code_of",
+            lambda run: "another" if "gkd" in run.losses else code_of(run),
         )
         assert "2 of 5 runs were planned with other code" in refused(plan)
     with Store(out).lock("campaign", wait=False):
