@@ -20,7 +20,7 @@ from cdkd.data.prepared import Meta
 from cdkd.models.build import build
 from cdkd.models.weights import load_weights
 from cdkd.training.evaluation import Evaluation, Reference
-from cdkd.training.teacher import Teacher
+from cdkd.training.teacher import FULL, Teacher
 from cdkd.training.teacher_cache import TeacherCache
 
 
@@ -76,11 +76,14 @@ def split(folder: Path, meta: Meta, device: torch.device, name: str) -> Split:
 
 
 def teacher_of(spec: RunSpec, weights: Path, recipe: Recipe, device: torch.device) -> Teacher:
-    """The frozen teacher in eval mode. Raises `BadCheckpoint` for another file than the specification's."""
+    """The frozen teacher in eval mode. Raises `BadCheckpoint` for another file than the specification's.
+
+    It answers a split in batches of the evaluation's size, which is large whatever the recipe's batch.
+    """
     config = spec.config["teacher"]
     model = network(config["network"], spec.config["data"], 0, device)
     load_weights(model, weights, config["weights_sha256"])
-    return Teacher(model, recipe)
+    return Teacher(model, recipe, least=FULL)
 
 
 def evaluation_of(

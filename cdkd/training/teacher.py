@@ -20,11 +20,18 @@ class Teacher:
     """A frozen network.
 
     batchnorm: train: as in the released code of CD, with batch statistics, and running ones that drift
+    least: fewer images are repeated up to so many; None: `FULL`, or the recipe's batch if that is smaller
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, batchnorm: str = "eval", cache: TeacherCache | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        batchnorm: str = "eval",
+        cache: TeacherCache | None = None,
+        least: int | None = None,
     ) -> None:
+        self.least = min(FULL, recipe.batch) if least is None else least
         self.model = model.requires_grad_(False).train(batchnorm == "train")
         self.forward = Forward(self.model, recipe)
         self.cache = cache if batchnorm == "eval" else None
@@ -54,9 +61,10 @@ class Teacher:
             if self.model.training:
                 return self.forward(images, needs)
             # Outputs must not depend on the other images of a batch: use one shape where shapes are compiled,
-            # and otherwise no small ones.
+            # and otherwise none that are smaller than a whole batch, unless that is large.
             recipe = self.forward.recipe
-            least, most = (recipe.batch, recipe.batch) if recipe.engine == "compile" else (FULL, len(images))
+            compiled = recipe.engine == "compile"
+            least, most = (recipe.batch, recipe.batch) if compiled else (self.least, len(images))
             parts = [self._filled(part, least, needs) for part in torch.split(images, most)]
             return parts[0] if len(parts) == 1 else _joined(parts)
 

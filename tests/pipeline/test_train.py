@@ -288,13 +288,29 @@ CACHEABLE = ["student", "kd", "rkd", "edt"]  # no loss of theirs reads the teach
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_kept_teacher_changes_no_bit(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "batch"), [("float32", 16), ("float32", 8), ("bf16", 16)])
+def test_a_kept_teacher_changes_no_bit(precision: str, batch: int, tmp_path: Path) -> None:
     plain, filling, full = (
-        cohort(CACHEABLE, 0, tmp_path / name, cache=cache, precision=precision)
+        cohort(CACHEABLE, 0, tmp_path / name, cache=cache, precision=precision, batch=batch)
         for name, cache in (("plain", None), ("filling", tmp_path / "cache"), ("full", tmp_path / "cache"))
     )
     assert [bits(run) for run in plain] == [bits(run) for run in filling] == [bits(run) for run in full]
+
+
+def test_a_small_recipe_keeps_its_batch() -> None:
+    """Small rests are filled, and whole batches of a recipe with small ones are not."""
+    model = network("resnet14", DATA, 99, CPU)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    for size, given, expected in ((8, 8, 8), (8, 3, 8), (8, 11, 11), (64, 64, 64), (64, 3, 32), (1, 1, 1)):
+        images = next(evaluation(TEST, RECIPE.augmentation, batch=64)).images
+        teacher = Teacher(model, replace(RECIPE, batch=size))
+        some = images[torch.arange(given) % len(images)].contiguous(memory_format=torch.channels_last)
+        found = teacher.without_maps(some)
+        assert len(found.logits) == len(found.pooled) == given
+        assert seen.pop() == expected
+        assert torch.allclose(found.logits, model(some).logits, rtol=1e-5, atol=1e-6)
+        seen.clear()
 
 
 def test_a_kept_answer_is_given_and_a_damaged_one_is_not(tmp_path: Path) -> None:
