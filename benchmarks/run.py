@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cdkd.core.host import host
+from cdkd.core.host import bf16_arithmetic, host
 from cdkd.runs.record import git_state
 from cdkd.storage.files import write_atomically
 from cdkd.storage.progress import Progress
@@ -169,7 +169,7 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
 
 def _grid(options: argparse.Namespace, teacher: str, student: str, batch: int) -> Iterator[Variant]:
     for precision in options.precisions:
-        emulated = precision == "bf16" and not bf16()
+        emulated = precision == "bf16" and not bf16_arithmetic()
         for engine in options.engines[:1] if emulated else options.engines:
             for cache in options.caches[:1] if emulated else options.caches:
                 # a warm cache makes every student cost the same: the fewest and the most show it
@@ -178,15 +178,6 @@ def _grid(options: argparse.Namespace, teacher: str, student: str, batch: int) -
                     options.students[:1] if emulated else options.students if cache == "off" else ends
                 ):
                     yield Variant("ours", teacher, student, batch, count, precision, engine, cache)
-
-
-def bf16() -> bool:
-    """Whether the processor multiplies bfloat16 by itself; where nobody says, it is taken not to."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 class Measurements:
@@ -211,7 +202,9 @@ class Measurements:
         own |= {name: getattr(variant, name) for name in ("precision", "engine", "cache", "images", "seeds")}
         own |= {
             "rounds": len(measured),
-            "note": self.faults.get(variant, EMULATED if variant.precision == "bf16" and not bf16() else ""),
+            "note": self.faults.get(
+                variant, EMULATED if variant.precision == "bf16" and not bf16_arithmetic() else ""
+            ),
         }
         rate, reference = self.rate(variant), self.rate(Variant("reference", *variant.peers))
         if rate is None:

@@ -283,6 +283,24 @@ def _check(arguments: argparse.Namespace) -> None:
         f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds"
         f" = {runs} runs of {params.training.epochs} epochs; no fault"
     )
+    if params.training.precision == "bf16":
+        print(f"training.precision: bf16; {_bf16()}")
+
+
+def _bf16() -> str:
+    from cdkd.core.host import bf16_arithmetic
+    from cdkd.core.processes import has_gpu
+
+    if has_gpu():  # what it can do only torch knows, whose import costs more than the rest of this command
+        return "`cdkd doctor` says whether the GPU has bf16 arithmetic"
+    found = bf16_arithmetic()
+    if found is None:
+        return "the system does not say whether the processor has bf16 arithmetic"
+    return (
+        "the processor has bf16 arithmetic"
+        if found
+        else "the processor has no bf16 arithmetic and emulates it: float32 is faster here"
+    )
 
 
 def _code(arguments: argparse.Namespace) -> None:

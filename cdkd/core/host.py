@@ -1,4 +1,4 @@
-"""The machine, as far as it may change the last bits of a result."""
+"""The machine, as far as it may change the last bits of a result, or decides which precision is fast."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def _processor() -> str:
         return platform.processor()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+def bf16_arithmetic(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether the processor multiplies bfloat16 itself; otherwise that is emulated.
+
+    None: the system does not say. x86 lists the flags avx512_bf16 and amx_bf16, ARM bf16.
+    """
+    try:
+        words = set(cpuinfo.read_text(encoding="utf-8").split())
+    except OSError:
+        return None
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})

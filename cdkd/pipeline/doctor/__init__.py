@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cdkd.core.errors import CdkdError
-from cdkd.pipeline.doctor.machine import determinism, disk, gpu, packages, telemetry
+from cdkd.pipeline.doctor.machine import bf16, determinism, disk, gpu, packages, telemetry
 from cdkd.pipeline.doctor.neighbours import dvc_cache, locks, mlflow, teacher_cache
 from cdkd.pipeline.doctor.results import (
     checkpoints,
@@ -60,6 +60,7 @@ CHECKS: tuple[Check, ...] = (
     packages,
     determinism,
     gpu,
+    bf16,
     telemetry,
     disk,
     params,

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from cdkd.core.host import bf16_arithmetic
 from cdkd.core.processes import cores as cores_here
+from cdkd.core.processes import has_gpu
 from cdkd.core.schedule import TEACHER
 from cdkd.pipeline import scheduler
 from cdkd.pipeline.doctor.site import (
@@ -131,7 +133,7 @@ def determinism(site: Site) -> Verdict:
 
 
 def gpu(site: Site) -> Verdict:
-    there = Path("/proc/driver/nvidia/gpus").exists()
+    there = has_gpu()
     if site.quick:
         return Verdict(
             "there is one; torch was not asked" if there else "no driver of one; training is on the CPU", []
@@ -149,6 +151,28 @@ def gpu(site: Site) -> Verdict:
     return Verdict(
         "", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", hint)]
     )
+
+
+def bf16(site: Site) -> Verdict:
+    """Whether bfloat16 arithmetic is there: `training.precision: bf16` is fast with it, and slow without."""
+    if has_gpu() and site.quick:
+        return Verdict("whether the GPU has bf16 arithmetic was not asked", [])
+    where, found = "processor", bf16_arithmetic()
+    if has_gpu():
+        import torch
+
+        if torch.cuda.is_available():  # since compute capability 8.0
+            where, found = "GPU", torch.cuda.get_device_capability() >= (8, 0)
+    if found is None:
+        return Verdict("the system does not say whether the processor has bf16 arithmetic", [])
+    if found:
+        return Verdict(f"the {where} has bf16 arithmetic: training.precision: bf16 is fast here", [])
+    if site.params is not None and site.params.training.precision == "bf16":
+        hint = "training.precision: float32 here, or a machine with avx512_bf16 or amx_bf16"
+        return Verdict(
+            "", [Fault("warn", f"the {where} has no bf16 arithmetic and emulates it, which is slow", hint)]
+        )
+    return Verdict(f"the {where} has no bf16 arithmetic: training.precision: float32 is faster here", [])
 
 
 def telemetry(site: Site) -> Verdict:
