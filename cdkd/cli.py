@@ -1,26 +1,27 @@
-"""The commands: parse, call, print; nothing else."""
+"""The commands: parse, call, print; nothing else. They stand in the order in which they are used.
+
+Each command is one function, and `@command` gives it its help, an example and its arguments.
+"""
 
 from __future__ import annotations
 
 import argparse
-import codecs
-import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from cdkd.core.command_line import argument, command, parser, print_in_any_locale
 from cdkd.core.errors import CdkdError
 
 if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
     from cdkd.config.params import Params
     from cdkd.runs.record import Record
 
-ASCII = {"±": "+-", "−": "-", "–": "-", "→": "->", "×": "x", "Δ": "delta", "“": '"', "”": '"', "’": "'"}
 # Nothing leaves the machine, whichever tool runs; set before any of them is imported.
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,15 +30,17 @@ NO_TELEMETRY = {
     "ITERATIVE_DO_NOT_TRACK": "1",
 }
 DESCRIPTION = """Reproducible knowledge-distillation experiments. `dvc repro` runs the whole pipeline of
-params.yaml; these commands choose an experiment, run one stage, and show results. They are listed in the
-order in which they are used."""
+params.yaml; these commands choose an experiment, run one stage of the pipeline, and show results. They are
+listed in the order in which they are used."""
+EPILOG = """A stage is one step of `dvc repro`. The store, .cdkd/store, keeps the results of all finished
+runs. `cdkd COMMAND --help` has a command's arguments and an example."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     os.environ.update(NO_TELEMETRY)
-    _print_in_any_locale()
+    print_in_any_locale()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    arguments = _parser().parse_args(words)
+    arguments = parser("cdkd", _version(), DESCRIPTION, EPILOG).parse_args(words)
     signal.signal(signal.SIGTERM, _terminated)
     if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
         _end_with_parent()
@@ -59,169 +62,6 @@ def main(words: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _print_in_any_locale() -> None:
-    """Where the locale has no such characters (LC_ALL=C), ± is printed as +- and an unknown letter as ?."""
-    codecs.register_error("cdkd", _in_ascii)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="cdkd")
-
-
-def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    text = error.object[error.start : error.end]
-    return "".join(ASCII.get(character, "?") for character in text), error.end
-
-
-def root() -> Path:
-    """The project's folder: the nearest one upwards from the working directory that holds params.yaml."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cdkd", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"cdkd {_version()}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], int | None], text: str, example: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"Example: cdkd {example}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        sub.set_defaults(run=run)
-        return sub
-
-    use = command(
-        "use", _use, "list the experiments, or make one the active params.yaml", "use cifar100-quick"
-    )
-    use.add_argument(
-        "name", nargs="?", default=argparse.SUPPRESS, help="an experiment; without it they are listed"
-    )
-    use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand")
-    init = command("init", _init, "make a project of your own in a new folder", "init my-study")
-    init.add_argument("folder", type=Path, metavar="NAME", help="the new folder")
-    for word, run, text in (
-        ("new", _new, "write the file of a new loss, network or source, to begin with"),
-        ("test", _test, "check a loss, network or source, one line a check; exit code 1 if one fails"),
-    ):
-        sub = command(word, run, text, f"{word} loss my_loss")
-        sub.add_argument("kind", choices=("loss", "network", "source"))
-        sub.add_argument("name", help="the name of its file in losses/, networks/ or sources/")
-    command("check", _check, "check params.yaml: every fault at once, with its line", "check")
-    command("code", _code, "check params.yaml and write the digests of the code (first stage)", "code")
-    command("prepare", _prepare, "read the data source and write the splits (stage)", "prepare")
-    teacher = command("teacher", _teacher, "train the teacher, or restore it (stage)", "teacher")
-    teacher.add_argument(
-        "--from",
-        type=Path,
-        dest="file",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="instead, make another project's weights (.pth, .safetensors) usable as `teacher.weights`",
-    )
-    distill = command(
-        "distill",
-        _distill,
-        "train or restore all seeds of a method, and other pending methods (stage)",
-        "distill kd",
-    )
-    distill.add_argument(
-        "method",
-        nargs="?",
-        default=argparse.SUPPRESS,
-        help="a method of params.yaml; DVC's stages say it themselves",
-    )
-    distill.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see processes.helpers
-    search = command(
-        "search",
-        _search,
-        "run or continue studies, and train the methods they give (stage)",
-        "search --study edt",
-    )
-    search.add_argument(
-        "--study",
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="this one; without it those that give a method",
-    )
-    search.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)
-    report = command("report", _report, "make the report from the records (stage)", "report")
-    report.add_argument(
-        "--compare",
-        nargs="+",
-        metavar="EXPERIMENT",
-        default=argparse.SUPPRESS,
-        help="one table of several experiments instead",
-    )
-    command("show", _show, "print the tables of the last report", "show")
-    explain = command(
-        "explain",
-        _explain,
-        "list what differs from the published recipe, and its known effect",
-        "explain cd_gkd_edt",
-    )
-    explain.add_argument("method", help="a method of params.yaml")
-    ui = command("ui", _ui, "open MLflow on 127.0.0.1, completed from the records", "ui --port 5001")
-    ui.add_argument("--port", type=int, default=5000, help="the first port to try")
-    command("track", _track, "complete MLflow's runs from the records", "track")
-    dashboard = command(
-        "dashboard", _dashboard, "open the studies in optuna-dashboard on 127.0.0.1", "dashboard"
-    )
-    dashboard.add_argument(
-        "--study",
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="whose database; without it the first study's",
-    )
-    dashboard.add_argument("--port", type=int, default=8080, help="the first port to try")
-    verify = command(
-        "verify",
-        _verify,
-        "train a finished run again and compare the bits; exit code 1 if they differ",
-        "verify kd",
-    )
-    verify.add_argument("method", help="a method of params.yaml, or teacher")
-    verify.add_argument(
-        "--seed", type=int, default=argparse.SUPPRESS, help="without it: the first of params.yaml"
-    )
-    verify.add_argument(
-        "--adopt",
-        action="store_true",
-        help="where the bits agree under changed code, keep the results of all its seeds under today's code",
-    )
-    doctor = command(
-        "doctor",
-        _doctor,
-        "check this checkout and its results, with a remedy for each fault",
-        "doctor --quick",
-    )
-    doctor.add_argument(
-        "--quick", action="store_true", help="without DVC's cache, the teacher's accuracy and torch"
-    )
-    plan = command(
-        "plan", _plan, "list which runs are stored and which are pending", "plan --export plan.json"
-    )
-    plan.add_argument(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="write the plan for `python -m cdkd.cluster.worker` on another machine",
-    )
-    bring = command(
-        "import", _import, "put results that were trained elsewhere into the store", "import results/"
-    )
-    bring.add_argument("folder", type=Path, metavar="DIR", help="the worker's folder, or its `results`")
-    return parser
-
-
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -231,51 +71,86 @@ def _version() -> str:
         return "(not installed)"
 
 
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """Killing `dvc repro` must not leave a training process running, nor killing that one its helpers."""
+    from cdkd.core.processes import end_with_parent, is_orphan
+
+    end_with_parent()
+    if is_orphan():  # DVC was killed before we could ask
+        sys.exit(128 + signal.SIGTERM)
+
+
+def root() -> Path:
+    """The project's folder: the nearest one upwards from the working directory that holds params.yaml."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+
+
 def _params() -> Params:
     from cdkd.config.params import load
 
     return load(root() / "params.yaml")
 
 
-def _use(arguments: argparse.Namespace) -> None:
-    from cdkd.config.experiments import listing, use
+HELPER = argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see processes.helpers
+OWN_CODE = (
+    argument("kind", choices=("loss", "network", "source"), help="what it is; a source reads a data set"),
+    argument("name", metavar="NAME", help="the name of its file in losses/, networks/ or sources/"),
+)
 
-    if "name" in arguments:
-        print(use(root(), arguments.name, force=arguments.force))
+
+@command(
+    "list the experiments, or copy one to params.yaml",
+    "use cifar100-quick",
+    argument("name", metavar="NAME", nargs="?", help="an experiment (default: list them)"),
+    argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand"),
+)
+def use(arguments: argparse.Namespace) -> None:
+    from cdkd.config import experiments
+
+    if arguments.name is None:
+        print(experiments.listing(root()))
     else:
-        print(listing(root()))
+        print(experiments.use(root(), arguments.name, force=arguments.force))
 
 
-def _init(arguments: argparse.Namespace) -> None:
+@command(
+    "make a project of your own in a new folder",
+    "init my-study",
+    argument("folder", type=Path, metavar="FOLDER", help="the new folder"),
+)
+def init(arguments: argparse.Namespace) -> None:
     from cdkd.config.project import create
 
     print(*create(arguments.folder), sep="\n")
 
 
-def _new(arguments: argparse.Namespace) -> None:
+@command("write a first version of a loss, network or data source of your own", "new loss my_loss", *OWN_CODE)
+def new(arguments: argparse.Namespace) -> None:
     from cdkd.config.project import add
 
     print(add(arguments.kind, arguments.name, root()))
 
 
-def _test(arguments: argparse.Namespace) -> int:
-    import importlib
+@command(
+    "test a loss, network or data source of your own; exit code 1 if a test fails",
+    "test loss my_loss",
+    *OWN_CODE,
+)
+def test(arguments: argparse.Namespace) -> int:
+    from cdkd.config.project import examine
 
-    from cdkd.config.params import use_project_of
-    from cdkd.core.checks import Failed
-
-    use_project_of(root() / "params.yaml")
-    folder = {"loss": "losses", "network": "models", "source": "data"}[arguments.kind]
-    check = importlib.import_module(f"cdkd.{folder}.contract").check
-    try:
-        found = list(check(arguments.name, *([root()] if arguments.kind == "source" else [])))
-    except Failed as failed:
-        raise CdkdError(str(failed)) from None
+    found = examine(arguments.kind, arguments.name, root())
     print(*(one.line() for one in found), sep="\n")
     return int(any(one.fault for one in found))
 
 
-def _check(arguments: argparse.Namespace) -> None:
+@command("check params.yaml and list all faults, each with its line", "check")
+def check(arguments: argparse.Namespace) -> None:
     params = _params()
     pair = f"{params.teacher.network} -> {params.student.network}"
     runs = len(params.methods) * len(params.seeds)
@@ -293,30 +168,40 @@ def _bf16() -> str:
 
     if has_gpu():  # what it can do only torch knows, whose import costs more than the rest of this command
         return "`cdkd doctor` says whether the GPU has bf16 arithmetic"
-    found = bf16_arithmetic()
-    if found is None:
-        return "the system does not say whether the processor has bf16 arithmetic"
-    return (
-        "the processor has bf16 arithmetic"
-        if found
-        else "the processor has no bf16 arithmetic and emulates it: float32 is faster here"
-    )
+    return {
+        None: "the system does not say whether the processor has bf16 arithmetic",
+        True: "the processor has bf16 arithmetic",
+        False: "the processor has no bf16 arithmetic and emulates it: float32 is faster here",
+    }[bf16_arithmetic()]
 
 
-def _code(arguments: argparse.Namespace) -> None:
+@command("check params.yaml and write a digest of the code of each stage and method (stage)", "code")
+def code(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline.code_stage import write_digests
 
     write_digests(_params())
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
+@command("read the images and write the training and test splits (stage)", "prepare")
+def prepare(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
 
     stages.prepare(_params())
 
 
-def _teacher(arguments: argparse.Namespace) -> None:
-    if "file" in arguments:
+@command(
+    "train the teacher, or copy it from the store (stage)",
+    "teacher",
+    argument(
+        "--from",
+        type=Path,
+        dest="file",
+        metavar="FILE",
+        help="do not train: convert another project's weights (.pth, .safetensors) for `teacher.weights`",
+    ),
+)
+def teacher(arguments: argparse.Namespace) -> None:
+    if arguments.file is not None:
         from cdkd.pipeline.teacher_import import import_teacher
 
         print("\n".join(import_teacher(_params(), arguments.file)))
@@ -326,94 +211,22 @@ def _teacher(arguments: argparse.Namespace) -> None:
     _print_results([stages.teacher(_params())])
 
 
-def _distill(arguments: argparse.Namespace) -> None:
+@command(
+    "train all methods that are not trained yet, and copy the runs of one from the store (stage)",
+    "distill kd",
+    argument(
+        "method",
+        metavar="METHOD",
+        nargs="?",
+        help="a method of params.yaml (default, inside `dvc repro` only: that of the stage)",
+    ),
+    HELPER,
+)
+def distill(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
 
-    method = arguments.method if "method" in arguments else stages.method_of_stage()
+    method = stages.method_of_stage() if arguments.method is None else arguments.method
     _print_results(stages.distill(_params(), method, helper=arguments.helper))
-
-
-def _search(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import stages
-    from cdkd.runs.study_text import study_lines
-
-    for result in stages.search(_params(), getattr(arguments, "study", None), helper=arguments.helper):
-        print("\n".join(study_lines(result)))
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from cdkd.pipeline import reports
-
-    if "compare" in arguments:
-        print("\n".join(reports.compare(root(), arguments.compare)))
-        return 0
-    params = _params()
-    print("\n".join(reports.report(params)))
-    holes = reports.missing(params)
-    if holes:
-        print("\n".join(["", *holes]), file=sys.stderr)
-    return int(bool(holes) and "DVC_STAGE" in os.environ)  # in the pipeline every run was there a moment ago
-
-
-def _show(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import reports
-
-    print(reports.tables(_params()), end="")
-
-
-def _explain(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import reports
-
-    print("\n".join(reports.explain(_params(), arguments.method)))
-
-
-def _ui(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import reports
-
-    reports.ui(_params(), arguments.port)
-
-
-def _track(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import reports
-
-    print(reports.track(_params()))
-
-
-def _dashboard(arguments: argparse.Namespace) -> None:
-    from cdkd.search.dashboard import serve
-
-    serve(_params(), getattr(arguments, "study", None), arguments.port)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from cdkd.pipeline import verify
-
-    params, seed = _params(), getattr(arguments, "seed", None)
-    same, lines = verify.verify(params, arguments.method, seed, adopt=arguments.adopt)
-    print("\n".join(lines))
-    return int(not same)
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from cdkd.pipeline import doctor
-
-    marks = set()
-    for finding in doctor.examine(root(), quick=arguments.quick):
-        print(finding.line(colour=sys.stdout.isatty()), flush=True)
-        marks.add(finding.mark)
-    return int("BAD" in marks)
-
-
-def _plan(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import bundles
-
-    print("\n".join(bundles.plan(_params(), getattr(arguments, "export", None))))
-
-
-def _import(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import bundles
-
-    print("\n".join(bundles.import_results(_params(), arguments.folder)))
 
 
 def _print_results(records: Sequence[Record]) -> None:
@@ -428,17 +241,155 @@ def _print_results(records: Sequence[Record]) -> None:
         )
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+@command(
+    "run or continue the hyperparameter searches (studies), and train the methods they tuned (stage)",
+    "search --study edt",
+    argument("--study", metavar="NAME", help="one study (default: all that name a tuned method)"),
+    HELPER,
+)
+def search(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import stages
+    from cdkd.runs.study_text import study_lines
+
+    for result in stages.search(_params(), arguments.study, helper=arguments.helper):
+        print("\n".join(study_lines(result)))
 
 
-def _end_with_parent() -> None:
-    """Killing `dvc repro` must not leave a training process running, nor killing that one its helpers."""
-    from cdkd.core.processes import end_with_parent, is_orphan
+@command(
+    "write the report from the records of the runs (stage)",
+    "report",
+    argument(
+        "--compare",
+        nargs="+",
+        metavar="EXPERIMENT",
+        help="write one table of several experiments instead (default: the report of params.yaml)",
+    ),
+)
+def report(arguments: argparse.Namespace) -> int:
+    from cdkd.pipeline import reports
 
-    end_with_parent()
-    if is_orphan():  # DVC was killed before we could ask
-        sys.exit(128 + signal.SIGTERM)
+    if arguments.compare is not None:
+        print("\n".join(reports.compare(root(), arguments.compare)))
+        return 0
+    params = _params()
+    print("\n".join(reports.report(params)))
+    holes = reports.missing(params)
+    if holes:
+        print("\n".join(["", *holes]), file=sys.stderr)
+    return int(bool(holes) and "DVC_STAGE" in os.environ)  # in the pipeline every run was there a moment ago
+
+
+@command("print the tables of the last report", "show")
+def show(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    print(reports.tables(_params()), end="")
+
+
+@command(
+    "list how a method differs from its published recipe, and the known effect of each difference",
+    "explain cd_gkd_edt",
+    argument("method", metavar="METHOD", help="a method of params.yaml"),
+)
+def explain(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    print("\n".join(reports.explain(_params(), arguments.method)))
+
+
+@command(
+    "update MLflow from the records, and serve its pages on 127.0.0.1",
+    "ui --port 5001",
+    argument("--port", type=int, default=5000, help="the first port to try (default: %(default)s)"),
+)
+def ui(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    reports.ui(_params(), arguments.port)
+
+
+@command("update MLflow from the records, without serving its pages", "track")
+def track(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import reports
+
+    print(reports.track(_params()))
+
+
+@command(
+    "serve optuna-dashboard's pages of the studies on 127.0.0.1",
+    "dashboard",
+    argument("--study", metavar="NAME", help="the study whose database is opened (default: the first)"),
+    argument("--port", type=int, default=8080, help="the first port to try (default: %(default)s)"),
+)
+def dashboard(arguments: argparse.Namespace) -> None:
+    from cdkd.search.dashboard import serve
+
+    serve(_params(), arguments.study, arguments.port)
+
+
+@command(
+    "train a finished run again and compare the bits; exit code 1 if they differ",
+    "verify kd",
+    argument("method", metavar="METHOD", help="a method of params.yaml, or teacher"),
+    argument("--seed", type=int, help="a seed (default: the first of params.yaml)"),
+    argument(
+        "--adopt",
+        action="store_true",
+        help="if the code has changed and the bits agree, keep the results of all seeds under the new code",
+    ),
+)
+def verify(arguments: argparse.Namespace) -> int:
+    from cdkd.pipeline import verify
+
+    same, lines = verify.verify(_params(), arguments.method, arguments.seed, adopt=arguments.adopt)
+    print("\n".join(lines))
+    return int(not same)
+
+
+@command(
+    "check this folder and its results, with a hint for each fault; exit code 1 if something is broken",
+    "doctor --quick",
+    argument(
+        "--quick",
+        action="store_true",
+        help="leave out what takes minutes: DVC's cache and the teacher's accuracy",
+    ),
+)
+def doctor(arguments: argparse.Namespace) -> int:
+    from cdkd.pipeline import doctor
+
+    marks = set()
+    for finding in doctor.examine(root(), quick=arguments.quick):
+        print(finding.line(colour=sys.stdout.isatty()), flush=True)
+        marks.add(finding.mark)
+    return int("BAD" in marks)
+
+
+@command(
+    "list which runs are finished and which are pending",
+    "plan --export plan.json",
+    argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="also write the plan to a file, for `python -m cdkd.cluster.worker` on another machine",
+    ),
+)
+def plan(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import bundles
+
+    print("\n".join(bundles.plan(_params(), arguments.export)))
+
+
+@command(
+    "check results that were trained on another machine, and put them into the store",
+    "import results/",
+    argument("folder", type=Path, metavar="FOLDER", help="the worker's folder, or `results` in it"),
+)
+def import_(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import bundles
+
+    print("\n".join(bundles.import_results(_params(), arguments.folder)))
 
 
 if __name__ == "__main__":

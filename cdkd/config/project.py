@@ -1,7 +1,8 @@
-"""A new project for studies of one's own, and new files in it, from the templates beside this module."""
+"""A user's own project: make one, add files to it (both from the templates in `template/`), check them."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from cdkd.config.params import use_project_of
 from cdkd.core import own_code
+from cdkd.core.checks import Failed, Result
 from cdkd.core.errors import BadParams
 from cdkd.core.names import EXPECTED, is_name
 from cdkd.storage.files import draft_folder, write_atomically
@@ -20,13 +22,14 @@ KINDS = {
     "network": ("networks", "small"),
     "source": ("sources", "low_digits"),
 }
+CONTRACTS = {"loss": "losses", "network": "models", "source": "data"}  # subpackage with the contract suite
 
 
 def create(folder: Path) -> list[str]:
-    """A project in a new folder, with git and DVC. Returns what to tell; nothing is left where it fails."""
+    """A project in a new folder, with git and DVC. Returns lines to print; if it fails, nothing is left."""
     name = folder.absolute().name
     if not is_name(name):
-        raise BadParams(f"{name!r} is no name of a project; expected {EXPECTED}")
+        raise BadParams(f"{name!r} is not a valid name for a project; expected {EXPECTED}")
     if folder.exists():
         raise BadParams(f"{folder} exists; expected a new folder")
     if not folder.absolute().parent.is_dir():
@@ -58,10 +61,10 @@ def create(folder: Path) -> list[str]:
 
 
 def add(kind: str, name: str, root: Path) -> str:
-    """A new file of a loss, network or source. Returns what to tell the user."""
+    """A new file of a loss, network or source. Returns a line to print."""
     folder, example = KINDS[kind]
     if not (is_name(name) and name.isidentifier()):
-        raise BadParams(f"{name!r} is no name of a {kind}; expected {EXPECTED}, without '-'")
+        raise BadParams(f"{name!r} is not a valid name for a {kind}; expected {EXPECTED}, without '-'")
     path = root / folder / f"{name}.py"
     if path.exists():
         raise BadParams(f"{folder}/{name}.py exists; expected another name")
@@ -77,6 +80,16 @@ def add(kind: str, name: str, root: Path) -> str:
         path.unlink()
         raise
     return f"{folder}/{name}.py; `cdkd test {kind} {name}` checks it"
+
+
+def examine(kind: str, name: str, root: Path) -> list[Result]:
+    """The results of the contract suite on a loss, network or source. Raises `BadParams` if there is none."""
+    use_project_of(root / "params.yaml")
+    check = importlib.import_module(f"cdkd.{CONTRACTS[kind]}.contract").check
+    try:
+        return list(check(name, root) if kind == "source" else check(name))
+    except Failed as failed:
+        raise BadParams(str(failed)) from None
 
 
 def _run(command: list[str], folder: Path) -> None:
