@@ -22,7 +22,7 @@ import numpy
 from PIL import Image
 
 from cdkd.config.params import load
-from cdkd.pipeline import stages
+from cdkd.pipeline import queries
 from tests.soak.child import Order
 from tests.soak.start import Ended, aside, forked
 
@@ -152,7 +152,7 @@ class Project:
             shutil.copytree(root, self._root(f"before-{stage}"))
             self.counts[stage] = [self._run(root, words).counts for words in STAGES[stage]][0]  # noqa: RUF015 (all are run)
             self.after[stage] = left_by(root)
-        stages.expected(load(root / "params.yaml"))  # digests of the code, which forks need not compute again
+        queries.expected(load(root / "params.yaml"))  # digests of the code, which forks need not compute again
 
     def _run(self, root: Path, words: tuple[str, ...]) -> Ended:
         ended = forked(root, Order(words), self.folder / "log").wait()
