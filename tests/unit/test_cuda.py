@@ -106,10 +106,16 @@ def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Wrong(torch.nn.Module):
-    """A loss that float32 spoils."""
+    """A loss that is imprecise on the device that it was moved to, and there alone."""
+
+    shift = 0.0
+
+    def to(self, *words: Any, **named: Any) -> Wrong:
+        self.shift = 1e6
+        return super().to(*words, **named)
 
     def forward(self, student: Any, teacher: Any, labels: torch.Tensor) -> torch.Tensor:
-        return ((student.logits + 1e6) - 1e6).square().sum()
+        return ((student.logits + self.shift) - self.shift).square().sum()
 
 
 def test_every_variant_is_tried_once_and_the_most_telling_first() -> None:

@@ -449,8 +449,7 @@ def test_every_run_links_to_mlflow_where_its_address_is_known(folder: Folder) ->
         f'<a href="{wanted}" title="seed 1: 8.50, in MLflow" aria-label="seed 1: 8.50, in MLflow">8.50</a>'
         in folder.text("local.html")
     )
-    tracked = [path for path in folder.target.iterdir() if path.name not in ("local.html", "local.csv")]
-    assert not [path.name for path in tracked if b"127.0.0.1" in path.read_bytes()]
+    assert not [name for name, content in tracked_files(folder).items() if b"127.0.0.1" in content]
     assert {"/local.html", "/local.csv"} <= set(folder.text(".gitignore").splitlines())
 
 
@@ -476,21 +475,28 @@ def test_provenance_names_commits_digests_machines_and_commands(folder: Folder) 
     assert '<td class="words">dddddddddddd+</td>' in folder.text("local.html")
 
 
+def tracked_files(folder: Folder) -> dict[str, bytes]:
+    """What git keeps of a report."""
+    return {
+        path.relative_to(folder.target).as_posix(): path.read_bytes()
+        for path in folder.target.rglob("*")
+        if path.is_file() and path.name not in ("local.html", "local.csv")
+    }
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_what_differs_from_run_to_run_is_in_local_files_alone(folder: Folder) -> None:
     """The same results, trained another day, at another commit, at another speed and beside other methods."""
     folder.render()
-    local = ("local.html", "local.csv")
-    before = {path.name: path.read_bytes() for path in folder.target.iterdir() if path.name not in local}
+    before = tracked_files(folder)
+    assert "metrics/kd.json" in before
     for path in folder.runs.glob("*/seed-*.json"):
         record = read(path)
         changed = {"started": "2027-02-03T04:05:06+00:00", "seconds": 99.5, "images_per_second": 7.0}
         changed |= {"latency_ms": 123.0, "cohort": ["a", "b"], "git": {"commit": None, "dirty": None}}
         keep(folder.runs, replace(record, circumstances=record.circumstances | changed))
     folder.render()
-    assert before == {
-        path.name: path.read_bytes() for path in folder.target.iterdir() if path.name not in local
-    }
+    assert tracked_files(folder) == before
     assert "2027-02-03" in folder.text("local.html")
 
 
