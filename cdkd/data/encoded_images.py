@@ -19,7 +19,6 @@ from torch import Tensor
 
 from cdkd.core.errors import BadData
 from cdkd.data.checksums import Checksums, checksums, read_verified
-from cdkd.data.pixels import opened, pixels
 from cdkd.data.prepared import HINT, Meta, encoded_header
 
 Offsets = NDArray[np.int64]  # [N + 1]
@@ -74,6 +73,8 @@ class EncodedImages:
         )
 
     def _pixels(self, index: int, size: int | None, side: int | None) -> NDArray[np.uint8]:
+        from cdkd.data.pixels import opened, pixels  # Pillow, which other data do not need
+
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         part = bisect.bisect_right(self.starts, index) - 1
