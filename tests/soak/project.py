@@ -152,7 +152,7 @@ class Project:
             shutil.copytree(root, self._root(f"before-{stage}"))
             self.counts[stage] = [self._run(root, words).counts for words in STAGES[stage]][0]  # noqa: RUF015 (all are run)
             self.after[stage] = left_by(root)
-        queries.expected(load(root / "params.yaml"))  # digests of the code, which forks need not compute again
+        queries.expected(load(root / "params.yaml"))  # digests of the code, computed once for all forks
 
     def _run(self, root: Path, words: tuple[str, ...]) -> Ended:
         ended = forked(root, Order(words), self.folder / "log").wait()
