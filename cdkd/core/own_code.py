@@ -98,11 +98,8 @@ def item_of(name: str) -> str | None:
 def locate(module: str) -> Path | None:
     """The file of a module of the project or an installed package; nothing is imported."""
     top, *rest = module.split(".")
-    if _project is not None:
-        base = _project.joinpath(top, *rest)
-        found = next((one for one in (base.with_suffix(".py"), base / "__init__.py") if one.is_file()), None)
-        if found is not None:
-            return found
+    if (found := _in_project(module)) is not None:
+        return found
     spec = importlib.machinery.PathFinder.find_spec(top)
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         base = Path(folder).joinpath(*rest)
@@ -113,8 +110,15 @@ def locate(module: str) -> Path | None:
 
 
 def is_in_project(module: str) -> bool:
-    path = locate(module)
-    return path is not None and _project is not None and path.is_relative_to(_project)
+    """Whether its file lies beside params.yaml; what an environment in that folder holds does not."""
+    return _in_project(module) is not None
+
+
+def _in_project(module: str) -> Path | None:
+    if _project is None:
+        return None
+    base = _project.joinpath(*module.split("."))
+    return next((one for one in (base.with_suffix(".py"), base / "__init__.py") if one.is_file()), None)
 
 
 def load(kind: str, name: str) -> ModuleType:

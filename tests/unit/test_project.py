@@ -14,7 +14,7 @@ from cdkd.config.project import add, create
 from cdkd.core import own_code
 from cdkd.core.errors import BadParams
 from cdkd.losses import contract, signature
-from cdkd.runs.code_digest import code_digest
+from cdkd.runs.code_digest import closure, code_digest
 
 
 @pytest.fixture
@@ -92,3 +92,23 @@ def test_templates_are_python(project: Path) -> None:
     for kind in own_code.KINDS:
         for path in (project / kind).glob("*.py"):
             ast.parse(path.read_text())
+
+
+def test_an_environment_in_the_project_is_not_its_code(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`.venv` beside params.yaml, as `make env` makes it: its libraries are no own code."""
+    installed = project / ".venv" / "lib" / "site-packages"
+    (installed / "somebodys").mkdir(parents=True)
+    (installed / "somebodys" / "__init__.py").write_text("from somebodys.compiled import unreadable\n")
+    monkeypatch.syspath_prepend(str(installed))
+    own = project / "losses" / "of_somebody.py"
+    own.write_text("import somebodys\n" + (project / "losses" / "logit_mse.py").read_text())
+    own_code.forget()
+    assert own_code.locate("somebodys") == installed / "somebodys" / "__init__.py"
+    assert not own_code.is_in_project("somebodys")
+    assert "somebodys" not in closure(("losses.of_somebody",))
+    (project / "mine.py").write_text("VALUE = 1\n")
+    own.write_text("import mine\n" + own.read_text())
+    own_code.forget()
+    assert {"mine", "losses.of_somebody"} <= set(closure(("losses.of_somebody",)))
