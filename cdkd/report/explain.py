@@ -270,6 +270,11 @@ def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str,
             continue
         values = zip(_values(ours[loss]).items(), _values(theirs[loss]).values(), strict=True)
         yield from ((f"{what} of {loss}", mine, their) for (what, mine), their in values if mine != their)
+    if "decayed" in (
+        ours.inactive,
+        theirs.inactive,
+    ):  # also where they agree: no paper says it
+        yield "inactive parameters", ours.inactive, f"{theirs.inactive} (released code)"
 
 
 def _values(term: Term) -> dict[str, str]:

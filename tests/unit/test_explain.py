@@ -146,6 +146,17 @@ def test_the_constants_of_edt_and_what_they_are_worth() -> None:
     assert not {"start of ce", "decay of cd"} & by_name(CDI, "cd_gkd_edt").keys()
 
 
+def test_which_form_of_inactive_ran_and_what_it_is_worth() -> None:
+    edt = CDC.methods["cd_gkd_edt"]
+    same = by_name(CDC, "cd_gkd_edt")["inactive parameters"]
+    assert (same.ours, same.theirs) == ("decayed", "decayed (released code)")
+    untouched = {"cd_gkd_edt": replace(edt, inactive="untouched")}
+    other = by_name(CDC.model_copy(update={"methods": CDC.methods | untouched}), "cd_gkd_edt")
+    assert other["inactive parameters"].ours == "untouched"
+    assert "digits" in other["inactive parameters"].worth  # measured by this project
+    assert "inactive parameters" not in by_name(CDC, "cd")
+
+
 def test_teacher_and_the_number_reported() -> None:
     teacher = a_record("teacher", 0, 21.0)
     run = a_record("cd", 1, 20.5)  # whose epoch before the last was half a point better
