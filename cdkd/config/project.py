@@ -38,13 +38,7 @@ def create(folder: Path) -> list[str]:
         raise BadParams("git is not installed, and DVC needs it")
     with draft_folder(folder.absolute().parent, f".{name}-") as draft:
         made = draft / name
-        for source in sorted(TEMPLATE.rglob("*.txt")):
-            part = source.relative_to(TEMPLATE).with_suffix("")
-            target = made / part.with_name(re.sub("^dot-", ".", part.name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(source.read_text(encoding="utf-8").replace("NAME", name), encoding="utf-8")
-        (made / "experiments").mkdir()
-        shutil.copy(made / "params.yaml", made / "experiments" / "first.yaml")
+        made.mkdir()
         dvc = [sys.executable, "-m", "dvc"]
         for command in (
             ["git", "init", "-q"],
@@ -53,6 +47,13 @@ def create(folder: Path) -> list[str]:
             [*dvc, "config", "core.check_update", "false"],
         ):
             _run(command, made)
+        for source in sorted(TEMPLATE.rglob("*.txt")):
+            part = source.relative_to(TEMPLATE).with_suffix("").as_posix()
+            target = made / re.sub("(^|/)dot-", r"\1.", part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(source.read_text(encoding="utf-8").replace("NAME", name), encoding="utf-8")
+        (made / "experiments").mkdir()
+        shutil.copy(made / "params.yaml", made / "experiments" / "first.yaml")
         made.rename(folder)
     return [
         f"{folder}: a project with a loss, a network and a source of your own",

@@ -16,6 +16,8 @@ from cdkd.core.errors import BadParams
 from cdkd.losses import contract, signature
 from cdkd.runs.code_digest import closure, code_digest
 
+REPOSITORY = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -112,3 +114,13 @@ def test_an_environment_in_the_project_is_not_its_code(
     own.write_text("import mine\n" + own.read_text())
     own_code.forget()
     assert {"mine", "losses.of_somebody"} <= set(closure(("losses.of_somebody",)))
+
+
+def test_a_project_has_the_pipeline_and_the_plots_of_this_repository(project: Path) -> None:
+    own = (REPOSITORY / "dvc.yaml").read_text()
+    code = "    deps: [losses, networks, sources]\n"
+    code += "    always_changed: true  # cdkd itself may be another version\n"
+    assert own.count("    deps: [cdkd]\n") == 1
+    assert (project / "dvc.yaml").read_text() == own.replace("    deps: [cdkd]\n", code)
+    for name in (".dvc/plots/curves.json", ".dvcignore"):
+        assert (project / name).read_text() == (REPOSITORY / name).read_text()
