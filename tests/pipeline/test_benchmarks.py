@@ -78,6 +78,14 @@ def test_ours(words: str, methods: list[str]) -> None:
     assert per_student == pytest.approx(len(methods) * stream, rel=1e-3)
 
 
+def test_each_loss_alone() -> None:
+    small = "--teacher resnet14 --student resnet8 --batch 4 --side 8 --rounds 1"
+    rows = [line.split() for line in said("losses", f"kd cd at {small}").splitlines()[2:]]
+    assert {name for name, *_ in rows} == {"kd", "cd", "at"}
+    assert all(float(own) > 0 and float(teachers) >= 0 for _, own, teachers in rows)
+    assert "expected some of" in said("losses", f"wrong {small}", code=2)
+
+
 def test_an_epoch_in_parts() -> None:
     found = told("ours", f"{TINY} --methods cd --parts")
     assert sum(found["shares"].values()) == pytest.approx(1, abs=0.01)
