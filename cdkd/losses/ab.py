@@ -44,7 +44,8 @@ def activation_boundaries(student_maps: Sequence[Tensor], teacher_maps: Sequence
 
 
 def _hinge(student: Tensor, teacher: Tensor) -> Tensor:
-    return torch.where(teacher > 0, (1 - student).clamp(min=0), (1 + student).clamp(min=0)).square()
+    side = torch.where(teacher > 0, -1.0, 1.0)
+    return (1 + side * student).clamp(min=0).square()
 
 
 class ActivationBoundaries(Loss):

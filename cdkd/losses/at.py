@@ -11,7 +11,7 @@ from torch import Tensor
 from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, l2_normalise
+from cdkd.losses.base import Loss, l2_normalise, mean_over
 from cdkd.losses.pooling import Size, pool, smaller_size
 from cdkd.losses.stages import paired
 
@@ -53,7 +53,7 @@ def attention_transfer(
 
 def attention(features: Tensor, size: Size) -> Tensor:
     """[B, C, H, W] to [B, h·w]: Q of the map pooled to `size`."""
-    return l2_normalise(pool(features, size).square().mean(1).flatten(1), 1)
+    return l2_normalise(mean_over(pool(features, size).square(), 1).flatten(1), 1)
 
 
 def difference(student: Sequence[Tensor], teacher: Sequence[Tensor], form: str) -> Tensor:

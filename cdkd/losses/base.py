@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cdkd.core import own_code
 from cdkd.core.batch import Batch, DataInfo
@@ -123,11 +124,42 @@ def build(
 
 
 def channel_means(feature_map: Tensor) -> Tensor:
-    """[B, C, H, W] to [B, C] in float32: means over height and width.
+    """[B, C, H, W] to [B, C] in float32 at least: means over height and width.
 
     A 1x1 map keeps its values, to the bit.
     """
-    return at_least_float32(feature_map).mean((2, 3))
+    found: Tensor = _ChannelMeans.apply(feature_map)
+    return found
+
+
+class _ChannelMeans(torch.autograd.Function):
+    """Its backward pass gives a view: see `mean_over`. It also rounds [B, C] values and not a whole map."""
+
+    @staticmethod
+    def forward(ctx: Any, feature_map: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = feature_map.shape, feature_map.dtype
+        return at_least_float32(feature_map).mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        height, width = ctx.shape[2:]
+        each: Tensor = (gradient / (height * width)).to(ctx.dtype)[:, :, None, None]
+        return each.expand(ctx.shape)
+
+
+def mean_over(x: Tensor, over: int | tuple[int, ...]) -> Tensor:
+    """x.mean(over), with a backward pass that writes no gradient of x's size.
+
+    torch's own mean writes one, and not in the memory layout of a map whose channels lie together: the
+    operation before it then takes ten times as long.
+    """
+    total = x.sum(over)
+    return total / (x.numel() // max(1, total.numel()))
+
+
+def mean_squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
+    """mean (ours − theirs)² over everything, in float32 at least; no gradient flows to theirs."""
+    return functional.mse_loss(at_least_float32(ours), at_least_float32(theirs.detach()))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

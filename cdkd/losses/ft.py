@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32, l2_normalise
+from cdkd.losses.base import Loss, at_least_float32, l2_normalise, mean_over
 from cdkd.losses.connectors import BatchNorm
 from cdkd.losses.pooling import Size, pool, smaller_size
 
@@ -45,7 +45,7 @@ def factor_transfer(
 def _unit(factor: Tensor, size: Size, form: str) -> Tensor:
     """[B, C, H, W] to a vector of length 1 an image."""
     factor = pool(factor, size)
-    return l2_normalise((factor if form == "paper" else factor.square().mean(1)).flatten(1), 1)
+    return l2_normalise((factor if form == "paper" else mean_over(factor.square(), 1)).flatten(1), 1)
 
 
 class FactorTransfer(Loss):

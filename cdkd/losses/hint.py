@@ -10,7 +10,7 @@ from cdkd.core.batch import Batch
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, at_least_float32, mean_squared_error
 from cdkd.losses.connectors import regressor
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def hint(student_map: Tensor, teacher_map: Tensor, form: Literal["released", "pa
 
     Source: Romero et al., FitNets, 1412.6550, equation 3; RepDistiller, `distiller_zoo/FitNet.py`.
     """
-    squares = (at_least_float32(student_map) - at_least_float32(teacher_map.detach())).square()
-    return squares.sum(1).mean() / 2 if form == "paper" else squares.mean()
+    error = mean_squared_error(student_map, teacher_map)
+    return error * student_map.shape[1] / 2 if form == "paper" else error
 
 
 class Hint(Loss):

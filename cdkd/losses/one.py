@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cdkd.core.batch import Batch
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features, Outputs
-from cdkd.losses.base import GroupLoss, at_least_float32
+from cdkd.losses.base import GroupLoss, at_least_float32, channel_means
 from cdkd.losses.ce import cross_entropy
 from cdkd.losses.divergence import divergence
 
@@ -96,5 +96,5 @@ class NativeEnsemble(GroupLoss):
         """[B, m], rows sum to 1."""
         if outputs.shared is None:
             raise TypeError("a gate without a common trunk")
-        scores: Tensor = self.gate(at_least_float32(outputs.shared).mean((2, 3)))
+        scores: Tensor = self.gate(channel_means(outputs.shared))
         return scores.softmax(1)

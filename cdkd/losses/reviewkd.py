@@ -11,7 +11,7 @@ from torch.nn import functional
 from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, at_least_float32, mean_squared_error
 from cdkd.losses.connectors import conv_bn
 from cdkd.losses.pooling import Size, pool
 from cdkd.losses.stages import paired, preactivations
@@ -37,7 +37,7 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     height, width = student_map.shape[2:]
     sizes = [(height, width), *((side, side) for side in (4, 2, 1) if side < height)]
     factors = [2.0**-k for k in range(len(sizes))]
-    errors = [(pool(student_map, size) - pool(teacher_map, size)).square().mean() for size in sizes]
+    errors = [mean_squared_error(pool(student_map, size), pool(teacher_map, size)) for size in sizes]
     weighted = [factor * error for factor, error in zip(factors, errors, strict=True)]
     return torch.stack(weighted).sum() / sum(factors)
 

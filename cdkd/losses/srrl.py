@@ -11,7 +11,7 @@ from cdkd.core.batch import Batch
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, at_least_float32, channel_means
 from cdkd.losses.connectors import conv_bn_relu, he_fan_out
 from cdkd.losses.stages import last_map
 
@@ -55,7 +55,7 @@ class RegressedRepresentation(Loss):
                 "srrl: a teacher without a linear classifier; expected one that gives its weights"
             )
         weight, bias = teacher.classifier
-        pooled = self.connector(at_least_float32(last_map("srrl", student))).mean((2, 3))
+        pooled = channel_means(self.connector(at_least_float32(last_map("srrl", student))))
         logits = functional.linear(
             pooled, weight.detach().to(pooled), None if bias is None else bias.detach().to(pooled)
         )

@@ -12,7 +12,7 @@ from torch.nn import functional
 from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, at_least_float32
+from cdkd.losses.base import Loss, at_least_float32, mean_over
 from cdkd.losses.pooling import pool_to_match
 from cdkd.losses.stages import paired
 
@@ -37,8 +37,8 @@ def variational_information(mean: Tensor, teacher_map: Tensor, variance: Tensor)
     `distiller_zoo/VID.py`.
     """
     error = (at_least_float32(mean) - at_least_float32(teacher_map.detach())).square()
-    v = at_least_float32(variance)[:, None, None]
-    return (error / v + v.log()).mean() / 2
+    v = at_least_float32(variance)
+    return (mean_over(error, (0, 2, 3)) / v + v.log()).mean() / 2
 
 
 class VariationalInformation(Loss):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from cdkd.core.errors import BadParams
 from cdkd.losses import base
 from cdkd.losses.at import attention_transfer
-from cdkd.losses.base import build, l2_normalise
+from cdkd.losses.base import build, channel_means, l2_normalise, mean_over
 from cdkd.losses.cd import channel_distillation
 from cdkd.losses.ce import cross_entropy
 from cdkd.losses.connectors import BatchNorm
@@ -409,6 +409,30 @@ def test_another_number_of_stages_is_refused_by_the_functions():
     for function in (channel_distillation, attention_transfer):
         with pytest.raises(ValueError, match=r"shorter|longer"):
             function(student.maps, student.maps[:2])
+
+
+@pytest.mark.parametrize(
+    ("means", "over"),
+    [(channel_means, (2, 3)), *((lambda x, at=at: mean_over(x, at), at) for at in (1, (2, 3), (0, 2, 3)))],
+)
+def test_means_are_torchs_and_their_gradient_is_of_the_maps_layout(means, over):
+    x = torch.rand(3, 5, 4, 6, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    weights = torch.rand(x.mean(over).shape, dtype=torch.float64)
+    found = []
+    for function in (means, lambda one: one.mean(over)):
+        own = x.clone().requires_grad_()
+        before = own.square()  # its backward pass reads the gradient of the mean
+        strides = []
+        before.register_hook(lambda grad, strides=strides: strides.append(grad.stride()))
+        value = function(before)
+        (value * weights).sum().backward()
+        found.append((value.detach(), own.grad, own.grad.is_contiguous(memory_format=torch.channels_last)))
+        if function is means:
+            assert 0 in strides[0]  # a view: nothing of the map's size is written
+    (ours, gradient, layout), (theirs, expected, _) = found
+    assert layout
+    assert torch.allclose(ours, theirs, rtol=1e-14)
+    assert torch.allclose(gradient, expected, rtol=1e-14)
 
 
 def test_cd_without_connectors_refuses_other_channels():
