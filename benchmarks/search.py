@@ -50,7 +50,7 @@ def main() -> None:
         teacher = store.get(plan.fingerprint)
         assert teacher is not None
         name, space = next(iter(params.search.items()))
-        made = [space.made(setting, short=True) for setting in settings(space, [], options.generation)]
+        made = [space.method_of(setting, trial=True) for setting in settings(space, [], options.generation)]
         plans = [
             variant_plan(params, data, teacher, f"{name} trial {place}", *one, 0, "validation")
             for place, one in enumerate(made)

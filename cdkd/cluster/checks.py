@@ -36,7 +36,7 @@ def name(place: str, value: Any) -> None:
         raise ValueError(f"{place} {_shown(value)}; expected {EXPECTED}")
 
 
-def whole(place: str, value: Any, low: int, high: int) -> None:
+def integer(place: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{place} {_shown(value)}; expected a whole number from {low} to {high}")
 
@@ -63,14 +63,14 @@ def configuration(config: Any, *, teacher: bool) -> None:
     section("config", config)
     data = config["data"]
     section("data", data)
-    whole("data.classes", data["classes"], 2, MAX_CLASSES)
+    integer("data.classes", data["classes"], 2, MAX_CLASSES)
     if not isinstance(data["image"], list) or len(data["image"]) != 3:
         raise ValueError(f"data.image {_shown(data['image'])}; expected height, width and channels")
     for size in data["image"]:
-        whole("data.image", size, 1, MAX_PIXELS)
+        integer("data.image", size, 1, MAX_PIXELS)
     if not isinstance(config["network"], str):
         raise ValueError(f"network {_shown(config['network'])}; expected a name")
-    whole("seed", config["seed"], 0, MAX_SEED)
+    integer("seed", config["seed"], 0, MAX_SEED)
     if config["training"] is None and teacher:
         sha256("weights_sha256", config.get("weights_sha256"))
     else:
@@ -86,29 +86,29 @@ def configuration(config: Any, *, teacher: bool) -> None:
 def recipe(values: Any) -> None:
     section("training", values)
     found = Recipe.of(values)
-    whole("training.epochs", found.epochs, 1, MAX_EPOCHS)
-    whole("training.batch", found.batch, 2, MAX_BATCH)
-    whole("training.warmup", found.warmup, 0, MAX_EPOCHS)
+    integer("training.epochs", found.epochs, 1, MAX_EPOCHS)
+    integer("training.batch", found.batch, 2, MAX_BATCH)
+    integer("training.warmup", found.warmup, 0, MAX_EPOCHS)
     for milestone in found.milestones:
-        whole("training.milestones", milestone, 0, MAX_EPOCHS)
+        integer("training.milestones", milestone, 0, MAX_EPOCHS)
     for key, bounds in NUMBERS.items():
         number(f"training.{key}", getattr(found, key), *bounds)
     for key, choices in CHOICES.items():
         _choice(f"training.{key}", getattr(found, key), choices)
     _choice("training.nesterov", found.nesterov, (True, False))
     augmentation: Augmentation = found.augmentation
-    whole("training.augmentation.pad", augmentation.pad, 0, MAX_PIXELS)
+    integer("training.augmentation.pad", augmentation.pad, 0, MAX_PIXELS)
     _choice("training.augmentation.padding", augmentation.padding, ("zeros", "reflect"))
     _choice("training.augmentation.flip", augmentation.flip, (True, False))
     if augmentation.resized_crop is not None:
-        whole("training.augmentation.resized_crop", augmentation.resized_crop, 1, MAX_PIXELS)
+        integer("training.augmentation.resized_crop", augmentation.resized_crop, 1, MAX_PIXELS)
 
 
 def record(found: Record) -> None:
     """Names, a history of whole rows, and a result that is its history's."""
     name("method", found.method)
     name("experiment", found.experiment)
-    whole("seed", found.seed, 0, MAX_SEED)
+    integer("seed", found.seed, 0, MAX_SEED)
     section("circumstances", found.circumstances)
     section("result", found.result)
     if not isinstance(found.history, list):
@@ -132,7 +132,7 @@ def _result(found: Record) -> None:
         raise ValueError(f"result without {', '.join(missing)}")
     sha256("result.weights_sha256", result["weights_sha256"])
     for key in ("parameters", "multiply_adds"):
-        whole(f"result.{key}", result[key], 1, 10**18)
+        integer(f"result.{key}", result[key], 1, 10**18)
     for key in ("last", "best"):
         _row(f"result.{key}", result[key])
         number(f"result.{key}.test_top1_error", result[key].get("test_top1_error"), 0, 100)

@@ -145,7 +145,7 @@ def _run(experiment: str, body: Mapping[str, Any]) -> RunSpec:
     if not is_name(body["method"]):
         raise ValueError(f"method {body['method']!r}; expected {EXPECTED}")
     try:
-        checks.whole("seed", body["seed"], 0, checks.MAX_SEED)
+        checks.integer("seed", body["seed"], 0, checks.MAX_SEED)
         checks.configuration(body["config"], teacher=body["method"] == TEACHER)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{body['method']} seed {body['seed']!r}: {error}") from None

@@ -172,7 +172,7 @@ def read(folder: Path) -> Bundle:
         if bundle.kind not in ("none", "bf16", "float32"):
             raise ValueError(f"weights {bundle.kind!r}; expected none, bf16 or float32")
         if any(OURS.fullmatch(name) is None for name in bundle.parts):
-            raise ValueError("a part that lies elsewhere")
+            raise ValueError("a part in another folder")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a bundle's records ({type(error).__name__}: {error})") from None
     for record in records:

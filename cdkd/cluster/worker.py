@@ -247,7 +247,7 @@ def main(words: Sequence[str], train: Train | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -262,7 +262,7 @@ def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
         raise CdkdError(f"{out}: cannot be made or written ({error.strerror})") from None
     with Store(out).lock("campaign", wait=False) as locked:
         if not locked:
-            raise CdkdError(f"{out}: another campaign is running in it")
+            raise CdkdError(f"{out}: another worker is running in it")
         campaign = Campaign(plan, out, train, deadline)
         try:
             campaign.run(arguments.data, arguments.teacher)

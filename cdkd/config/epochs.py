@@ -26,7 +26,7 @@ def is_share(value: Any) -> bool:
 
 
 def position(value: Any, epochs: int) -> Fraction:
-    """Where a whole epoch or a share lies, in epochs."""
+    """The place of an epoch or a share on the scale of epochs."""
     return Fraction(repr(value)) * (epochs if is_share(value) else 1)
 
 

@@ -45,7 +45,7 @@ class Experiments:
 
 
 def use(root: Path, name: str, *, force: bool = False) -> str:
-    """Make the experiment the active params.yaml. Returns what to tell the user.
+    """Make the experiment the active params.yaml. Returns a line to print.
 
     force: overwrite a params.yaml that was edited by hand
     Raises `BadParams` before anything is written.

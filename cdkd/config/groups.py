@@ -32,8 +32,10 @@ class GroupSection(Section):
     """Either networks, which may have first stages in common, or branches: one network repeated on a trunk.
 
     networks: a list (their names are then peer0, peer1, ...), or names with networks; `student` is the
-    student's share: what networks have in common: stem, or so many stages after it after: the stages after
-    the stem that branches have in common For the rest see `core.group.Group`.
+        student's
+    share: what networks have in common: the stem, or also so many stages after it
+    after: the number of stages after the stem that branches have in common
+    For the rest see `core.group.Group`.
     """
 
     networks: list[str] | dict[str, str] | None = None
@@ -123,11 +125,14 @@ def _networks(section: GroupSection, place: Place, faults: Faults) -> dict[str, 
                 (*place, "after"), "missing; expected the number of stages that the branches have in common"
             )
         if section.share is not None:
-            faults.add((*place, "share"), f"{section.share}; branches say after, how many stages are common")
+            faults.add(
+                (*place, "share"),
+                f"{section.share}; expected `after`, the number of stages that the branches have in common",
+            )
         _check_network(section.network, (*place, "network"), faults)
         return {f"peer{i}": section.network for i in range(section.branches)}
     if section.after is not None:
-        faults.add((*place, "after"), f"{section.after}; networks say share, what they have in common")
+        faults.add((*place, "after"), f"{section.after}; expected `share`, what the networks have in common")
     given = section.networks or {}
     if not 1 <= len(given) <= MOST:
         faults.add((*place, "networks"), f"{len(given)} networks; expected 1 to {MOST}")
@@ -136,7 +141,7 @@ def _networks(section: GroupSection, place: Place, faults: Faults) -> dict[str, 
     for index, (name, network) in enumerate(networks.items()):
         where = (*place, "networks", name if isinstance(given, dict) else index)
         if not NETWORK_NAME.fullmatch(name) or name in (TEACHER, EMA):
-            what = f"{show(name)} is no name of a network; expected a-z, 0-9 and _, and not teacher or ema"
+            what = f"{show(name)} is not a valid name; expected a-z, 0-9 and _, and not teacher or ema"
             faults.add(where, what)
         _check_network(network, where, faults)
     return networks
@@ -148,7 +153,7 @@ def _check_network(network: str, place: Place, faults: Faults) -> None:
 
 
 def _check_fields(group: Group, place: Place, faults: Faults) -> None:
-    """What the fields say together."""
+    """Cross-checks of the fields."""
     count = len(group.networks)
     if group.shared is not None:
         least = min(names.stages(network) for network in group.networks.values())
@@ -169,15 +174,15 @@ def _check_fields(group: Group, place: Place, faults: Faults) -> None:
     if group.views not in (1, count):
         faults.add((*place, "views"), f"{group.views}; expected 1, or {count}, one for each network")
     if group.evaluate == EMA and group.ema is None:
-        faults.add((*place, "evaluate"), "ema; expected ema, the decay of the moving averages, beside it")
+        faults.add((*place, "evaluate"), "ema; expected ema, the decay of the moving averages, as well")
     if group.batches == "fresh" and group.update != "alternate":
-        faults.add((*place, "batches"), "fresh; expected update: alternate beside it")
+        faults.add((*place, "batches"), "fresh; expected update: alternate as well")
     if group.classifiers == "equal" and len(set(group.networks.values())) > 1:
         faults.add((*place, "classifiers"), "equal; expected networks that are all the same")
 
 
 def check_terms(terms: Mapping[str, Term], group: Group | None, place: Place, faults: Faults) -> None:
-    """What terms and networks say together: losses of several networks, and what each of them requires."""
+    """Cross-checks of terms and networks: losses of several networks, and what each of them requires."""
     several = [name for name, term in terms.items() if signature.is_group(term.loss)]
     if group is None:
         for name in several:

@@ -17,7 +17,7 @@ from cdkd.core.schedule import TEACHER, Inactive, Method, Term, Weight
 from cdkd.losses import signature
 
 TAKEN = ("teacher", "search")  # their runs lie in the folder of the methods'
-METHOD_KEYS = ("inactive", "group")  # what a method says beside its terms
+METHOD_KEYS = ("inactive", "group")  # keys of a method that are not terms
 NO_TERMS = (
     *METHOD_KEYS,
     "training",
@@ -31,7 +31,7 @@ MAX_TERMS = 100
 def check_name(value: Any, place: Place, faults: Faults) -> str:
     """The value as text, and a fault noted if it cannot be the name of an experiment, a method or a study."""
     if not is_name(value):
-        faults.add(place, f"{show(value)} is no name; expected {EXPECTED}")
+        faults.add(place, f"{show(value)} is not a valid name; expected {EXPECTED}")
     elif value in TAKEN:
         faults.add(place, f"{show(value)} is taken; expected another name than {' or '.join(TAKEN)}")
     return str(value)
@@ -127,7 +127,7 @@ def _term(
         faults.add((*place, "loss") if given else place, what)
         return None
     if name not in losses and (not is_name(name) or name in NO_TERMS):
-        faults.add(place, f"{show(name)} is no name of a term; expected {EXPECTED}")
+        faults.add(place, f"{show(name)} is not a valid name for a term; expected {EXPECTED}")
         return None
     built = faults.section(term_model(loss), value, place)
     if built is None:
@@ -153,7 +153,7 @@ def _term(
 
 
 def _check_weight(weight: Weight, place: Place, faults: Faults) -> None:
-    """What the fields of a weight say together."""
+    """Cross-checks of the fields of a weight."""
     if weight.over is not None and weight.milestones:
         faults.add((*place, "over"), f"{weight.over} together with milestones; expected one of the two")
     if weight.over is None and weight.curve != "step":

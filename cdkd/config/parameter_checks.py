@@ -30,10 +30,13 @@ def check_parameter(
         return
     named = isinstance(parameter.choices, dict)
     if named and parameter.sets:
-        faults.add((*place, "sets"), "together with named choices, which say themselves what they change")
+        faults.add(
+            (*place, "sets"),
+            "together with named choices; expected one of the two, as each choice names what it changes",
+        )
         return
     if (named or parameter.sets) and not is_name(name):
-        faults.add(place, f"{show(name)} is no name; expected {EXPECTED}")
+        faults.add(place, f"{show(name)} is not a valid name; expected {EXPECTED}")
         return
     if named:
         _check_named_choices(parameter.choices, losses_within(study, terms), place, faults)
@@ -44,16 +47,16 @@ def check_parameter(
     if parameter.choices is not None:
         _check_choices(parameter.choices, (*place, "choices"), faults)
     elif "other" in kinds:
-        faults.add(place, "a range of something that is no number; expected choices")
-    elif "whole" in kinds:
-        _check_whole_range(name, parameter, epochs, place, faults)
+        faults.add(place, "a range of something that is not a number; expected choices")
+    elif "integer" in kinds:
+        _check_integer_range(name, parameter, epochs, place, faults)
     else:
         _check_range(parameter, parameter.low, parameter.high, parameter.step, place, faults)
         if study.sampler == "grid" and parameter.step is None:
             faults.add((*place, "step"), "nothing; expected the step of a grid over a range")
 
 
-def _check_whole_range(name: str, parameter: Parameter, epochs: int, place: Place, faults: Faults) -> None:
+def _check_integer_range(name: str, parameter: Parameter, epochs: int, place: Place, faults: Faults) -> None:
     """A range of whole numbers, or of epochs, which may be shares of the training."""
     targets = parameter.sets or (name,)
     may_share = all(field_of(target) in shares.FIELDS for target in targets)

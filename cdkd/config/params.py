@@ -79,7 +79,7 @@ def load(path: Path, text: str | None = None) -> Params:
 
 
 def use_project_of(path: Path) -> None:
-    """Use the losses, networks and sources beside this params.yaml, or above its folder experiments/."""
+    """Use the losses, networks and sources next to this params.yaml, or above its folder experiments/."""
     folders = path.resolve().parents[:2]  # a template is a folder deeper
     own_code.use(next((one.parent for one in folders if one.name == "experiments"), folders[0]))
     own_code.check(own_code.LOSSES, signature.built_in())

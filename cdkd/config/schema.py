@@ -111,10 +111,10 @@ class Data(Section):
 
     paths: source folder's directories or archives, relative to params.yaml
     size: shorter side and square crop; without it all images must be of one size
-    uncropped: store folder images as they come, for random crops of the whole image; evaluation resizes to
-    size train_images: keep so many training images, drawn by class and seed test: share of folder images
-    drawn as the test split, for a data set without one validation: share of the training images on which a
-    search judges its trials
+    uncropped: store images of a folder as they are, for random crops; evaluation resizes them to `size`
+    train_images: number of training images to keep, drawn by class and seed
+    test: share of the images that becomes the test split, for a folder without one
+    validation: share of the training images on which a search evaluates its trials
     """
 
     source: Source

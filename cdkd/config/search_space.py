@@ -30,7 +30,7 @@ class Range:
     high: float | int
     log: bool
     step: float | int | None
-    whole: bool
+    integer: bool
 
     @property
     def count(self) -> int:
@@ -55,8 +55,8 @@ class Space:
     base: Setting
 
     @property
-    def short(self) -> int:
-        """Epochs of a trial."""
+    def trial_epochs(self) -> int:
+        """The number of epochs of a trial."""
         return self.study.epochs or self.training.epochs
 
     @property
@@ -86,17 +86,17 @@ class Space:
         settings.sort(key=lambda setting: setting != dict(self.base))
         found: dict[str, Setting] = {}
         for setting in settings:
-            if (made := self.made(setting, short=True)) is not None:
+            if (made := self.method_of(setting, trial=True)) is not None:
                 found.setdefault(repr(made), setting)
         return list(found.values())
 
-    def made(self, setting: Setting, *, short: bool) -> tuple[Method, Training] | None:
+    def method_of(self, setting: Setting, *, trial: bool) -> tuple[Method, Training] | None:
         """The method and recipe of a setting, in full length or a trial's.
 
         None where nothing is trained in some epoch, or where milestones fall together in the shorter trial.
         """
         terms, recipe = applied(self.study, self.terms, setting)
-        epochs = self.short if short else self.training.epochs
+        epochs = self.trial_epochs if trial else self.training.epochs
         return built(terms, self.training, recipe, epochs, Faults())
 
     def _values(self, name: str) -> list[Any]:
@@ -122,10 +122,10 @@ def losses_within(study: Study, terms: Written) -> dict[Any, set[str]]:
 def range_within(name: str, parameter: Parameter, terms: Written) -> Range | None:
     if parameter.low is None or parameter.high is None:
         return None
-    whole = "whole" in {kind(target, terms, (), Faults()) for target in parameter.sets or (name,)}
-    number = int if whole else float
+    integer = "integer" in {kind(target, terms, (), Faults()) for target in parameter.sets or (name,)}
+    number = int if integer else float
     step = None if parameter.step is None else number(parameter.step)
-    return Range(number(parameter.low), number(parameter.high), parameter.log, step, whole)
+    return Range(number(parameter.low), number(parameter.high), parameter.log, step, integer)
 
 
 def label_of(value: Any) -> str:

@@ -89,10 +89,10 @@ def _builds(space: Space, place: Place, faults: Faults) -> bool:
     if built(space.terms, space.training, {}, space.training.epochs, Faults()) is None:
         return False  # its own faults are listed with the methods
     inner = Faults()
-    if built(space.terms, space.training, {}, space.short, inner) is None:
+    if built(space.terms, space.training, {}, space.trial_epochs, inner) is None:
         where, fault = inner.places[0]
         base = ".".join(map(str, (space.study.base, *where)))
-        faults.add((*place, "epochs"), f"{space.short}: {base} cut to so few: {fault}")
+        faults.add((*place, "epochs"), f"{space.trial_epochs}: {base} cut to so few: {fault}")
         return False
     return True
 
@@ -128,7 +128,7 @@ def _value_of_base(name: str, space: Space) -> float | int | str | None:
     if fits and span.step is not None:
         steps = (first - span.low) / span.step
         fits = abs(steps - round(steps)) < 1e-9
-    return (int(first) if span.whole else float(first)) if fits else None
+    return (int(first) if span.integer else float(first)) if fits else None
 
 
 def _label_of_base(name: str, parameter: Parameter, space: Space) -> str | None:
@@ -163,7 +163,7 @@ def _check_ends(space: Space, place: Place, faults: Faults) -> None:
 
 
 def _is_silent(faults: Faults) -> bool:
-    """Nothing but an epoch without a loss: a combination that a search passes over."""
+    """The only fault is an epoch without a loss: the search leaves out this combination."""
     return all("nothing would be trained there" in what for _, what in faults.places)
 
 

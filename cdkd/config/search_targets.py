@@ -22,7 +22,7 @@ def field_of(target: str) -> str:
 
 
 def kind(target: str, terms: Written, place: Place, faults: Faults) -> str | None:
-    """What is at a place of the method or the recipe: real | whole | other.
+    """What is at a place of the method or the recipe: real | integer | other.
 
     None, and a fault noted, where there is nothing that a search may choose.
     """
@@ -52,7 +52,7 @@ def kind(target: str, terms: Written, place: Place, faults: Faults) -> str | Non
         return None
     allowed = set(_types(fields[field].annotation)) - {type(None)}
     if field in shares.FIELDS or allowed == {int}:
-        return "whole"
+        return "integer"
     return "real" if allowed and allowed <= {int, float} else "other"
 
 

@@ -22,8 +22,8 @@ from cdkd.config.schema import (
 def epochs_of(training: Any) -> int | None:
     """The number of epochs, even where the rest of the recipe is faulty; None where it is faulty itself."""
     epochs: Any = training.get("epochs") if isinstance(training, dict) else None
-    whole = isinstance(epochs, int) and not isinstance(epochs, bool)
-    return epochs if whole and 0 < epochs <= MAX_EPOCHS else None
+    integer = isinstance(epochs, int) and not isinstance(epochs, bool)
+    return epochs if integer and 0 < epochs <= MAX_EPOCHS else None
 
 
 def training_of(value: Any, faults: Faults) -> Training | None:
@@ -33,7 +33,7 @@ def training_of(value: Any, faults: Faults) -> Training | None:
 
 
 def teacher_of(value: Any, training: Training | None, written: Any, faults: Faults) -> Teacher | None:
-    """The teacher, whose recipe is the students' except for what `teacher.training` says.
+    """The teacher, whose recipe is the students' except for what `teacher.training` sets.
 
     training: the students', None where it is faulty; written: the same as params.yaml writes it
     """

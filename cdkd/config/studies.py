@@ -41,7 +41,7 @@ def studies_of(value: Any, methods: Any, training: Training | None, faults: Faul
 
 
 def methods_given(studies: Any) -> list[str]:
-    """The methods that studies say they give, faulty or not."""
+    """The methods that studies name as their result, faulty or not."""
     found = studies.values() if isinstance(studies, dict) else ()
     return [str(study["method"]) for study in found if isinstance(study, dict) and "method" in study]
 

@@ -1,6 +1,6 @@
 """Experiments that differ in a few values: one recipe, written once, and a table of the values.
 
-`experiments/templates/NAME.yaml` is a params.yaml with placeholders such as $student; `NAME.csv` beside it
+`experiments/templates/NAME.yaml` is a params.yaml with placeholders such as $student; `NAME.csv` next to it
 has a column for each placeholder and a row for each experiment, whose name is the column `experiment`.
 """
 
@@ -41,7 +41,9 @@ def _rows(path: Path, wanted: set[str]) -> list[tuple[str, dict[str, str]]]:
             rows = [(f"{path}:{reader.line_num}", row) for row in reader]
             columns = set(reader.fieldnames or ())
     except OSError as error:
-        raise BadParams(f"{path}: cannot be read ({error.strerror}); it has the template's values") from None
+        raise BadParams(
+            f"{path}: cannot be read ({error.strerror}); it has the values for the template"
+        ) from None
     if columns != wanted:
         raise BadParams(
             f"{path}: columns {', '.join(sorted(columns))}; expected the template's placeholders:"

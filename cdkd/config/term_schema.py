@@ -40,7 +40,7 @@ class WeightFields(Section):
     rise_from: Literal[0, 1] = 0
 
 
-# what a term says besides its weight: its loss, the networks that it trains, and what they learn from
+# fields of a term besides its weight: its loss, the networks that it trains, and what they learn from
 NETWORKS: dict[str, Any] = {
     "loss": (Text | None, None),
     "of": (Text | Annotated[list[Text], Field(min_length=1, max_length=100)] | None, None),

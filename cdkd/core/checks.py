@@ -1,4 +1,4 @@
-"""A list of checks of one thing, each of which says in one line whether it holds."""
+"""A list of checks of one thing, each reported in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Thing = TypeVar("Thing")
 
 
 class Failed(Exception):
-    """A check does not hold; the text says why."""
+    """A check fails; the text is the reason."""
 
 
 class Result(NamedTuple):

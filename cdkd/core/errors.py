@@ -21,7 +21,7 @@ class BadCheckpoint(CdkdError):
 
 
 class BadRecord(CdkdError):
-    """A record is damaged or does not belong where it lies."""
+    """A record is damaged or does not belong where it is."""
 
 
 class BadStudy(CdkdError):

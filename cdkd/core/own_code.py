@@ -1,7 +1,7 @@
 """A user's own losses, networks and data sources: files of the project, found by their names, read without
 running.
 
-`losses/x.py`, `networks/x.py` and `sources/x.py` beside params.yaml hold the loss, network or source `x`;
+`losses/x.py`, `networks/x.py` and `sources/x.py` next to params.yaml hold the loss, network or source `x`;
 `package.module:Name` names one in an installed package, or in another module of the project.
 """
 
@@ -125,7 +125,7 @@ def load(kind: str, name: str) -> ModuleType:
     """Import the module that holds it. Raises BadParams with the file, where that fails."""
     module = module_of(kind, name)
     if module is None:
-        raise BadParams(f"no file {kind}/{name}.py beside params.yaml")
+        raise BadParams(f"no file {kind}/{name}.py next to params.yaml")
     try:
         return importlib.import_module(module)
     except Exception as error:  # whatever the user's code does

@@ -160,7 +160,7 @@ def _ordered(pairs: Pairs) -> Pairs:
     for entry, category in pairs:
         other = first.setdefault((category, entry.path), entry)
         if other is not entry:
-            raise BadData(f"{entry} lies in {other.container.path} as well; expected each image once")
+            raise BadData(f"{entry} is also in {other.container.path}; expected each image once")
     files = [entry.path.rpartition("/")[2] for entry, _ in pairs]
     stems = [file.rpartition(".")[0] for file in files]
     if all(re.fullmatch("[0-9]{1,18}", stem) for stem in stems) and len(set(map(int, stems))) == len(stems):

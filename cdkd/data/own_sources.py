@@ -34,7 +34,7 @@ def exists(name: str) -> bool:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise BadParams(f"{path}: no Python: {error}") from None
+        raise BadParams(f"{path}: not valid Python: {error}") from None
     wanted = own_code.item_of(name) or READ
     return any(isinstance(node, ast.FunctionDef) and node.name == wanted for node in tree.body)
 

@@ -85,7 +85,7 @@ class Made(NamedTuple):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             built = build(self.name, self.student, self.teacher, {}, data)
-        require(isinstance(built, Loss), f"{type(built).__name__} is no Loss")
+        require(isinstance(built, Loss), f"{type(built).__name__} is not a Loss")
         assert isinstance(built, Loss)
         built.before_step(self.batch)
         return built
@@ -110,7 +110,7 @@ def made(name: str, batch: int = 4) -> Made:
         wide.loss()
     except BadParams:
         return _made(name, batch, (16, 32, 64))
-    except Exception:  # what is wrong with it, the checks will say
+    except Exception:  # the checks report what is wrong with it
         return wide
     return wide
 
@@ -235,7 +235,7 @@ def _needs(it: Made) -> None:
     if Needs.MAPS not in loss.needs and Needs.CHANNEL_MEANS in loss.needs:
         seen = seen._replace(maps=tuple(one.mean((2, 3), keepdim=True) for one in it.teacher.maps))
     ours, whole = it.value(loss, teacher=seen), it.value(loss)
-    require(torch.allclose(ours, whole), "reads more of the teacher than `needs` says")
+    require(torch.allclose(ours, whole), "reads more of the teacher than `needs` names")
 
 
 def _inputs(it: Made) -> None:
@@ -280,7 +280,7 @@ CHECKS: dict[str, Callable[[Made], None]] = {
     "every learned part gets a gradient": _parts,
     "a state dict restores it": _state,
     "a seed decides what it begins with": _seed,
-    "it reads no more of the teacher than `needs` says": _needs,
+    "it reads no more of the teacher than `needs` names": _needs,
     "it leaves its inputs alone": _inputs,
     "the memory format does not matter": _layout,
     "the teacher's part may be computed apart": _part,

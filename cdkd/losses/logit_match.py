@@ -1,4 +1,4 @@
-"""Logit matching: a student's logits are drawn to those of a network that trains beside it (CTKD)."""
+"""Logit matching: a student's logits are drawn to those of a network that trains together with it (CTKD)."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _tree(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise BadParams(f"{file}: no Python: {error}") from None
+        raise BadParams(f"{file}: not valid Python: {error}") from None
 
 
 def _derived(file: Path, name: str) -> _Class | None:

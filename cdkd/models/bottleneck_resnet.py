@@ -1,7 +1,7 @@
 """CIFAR ResNets of Bottleneck blocks: those of the papers on online distillation.
 
 ONE calls [18, 18, 18] blocks `resnet110`; OKDDip, PCL and CSS call [12, 12, 12] so; CSS calls [6, 6, 6]
-`resnet56`. The names here say the blocks of a stage: `resnet110-b18`, `resnet110-b12`, `resnet56-b6`.
+`resnet56`. The names here add the blocks of a stage: `resnet110-b18`, `resnet110-b12`, `resnet56-b6`.
 OKDDip's `wide_resnet20_8` is here `wrn-20-8`: two blocks a stage whose inner 3x3 convolution is eight times
 as wide. It is not a network of Zagoruyko and Komodakis. State-dict keys are those of the released code, which
 are torchvision's.

@@ -44,6 +44,6 @@ class Forward:
 
 
 def asked(model: Callable[..., Features], images: Tensor, needs: Needs) -> Features:
-    """The features; of `needs`, the network hears only what it gives on request."""
+    """The features; of `needs`, the network receives only what it computes on request."""
     wanted = needs & ON_REQUEST
     return model(images, wanted) if wanted else model(images)

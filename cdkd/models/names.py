@@ -2,7 +2,7 @@
 
 The names are those of the papers' tables, where they are unambiguous. `resnet20` or `wrn-40-2` is a network
 of RepDistiller's CIFAR family. Torchvision's ResNets carry their stem in the name (`resnet50-cifar`,
-`resnet50-imagenet`), since `resnet50` alone does not tell the stem. `resnet110-b12` has Bottleneck blocks, 12
+`resnet50-imagenet`), since `resnet50` alone does not name the stem. `resnet110-b12` has Bottleneck blocks, 12
 in each stage: the papers on online distillation call it `resnet110`. `timm:NAME` is any network of timm.
 """
 

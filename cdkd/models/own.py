@@ -30,7 +30,7 @@ def reference(name: str) -> str | None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise BadParams(f"{path}: no Python: {error}") from None
+        raise BadParams(f"{path}: not valid Python: {error}") from None
     both = (node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef))
     found = [node.name for node in both if _builds(node)]
     return f"{module}:{found[-1]}" if found else None

@@ -114,8 +114,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         key = next((key for key in WRAPPERS if _holds_tensors(content.get(key))), None)
         if key is None:
             break
-        if beside := [str(other) for other in content if other != key]:
-            notes.append(f"read {inside}{key}; ignored beside it: {_some(beside)}")
+        if ignored := [str(other) for other in content if other != key]:
+            notes.append(f"read {inside}{key}; ignored: {_some(ignored)}")
         content, inside = content[key], f"{inside}{key}."
     if not isinstance(content, Mapping):
         raise BadCheckpoint(

@@ -15,7 +15,7 @@ FOLDER = "teachers"
 
 
 def import_teacher(params: Params, file: Path) -> list[str]:
-    """Write the weights, if they fit params' teacher, to teachers/ beside params.yaml; the lines to print.
+    """Write the weights, if they fit params' teacher, to teachers/ next to params.yaml; the lines to print.
 
     Raises BadCheckpoint with the cause where they do not fit; then nothing is written.
     """

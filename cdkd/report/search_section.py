@@ -161,14 +161,14 @@ def _epochs(study: Result) -> int:
 
 def _cost_paragraph(base: str, several: Mapping[str, Result]) -> str:
     """The best error of studies whose trials are of different lengths."""
-    said = [
+    parts = [
         f"{_epochs(study)} epochs a trial ({name}): best {decimals(study.best.value)} %, {base} unchanged "
         f"{decimals(study.trials[0].value)} %, "
         f"{sum(len(trial.curve) for trial in study.trials)} epochs in total"
         for name, study in sorted(several.items(), key=lambda item: _epochs(item[1]))
         if study.best is not None
     ]
-    return f"Studies of {base} by the length of a trial: {'; '.join(said)}."
+    return f"Studies of {base} by the length of a trial: {'; '.join(parts)}."
 
 
 def _top_trials(study: Result) -> list[Trial]:
@@ -242,12 +242,12 @@ def edt_sentences(params: Params, rows: Mapping[str, Row]) -> list[str]:
                 if arm in rows and plain in rows
             }
         )
-        said = [
+        parts = [
             f"{PARTS[part]} ({arms[part]}) {_difference(paired)}, {verdict(paired, plain)}"
             for part, paired in pairs.items()
             if paired.mean is not None
         ]
-        if not said:
+        if not parts:
             continue
         moves = {
             verb: [PARTS[part] for part, paired in pairs.items() if paired.verdict == word]
@@ -261,7 +261,7 @@ def edt_sentences(params: Params, rows: Mapping[str, Row]) -> list[str]:
         answer = f"yes: {'; '.join(effects)}" if effects else "undecided: no part's difference is significant"
         found.append(
             f"Does EDT matter here? {answer[0].upper()}{answer[1:]}. Top-1 error on the test split minus "
-            f"that of {plain}: {'; '.join(said)}."
+            f"that of {plain}: {'; '.join(parts)}."
         )
     return found
 

@@ -36,7 +36,7 @@ class Store:
         return (self.folder / fingerprint).exists()
 
     def get(self, fingerprint: str) -> Record | None:
-        """The finished run, or None. A damaged one is set aside (and said), so that it is trained again."""
+        """The finished run, or None. A damaged one is logged and set aside, so that it is trained again."""
         place = self.folder / fingerprint
         if not place.exists():
             return None
@@ -51,7 +51,7 @@ class Store:
         except (BadRecord, BadCheckpoint) as fault:
             aside = Path(tempfile.mkdtemp(prefix=f"damaged-{fingerprint[:12]}-", dir=self.folder))
             os.replace(place, aside / "run")
-            print(f"{fault}; set aside as {aside.name}, the run is trained again", flush=True)
+            print(f"{fault}; set aside as {aside.name}; the run is trained again", flush=True)
             return None
         return record
 

@@ -1,4 +1,4 @@
-"""The record of a search, sealed: its trials, what they came to, and the best setting. Needs no Optuna."""
+"""The record of a search, sealed: its trials, their results, and the best setting. Needs no Optuna."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def study_config(params: Params, name: str, data: Meta, teacher: Record) -> dict
         "space": {key: parameter.model_dump() for key, parameter in study.space.items()},
         "order": list(study.space),
         **chosen,
-        "epochs": space.short,
+        "epochs": space.trial_epochs,
         "training": params.training.model_dump(mode="json", exclude={"recipe"}),
         "network": params.student.network,
         "data": data.digest,
@@ -58,9 +58,9 @@ def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
         space, best = params.search[name], result.best
         if space.study.method is None or best is None:
             continue
-        made = space.made(best.setting, short=False)
+        made = space.method_of(best.setting, trial=False)
         if made is None:
             path = runs_folder(params) / "search" / f"{name}.json"
-            raise BadRecord(f"{path}: its best setting lies outside the search space")
+            raise BadRecord(f"{path}: its best setting is outside the search space")
         methods[space.study.method], tuned[space.study.method] = made
     return params.model_copy(update={"methods": methods, "tuned": tuned})

@@ -1,4 +1,4 @@
-"""What a study's trials came to, read from its database and checked against the runs in the store."""
+"""The results of a study's trials, read from its database and checked against the runs in the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialSta
 
 
 def outcome(params: Params, name: str, data: Meta, teacher: Record) -> Result:
-    """The study so far; raises `BadStudy` where a trial's value differs from what its runs came to."""
+    """The study so far; raises `BadStudy` if a trial's value differs from that of its runs."""
     worker = worker_of(params, name, data, teacher, trials_at_once=1)
     space, config = params.search[name], study_config(params, name, data, teacher)
     finished = [trial for trial in worker.trials() if trial.state.is_finished()]
@@ -45,7 +45,7 @@ def outcome(params: Params, name: str, data: Meta, teacher: Record) -> Result:
         config=config,
         base=space.study.base,
         method=space.study.method,
-        epochs=space.short,
+        epochs=space.trial_epochs,
         seeds=space.study.seeds,
         planned=space.trials,
         trials=trials,
@@ -66,7 +66,7 @@ def worker_of(params: Params, name: str, data: Meta, teacher: Record, trials_at_
 def _check_against_runs(params: Params, name: str, data: Meta, teacher: Record, trial: FrozenTrial) -> None:
     """Runs that were trained on other machines are not in this store; such a trial is believed."""
     space, store = params.search[name], Store(params.root)
-    made = space.made(trial.params, short=True)
+    made = space.method_of(trial.params, trial=True)
     if trial.state != TrialState.COMPLETE or made is None:
         return
     last = []

@@ -26,7 +26,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
         span = space.range_of(name)
         if span is None:
             found[name] = CategoricalDistribution(space.labels(name))
-        elif span.whole:
+        elif span.integer:
             found[name] = IntDistribution(
                 int(span.low), int(span.high), log=span.log, step=int(span.step or 1)
             )
@@ -61,8 +61,12 @@ def should_prune(space: Space, earlier: Sequence[FrozenTrial], curve: Mapping[in
     curve: step -> error, so far
     """
     step = max(curve)
-    warmup = space.short // 2 if space.study.warmup is None else space.study.warmup
-    if space.study.pruner == "none" or step % space.short < warmup or step % space.short == space.short - 1:
+    warmup = space.trial_epochs // 2 if space.study.warmup is None else space.study.warmup
+    if (
+        space.study.pruner == "none"
+        or step % space.trial_epochs < warmup
+        or step % space.trial_epochs == space.trial_epochs - 1
+    ):
         return False  # after the last epoch there is nothing to save
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values={step: curve[step]})
     return bool(

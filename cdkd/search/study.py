@@ -39,8 +39,8 @@ def complete_study(
         result = outcome(params, name, data, teacher)
         if len(result.trials) < planned and params.search[name].study.minutes is None:
             raise CdkdError(
-                f"{name}: its workers ended after {len(result.trials)} of {planned} trials; their messages "
-                "say why, and the same command continues"
+                f"{name}: its workers ended after {len(result.trials)} of {planned} trials; see their "
+                "messages; the same command continues"
             )
     result.write(_path(params, result.key))
     return result

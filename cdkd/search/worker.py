@@ -221,7 +221,7 @@ class Worker:
             self._finish(one)
 
     def _plan(self, one: RunningTrial, seed: int) -> RunSpec | None:
-        made = self.space.made(one.trial.params, short=True)
+        made = self.space.method_of(one.trial.params, trial=True)
         if made is None:
             one.failed = "trains nothing in some epoch"
             return None
@@ -233,7 +233,7 @@ class Worker:
     ) -> None:
         """Write the new epochs of a run's history to the database, and decide whether the trial is pruned."""
         for row in history:
-            step = place * self.space.short + row["epoch"]
+            step = place * self.space.trial_epochs + row["epoch"]
             if one.over or step in one.curve:
                 continue
             one.curve[step] = row[ERROR]
@@ -268,8 +268,8 @@ class Worker:
                 return
 
     def _finish(self, one: RunningTrial) -> None:
-        """The trial's state and value, after the digest of everything that it came to."""
-        key, epochs = one.trial._trial_id, self.space.short
+        """The trial's state and value, after the digest of its results."""
+        key, epochs = one.trial._trial_id, self.space.trial_epochs
         state, values = TrialState.COMPLETE, None
         if one.failed:
             state = TrialState.FAIL
@@ -297,10 +297,10 @@ def trial_digest(
     state: TrialState, setting: Mapping[str, Any], curve: Mapping[int, float], values: Sequence[float] | None
 ) -> str:
     steps = {str(step): value for step, value in curve.items()}
-    came_to = {
+    content = {
         "state": state.name,
         "setting": dict(setting),
         "curve": steps,
         "values": values and list(values),
     }
-    return digest(came_to)
+    return digest(content)

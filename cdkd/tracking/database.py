@@ -44,7 +44,7 @@ def artifacts(root: Path) -> Path:
 
 
 def uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, else the SQLite file in the project's folder, wherever that lies."""
+    """MLFLOW_TRACKING_URI, else the SQLite file in the project's folder, wherever that is."""
     if address := os.environ.get("MLFLOW_TRACKING_URI"):
         return address
     from sqlalchemy.engine import URL

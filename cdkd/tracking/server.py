@@ -46,7 +46,7 @@ def serve(root: Path, experiment: str, port: int = PORT) -> None:
                 print(f"port {port} is taken; using {found}")
             print(f"MLflow: {link(f'http://{HOST}:{found}', key)}   (Ctrl-C stops it)", flush=True)
             server.wait()
-            raise CdkdError(f"MLflow's server ended ({server.returncode}); {log} says why")
+            raise CdkdError(f"MLflow's server ended ({server.returncode}); see {log}")
         except KeyboardInterrupt:
             print("stopped")
         finally:
@@ -63,11 +63,11 @@ def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end = time.monotonic() + STARTING
     while time.monotonic() < end:
         if server.poll() is not None:
-            raise CdkdError(f"MLflow's server did not start ({server.returncode}); {log} says why")
+            raise CdkdError(f"MLflow's server did not start ({server.returncode}); see {log}")
         with contextlib.suppress(OSError), opener.open(f"http://{HOST}:{port}/health", timeout=2):
             return
         time.sleep(0.1)
-    raise CdkdError(f"MLflow's server gave no answer within {STARTING:g} s; {log} says why")
+    raise CdkdError(f"MLflow's server gave no answer within {STARTING:g} s; see {log}")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -102,7 +102,7 @@ def build_cohort(
     teachers: dict[str, Teacher] = {}
     if first.config["teacher"] is not None and teacher_weights is not None:
         teachers[TEACHER] = teacher_of(first, teacher_weights, recipe, device)
-    judge = evaluation_of(first, recipe, judged, teachers.get(TEACHER), cache)
+    evaluator = evaluation_of(first, recipe, judged, teachers.get(TEACHER), cache)
     if teachers:
         teachers[TEACHER] = Teacher(teachers[TEACHER].model, recipe, first.config["teacher"]["batchnorm"])
     here = environment(device)
@@ -120,7 +120,7 @@ def build_cohort(
     if teachers and cache is not None and _cacheable(runs, recipe.epochs):
         images = sum(meta.counts[name] for name in ("train", "validation"))
         teachers[TEACHER].cache = training_cache(first, teachers[TEACHER], batches, images, judged, cache)
-    return Cohort({spec.fingerprint: spec for spec in specs}, runs, teachers, batches, judge, meta, here)
+    return Cohort({spec.fingerprint: spec for spec in specs}, runs, teachers, batches, evaluator, meta, here)
 
 
 def student_run(

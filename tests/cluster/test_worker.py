@@ -332,7 +332,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a part elsewhere": (
         lambda folder: edited(folder / "records.json", lambda body: body["parts"].update({"../x": ""})),
-        "a part that lies elsewhere",
+        "a part in another folder",
     ),
     "another format": (
         lambda folder: edited(folder / "records.json", lambda body: body.update(format=9)),

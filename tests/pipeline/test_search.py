@@ -500,7 +500,7 @@ FAULTS = [
     ),
     ("low: 0, high: 2", "low: 0.5, high: 0.25", "space.gate.low: 0.5; expected less than high, 0.25"),
     ("low: 0, high: 2", "choices: [1, {a: 2}]", "space.gate.choices[1]: {'a': 2}; expected a number"),
-    ("gate: {sets", "a.b: {sets", "search.small.space.a.b: 'a.b' is no name"),
+    ("gate: {sets", "a.b: {sets", "search.small.space.a.b: 'a.b' is not a valid name"),
     ("low: 0.01, high: 0.2", "low: 0.01, high: 200", "makes training.learning_rate 200 is out of its bounds"),
     ("trials: 7", "trials: 1000000000", "search.small.trials: 1000000000; expected at most 10000"),
     ("generation: 3", "generation: 100000", "search.small.generation: 100000; expected at most 256"),
@@ -558,13 +558,13 @@ def test_a_space_over_a_loss_that_there_is_not_is_the_methods_fault(tmp_path: Pa
 def test_a_space_is_scaled_to_shorter_trials(tmp_path: Path) -> None:
     text = PARAMS.replace("epochs: 4\n    warmup", "epochs: 8\n    warmup")
     space = project(tmp_path, text).search["small"]
-    made = space.made(space.base, short=True)
+    made = space.method_of(space.base, trial=True)
     assert made is not None
     method, training = made
     assert method["cd"].weight.milestones == (2, 6)
     assert method["ce"].weight.start == 2
     assert (training.epochs, training.milestones) == (8, (4,))
-    assert space.made(space.base, short=False) == (
+    assert space.method_of(space.base, trial=False) == (
         project(tmp_path, text).methods["edt"],
         project(tmp_path, text).training,
     )
@@ -583,7 +583,7 @@ def test_a_search_may_choose_what_happens_to_inactive_parameters(tmp_path: Path)
     choice = change.replace("      cd: ", "      inactive: {choices: [untouched, decayed]}\n      cd: ")
     for text in (change, choice):
         space = project(tmp_path, PARAMS + text).search["switches"]
-        made = [(setting, space.made(setting, short=False)) for setting in space.grid()]
+        made = [(setting, space.method_of(setting, trial=False)) for setting in space.grid()]
         assert made[0][0] == space.base
         for setting, one in made:
             assert one is not None
@@ -598,7 +598,7 @@ def test_a_choice_may_add_a_term_that_names_its_loss(tmp_path: Path) -> None:
         '"on": {cd: {decay', '"on": {channels: {decay'
     )
     space = project(tmp_path, PARAMS + text).search["switches"]
-    made = space.made({"cd": "on", "decay": "on", "gate": "on"}, short=False)
+    made = space.method_of({"cd": "on", "decay": "on", "gate": "on"}, trial=False)
     assert made is not None
     assert {name: term.loss for name, term in made[0].items()} == {"ce": "ce", "channels": "cd"}
     assert made[0]["channels"].weight.milestones == (2,)

@@ -484,7 +484,7 @@ def test_missing_and_unreadable_paths_are_named(tmp_path: Path) -> None:
 
 def test_the_same_image_in_two_places_is_refused(tmp_path: Path) -> None:
     folder = tree(tmp_path / "x", pictures())
-    assert "lies in" in refusal(
+    assert "is also in" in refusal(
         lambda: from_folder(tmp_path / "a", folder, archive(tmp_path / "y.zip", pictures()))
     )
     with (

@@ -50,12 +50,12 @@ def test_a_killed_writers_file_goes_and_a_living_ones_stays(tmp_path: Path) -> N
     assert place.read_text() == "new"
     (left,) = (path for path in tmp_path.iterdir() if path != place)
     assert left.read_text() == "whole"
-    with left_behind(left) as gone:
-        assert not gone
+    with left_behind(left) as ended:
+        assert not ended
     alive.kill()
     alive.wait()
-    with left_behind(left) as gone:
-        assert gone
+    with left_behind(left) as ended:
+        assert ended
     write_atomically(place, "newer")
     assert list(tmp_path.iterdir()) == [place]
 

@@ -99,7 +99,7 @@ def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
         ("{group: {branches: 3, after: 3}, T}", "methods.m.group.after", "expected at most 2"),
         ("{group: {branches: 3, after: -1}, T}", "methods.m.group.after", "expected at least 0"),
         ("{group: {branches: 99, after: 2}, T}", "methods.m.group.branches", "expected at most 16"),
-        ("{group: {branches: 3, after: 2, share: stem}, T}", "methods.m.group.share", "branches say after"),
+        ("{group: {branches: 3, after: 2, share: stem}, T}", "methods.m.group.share", "expected `after`"),
         (
             "{group: {branches: 3, after: 2, deploy: peer9}, T}",
             "methods.m.group.deploy",
@@ -119,7 +119,11 @@ def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
             "methods.m.group.networks[1]",
             "unknown network 'resnet9'",
         ),
-        ("{group: {networks: {a: student, teacher: student}, deploy: a}, T}", "networks.teacher", "no name"),
+        (
+            "{group: {networks: {a: student, teacher: student}, deploy: a}, T}",
+            "networks.teacher",
+            "not a valid name",
+        ),
         ("{group: {networks: {a: student, b: student}}, T}", "methods.m.group.deploy", "missing"),
         ("{group: {networks: [student, student], gradient: mean}, T}", "group.gradient", "expected a part"),
         ("{group: {networks: [student, student], batches: fresh}, T}", "group.batches", "expected update"),
@@ -128,7 +132,7 @@ def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
             "group.classifiers",
             "all the same",
         ),
-        ("{group: {networks: [student, student], after: 2}, T}", "group.after", "networks say share"),
+        ("{group: {networks: [student, student], after: 2}, T}", "group.after", "expected `share`"),
         (f"{{group: {GROUP}, T, kd: {{weight: 1, of: peer7}}}}", "methods.m.kd.of", "no network 'peer7'"),
         (f"{{group: {GROUP}, T, kd: {{weight: 1, from: peer7}}}}", "methods.m.kd.from", "no network 'peer7'"),
         (
@@ -169,7 +173,7 @@ def test_a_search_may_change_the_weights_of_a_group(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     search = "search:\n  s: {base: m, trials: 2, space: {mutual.weight: {low: 0.1, high: 2}}}\n"
     path.write_text(HEAD + f"{{group: {GROUP}, {TERMS}}}\n" + search)
-    made = load(path).search["s"].made({"mutual.weight": 0.5}, short=True)
+    made = load(path).search["s"].method_of({"mutual.weight": 0.5}, trial=True)
     assert made is not None
     assert made[0].group == Group({f"peer{i}": "resnet8" for i in range(3)}, "peer0", 2)
     assert made[0]["mutual"].weight.value == 0.5

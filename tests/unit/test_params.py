@@ -197,7 +197,7 @@ def test_a_name_is_safe_in_a_path_and_in_a_shell(write: Any, kind: str, name: st
     done = faults(path)
     assert len(done) == 2, done
     assert f": {place}" in done[1]
-    assert f"{show(name)} is no name; expected lower-case letters" in done[1]
+    assert f"{show(name)} is not a valid name; expected lower-case letters" in done[1]
     assert done[1].isprintable()
 
 
@@ -462,10 +462,10 @@ def test_the_bundled_gate_and_edt_methods_decay_what_is_inactive() -> None:
         for name, method in params.methods.items():
             gated = name.endswith(("_gate", "_edt"))
             assert method.inactive == ("decayed" if gated else "untouched"), (params.experiment, name)
-            made = [space.made(space.base, short=False) for space in params.search.values()]
+            made = [space.method_of(space.base, trial=False) for space in params.search.values()]
             assert all(made)
     space = load(ROOT / "params.yaml").search["ablation"]
-    grid = {tuple(setting.values()): space.made(setting, short=False) for setting in space.grid()}
+    grid = {tuple(setting.values()): space.method_of(setting, trial=False) for setting in space.grid()}
     for (*_, gate), made in grid.items():
         assert made is not None
         assert made[0].inactive == ("decayed" if gate == "on" else "untouched")
@@ -485,8 +485,8 @@ TERMS = [
     ("{weight: 0.9,", "{weight: 0.9, from: ema,", "methods.kd.kd.from", "expected teacher"),
     ("{weight: 0.9,", "{weight: 0.9, loss: kb,", "methods.kd.kd.loss", "did you mean 'kd'"),
     ("kd: {weight", "kt: {weight", "methods.kd.kt", "no such loss 'kt' (did you mean 'pkt'?)"),
-    ("kd: {weight", "k.d: {loss: kd, weight", "methods.kd.k.d", "no name of a term"),
-    ("kd: {weight", "training: {loss: kd, weight", "methods.kd.training", "no name of a term"),
+    ("kd: {weight", "k.d: {loss: kd, weight", "methods.kd.k.d", "not a valid name for a term"),
+    ("kd: {weight", "training: {loss: kd, weight", "methods.kd.training", "not a valid name for a term"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: yes}", "methods.student.inactive", "'yes'; expected"),
     ("{ce: {weight: 1}}", "{ce: {weight: 1}, inactive: decay}", "methods.student.inactive", "'decayed'"),
     (
@@ -741,7 +741,7 @@ def test_whatever_params_say_there_is_no_traceback(write: Any, data: st.DataObje
         assert all(line.startswith("  params.yaml:") and line.isprintable() for line in rest)
     else:
         for space in params.search.values():
-            assert space.made(space.base, short=False) == (
+            assert space.method_of(space.base, trial=False) == (
                 params.methods[space.study.base],
                 params.training,
             )

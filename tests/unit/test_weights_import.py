@@ -124,7 +124,7 @@ def test_missing_counters_are_filled_and_nothing_is_dropped_in_silence(tmp_path:
     assert found.state["conv1.weight"].dtype is torch.float32
     assert found.state["bn1.num_batches_tracked"].item() == 0
     assert found.notes == [
-        "read model; ignored beside it: 'epoch'",
+        "read model; ignored: 'epoch'",
         "9 counters of batches that the file lacks are 0",
         "converted from float16 to float32",
     ]
@@ -208,7 +208,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
     assert measured
     assert lines
-    assert "ignored beside it: 'epoch'" in text
+    assert "ignored: 'epoch'" in text
     file = clone.folder / lines[1]
     assert sha256(file) == lines[2]
     assert load_file(file).keys() == weights("resnet14", 10, 1).keys()

@@ -49,8 +49,8 @@ def _asked(site: Site, check: Check) -> Verdict:
             [
                 Fault(
                     "BAD",
-                    f"cannot be examined: {known}{site.short(error)}",
-                    "mend or remove what is named, then `cdkd doctor` again",
+                    f"cannot be examined: {known}{site.one_line(error)}",
+                    "repair or remove it, then `cdkd doctor` again",
                 )
             ],
         )

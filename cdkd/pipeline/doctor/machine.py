@@ -33,7 +33,7 @@ DECISIVE_PACKAGES = ("torch", "numpy", "safetensors")
 LEAST_FREE = 1e9  # bytes of disk
 
 
-COPIES = 3  # a run lies in the store, in the workspace and in DVC's cache
+COPIES = 3  # a run is in the store, in the workspace and in DVC's cache
 
 
 # What else may change the last bits: what is unset is the machine's own choice.

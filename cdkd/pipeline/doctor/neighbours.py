@@ -26,7 +26,7 @@ def locks(site: Site) -> Verdict:
     for name, pid in site.locked.items():
         who = f"process {pid} ({_words(pid)})" if pid else "a process that is not named"
         hint = (
-            f"wait for it, or `kill {pid}`: its command goes on from the last checkpoint"
+            f"wait for it, or `kill {pid}`: its command continues from the last checkpoint"
             if pid
             else f"wait for it; `fuser .cdkd/locks/{name}` finds it"
         )
@@ -186,7 +186,7 @@ def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
         hint = (
             "`cdkd track` completes it"
             if isinstance(site.stored.get(key), Record)
-            else "`dvc repro` goes on with it"
+            else "`dvc repro` continues it"
             if key in site.plans
             else REBUILD
         )

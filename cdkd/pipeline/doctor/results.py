@@ -26,7 +26,7 @@ def params(site: Site) -> Verdict:
             [
                 Fault(
                     "BAD",
-                    f"{site.short(error)}; so data and runs cannot be examined",
+                    f"{site.one_line(error)}; so data and runs cannot be examined",
                     "`cdkd check` lists every fault and what was expected",
                 )
             ],
@@ -43,9 +43,7 @@ def data(site: Site) -> Verdict:
     faults, folders = [], [path.parent for path in sorted((site.root / "data").glob(f"*/{FILE}"))]
     active = data_folder(site.params) if site.params else None
     if active is not None and active not in folders:
-        faults.append(
-            Fault("warn", f"{active.relative_to(site.root)}: nothing prepared yet", "`cdkd prepare`")
-        )
+        faults.append(Fault("warn", f"{active.relative_to(site.root)}: not prepared yet", "`cdkd prepare`"))
     for folder in folders:
         try:
             _check_data(folder)
@@ -55,7 +53,7 @@ def data(site: Site) -> Verdict:
                 if folder == active
                 else f"`rm -r {folder.relative_to(site.root)}`; `cdkd use` and `cdkd prepare` bring it back"
             )
-            faults.append(Fault("BAD", site.short(error), hint))
+            faults.append(Fault("BAD", site.one_line(error), hint))
     return Verdict(f"{some(folder.name for folder in folders)}: as prepared" if folders else "", faults)
 
 
@@ -70,7 +68,7 @@ def store(site: Site) -> Verdict:
                 if plan
                 else "params.yaml does not ask for it"
             )
-            faults.append(Fault("BAD", site.short(entry), f"`rm -r .cdkd/store/{key[:12]}*`; {then}"))
+            faults.append(Fault("BAD", site.one_line(entry), f"`rm -r .cdkd/store/{key[:12]}*`; {then}"))
     records = [record for record in site.stored.values() if isinstance(record, Record)]
     kept = [
         record
@@ -131,7 +129,7 @@ def runs(site: Site) -> Verdict:
         try:
             record = valid(path, path.with_suffix(".safetensors"))
         except CdkdError as error:
-            faults.append(Fault("BAD", site.short(error), again or _removed(site, [path])))
+            faults.append(Fault("BAD", site.one_line(error), again or _removed(site, [path])))
             continue
         other = site.stored.get(record.fingerprint)
         if isinstance(other, Record) and _essence(other) != _essence(record):
@@ -183,7 +181,7 @@ def stale_runs(site: Site) -> Verdict:
         faults.append(Fault("warn", f"of other params or code than today's: {some(stale)}", hint))
     if foreign:
         names = [str(path.relative_to(site.root).with_suffix("")) for path in foreign]
-        faults.append(Fault("warn", f"no runs of params.yaml: {some(names)}", _removed(site, foreign)))
+        faults.append(Fault("warn", f"not runs of params.yaml: {some(names)}", _removed(site, foreign)))
     return Verdict("none", faults)
 
 
@@ -200,12 +198,12 @@ def checkpoints(site: Site) -> Verdict:
             faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", hint))
         elif (
             plan is not None or site.locked or not site.teacher
-        ):  # wanted; perhaps in training for another experiment; or not to be told
+        ):  # wanted; perhaps in training for another experiment; or unknown
             going += 1
         else:
             text = f"{folder.name[:12]}: of no run of today's params and code, {size}"
             faults.append(Fault("warn", text, f"{hint}, unless you go back to what it was trained for"))
-    return Verdict(f"of {how_many(going)} to go on from" if going else "none", faults)
+    return Verdict(f"of {how_many(going)} to continue" if going else "none", faults)
 
 
 def teacher(site: Site) -> Verdict:
@@ -222,7 +220,7 @@ def teacher(site: Site) -> Verdict:
     found, environment = _measured(site.params, record, weights)
     then = {key: record.result["last"][key] for key in found}
     if found == then:
-        return Verdict(f"top-1 error {found['test_top1_error']:.2f} %, as its record says, to the bit", [])
+        return Verdict(f"top-1 error {found['test_top1_error']:.2f} %, the same bits as in its record", [])
     text = "measured again it is not its record's: " + ", ".join(
         f"{key} {then[key]!r} -> {found[key]!r}" for key in found if found[key] != then[key]
     )
@@ -280,7 +278,7 @@ def _removed(site: Site, paths: list[Path]) -> str:
 
 
 def _fingerprint(path: Path) -> str | None:
-    """A run's, as its record says; None of one that cannot be read, which is another check's to say."""
+    """A run's, from its record; None of one that cannot be read, which another check reports."""
     try:
         return read(path).fingerprint
     except CdkdError:
@@ -292,8 +290,8 @@ def _command(plan: RunSpec) -> str:
 
 
 def _left(draft: Path) -> bool:
-    with left_behind(draft) as gone:
-        return gone
+    with left_behind(draft) as ended:
+        return ended
 
 
 def _weights(site: Site, record: Record) -> Path | None:

@@ -138,8 +138,8 @@ class Site:
         """The files that are locked, and the process that each names."""
         return {path.name: _named(path) for path in sorted(self.store.locks.glob("*")) if _is_locked(path)}
 
-    def short(self, text: object) -> str:
-        """Without the project's own path; on one line."""
+    def one_line(self, text: object) -> str:
+        """A message without the project's own path, on one line."""
         lines = [line.strip() for line in str(text).replace(f"{self.root}/", "").splitlines()]
         return "; ".join(lines[:2]) or type(text).__name__
 
