@@ -158,7 +158,7 @@ def _code(spec: RunSpec) -> str | None:
 def _adopted(params: Params, method: str, verified: Record, code: str) -> list[str]:
     """Put all seeds' results that the verified run's code gave into the store, under today's code."""
     if code == verified.code:
-        return ["trained by today's code: there is nothing to adopt"]
+        return ["trained with today's code: there is nothing to adopt"]
     store, lines = Store(params.root), []
     seeds = (params.teacher.seed,) if method == TEACHER else params.seeds
     for seed in seeds:
@@ -168,7 +168,7 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
             lines.append(f"{method} seed {seed}: not adopted: {fault}")
             continue
         if record.code != verified.code:
-            lines.append(f"{method} seed {seed}: not adopted: trained by code {record.code[:12]}")
+            lines.append(f"{method} seed {seed}: not adopted: trained with code {record.code[:12]}")
             continue
         fingerprint = replace(spec_of(record), code=code).fingerprint
         note = {"fingerprint": record.fingerprint, "code": record.code, "verified": f"seed {verified.seed}"}

@@ -126,7 +126,9 @@ def worst_classes_table(
         "selected because they are the worst, so their differences look larger than they are; rely on a "
         "small p only."
     )
-    return Grid.of(f"worst-{most}", "Classes with more errors than before", caption, columns, cells)
+    return Grid.of(
+        f"worst-{most}", "Classes with more errors than the student alone", caption, columns, cells
+    )
 
 
 def class_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Grid | None:

@@ -137,7 +137,7 @@ def _term(name: str, term: Term) -> str:
     brackets = [f"loss {term.loss}"] if term.loss not in ("", name) else []
     brackets += [f"of {', '.join(term.of)}"] if term.of else []
     brackets += [f"from {term.source}"] if term.source != TEACHER else []
-    brackets += [f"{option} {_value(value)}" for option, value in term.options.items()]
+    brackets += [f"{option} {_value(value)}" for option, value in term.options.items() if value is not None]
     brackets += [f"from epoch {weight.start}"] if weight.start else []
     brackets += [f"before epoch {weight.stop}"] if weight.stop is not None else []
     brackets += [f"rises for {weight.rise} epochs"] if weight.rise else []

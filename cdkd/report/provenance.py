@@ -67,7 +67,7 @@ def runs_table(rows: Sequence[Row]) -> Grid:
     caption = (
         "Every run that params.yaml names. Fingerprint: digest of everything that affects the result; the "
         "run is "
-        "stored under it in .cdkd/store. Code: digest of the source files among them."
+        "stored under it in .cdkd/store. Code: digest of the source code that affects the result."
     )
     return Grid.of("runs", "Runs", caption, columns, cells)
 
@@ -157,7 +157,7 @@ def methods_paragraph(params: Params, rows: Sequence[Row]) -> Text:
     seeds = plural(len(params.seeds), "seed")
     text = (
         f"We distil {params.teacher.network} into {params.student.network} on {data}{part}. Students are "
-        "trained by "
+        "trained for "
         f"{recipe(params.training)}. All methods of one seed start from the same weights and see the same "
         "batches. "
         "We report the top-1 error on the test split after the last epoch, mean ± sample standard deviation "
@@ -191,7 +191,7 @@ def reproduce(params: Params, rows: Sequence[Row]) -> tuple[Text | Code, ...]:
         Code(
             (
                 "make env && . .venv/bin/activate",
-                f"cdkd use {params.experiment}   # makes it params.yaml",
+                f"cdkd use {params.experiment}   # copies it to params.yaml",
                 "dvc repro   # data, teacher, every run, this report",
                 "cdkd report   # the report alone, from the records",
                 f"cdkd verify {example}   # trains a finished run again and compares the bits",

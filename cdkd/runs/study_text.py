@@ -12,7 +12,7 @@ SHOWN = 3  # of the best trials
 def study_lines(study: Result) -> list[str]:
     states = [trial.state for trial in study.trials]
     lines = [
-        f"{study.name}: {len(states)} of {study.planned} trials over, "
+        f"{study.name}: {len(states)} of {study.planned} trials ended, "
         f"{states.count('pruned')} pruned, {states.count('failed')} failed"
     ]
     lines += [

@@ -198,7 +198,7 @@ def test_the_study_shows_in_mlflow_once(whole: Path) -> None:
 def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
     said = searched(whole, "--study", "small")
     assert "epoch" not in said
-    assert "7 of 7 trials over" in said
+    assert "7 of 7 trials ended" in said
 
 
 WILD = (
@@ -219,7 +219,7 @@ def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverge
     for path in tests:
         path.unlink()
     said = searched(folder, "--study", "switches")  # gives no method, so that nothing is to be tested
-    assert "switches: 3 of 3 trials over, 0 pruned, 1 failed" in said
+    assert "switches: 3 of 3 trials ended, 0 pruned, 1 failed" in said
     failed = study(folder, "switches").trials[2]
     assert (failed.setting, failed.state, failed.value) == ({"cd": "wild"}, "failed", None)
     assert "is nan in epoch 0" in failed.reason or "is inf in epoch 0" in failed.reason
