@@ -1,4 +1,4 @@
-"""Each loss of one network alone: milliseconds of a step, so that the next slow one is seen.
+"""A step in pieces: each loss of one network alone, so that the next slow one is seen, and the networks.
 
     python -m benchmarks.losses
     python -m benchmarks.losses cd at --batch 8
@@ -7,8 +7,9 @@
 
 A loss is found by existing. Its forward and backward pass end at the student's features, and these stand
 behind a ReLU, as they do in most networks: its backward pass reads the gradient in the layout in which the
-loss leaves it. What depends on the teacher alone is a column of its own: a cohort pays it once. Losses take
-turns, round after round, on one thread; numbers are medians of processor time.
+loss leaves it. What depends on the teacher alone is a column of its own: a cohort pays it once. The teacher's
+pass, and the student's forward and backward pass, are rows beside them. All take turns, round after round, on
+one thread; numbers are medians of processor time.
 """
 
 from __future__ import annotations
@@ -16,25 +17,29 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.clock import Clock
+from benchmarks.images import ROOT
+from benchmarks.ours import EXPERIMENT
+from cdkd.config.experiments import Experiments
 from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
-from cdkd.core.schedule import Method, Term, Weight
+from cdkd.core.schedule import Method, Recipe, Term, Weight
 from cdkd.losses import signature
 from cdkd.models.build import build
-from cdkd.models.forward import asked
+from cdkd.models.forward import Forward
 from cdkd.training.environment import keep_freed_memory
 from cdkd.training.learner import STUDENT
 from cdkd.training.objective import Objective, Parts
+from cdkd.training.teacher import Teacher
 
 CLASSES, IMAGES = 100, 50_000  # as CIFAR-100, for the losses that keep something of each image
-EVERYTHING = ~Needs.NOTHING
 OPTIONS: dict[str, dict[str, Any]] = {"ft": {"paraphraser_epochs": 0}}  # its steps after the paraphraser's
 
 
@@ -43,11 +48,48 @@ def names() -> list[str]:
     return [name for name in signature.names() if not signature.is_group(name)]
 
 
-def features(network: str, images: Tensor, precision: str) -> Features:
-    model = build(network, CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        found: Features = asked(model, images, EVERYTHING)
-        return found
+class Timed(Protocol):
+    def times(self) -> tuple[float, float]:
+        """Milliseconds of what a cohort pays once, and of what each of its runs pays."""
+        ...
+
+
+class Student:
+    """The student's forward and backward pass."""
+
+    def __init__(self, network: str, recipe: Recipe, images: Tensor) -> None:
+        self.model, self.images = made(network), images
+        self.forward = Forward(self.model, recipe)
+
+    def features(self) -> Features:
+        """In train mode, with everything that a loss may ask for."""
+        with torch.no_grad():
+            return self.forward(self.images, ~Needs.NOTHING)
+
+    def times(self) -> tuple[float, float]:
+        self.model.zero_grad()
+        with Clock() as clock:
+            self.forward(self.images).logits.float().square().mean().backward()
+        return 0.0, 1e3 * clock.processor
+
+
+class TeachersPass:
+    """The teacher's pass, as a cohort makes it."""
+
+    def __init__(self, network: str, recipe: Recipe, images: Tensor) -> None:
+        self.teacher, self.images = Teacher(made(network), recipe), images
+
+    def features(self) -> Features:
+        return self.teacher(Batch((self.images,), *2 * (torch.arange(len(self.images)),)), ~Needs.NOTHING)
+
+    def times(self) -> tuple[float, float]:
+        with Clock() as clock:
+            self.teacher.without_maps(self.images)
+        return 1e3 * clock.processor, 0.0
+
+
+def made(network: str) -> nn.Module:
+    return build(network, CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class Alone:
@@ -73,7 +115,6 @@ class Alone:
         total.backward()
 
     def times(self) -> tuple[float, float]:
-        """Milliseconds of what depends on the teacher alone, and of the rest."""
         with Clock() as alone:
             parts = self.part()
         with Clock() as rest:
@@ -88,9 +129,9 @@ def behind_relu(one: Any) -> Any:
     return tuple(map(behind_relu, one)) if isinstance(one, tuple) else one.detach().requires_grad_().relu()
 
 
-def measured(losses: Sequence[Alone], rounds: int) -> list[tuple[float, float]]:
-    """Medians of each loss's two times; a first round is not counted."""
-    found = [[one.times() for one in losses] for _ in range(rounds + 1)][1:]
+def measured(pieces: Sequence[Timed], rounds: int) -> list[tuple[float, float]]:
+    """Medians of each piece's two times; a first round is not counted."""
+    found = [[one.times() for one in pieces] for _ in range(rounds + 1)][1:]
     return [
         (statistics.median(part for part, _ in column), statistics.median(rest for _, rest in column))
         for column in zip(*found, strict=True)
@@ -117,19 +158,23 @@ def main(words: Sequence[str] | None = None) -> None:
     images = torch.randn(chosen.batch, 3, chosen.side, chosen.side)
     images = images.contiguous(memory_format=torch.channels_last)
     batch = Batch((images,), torch.arange(chosen.batch) % CLASSES, torch.arange(chosen.batch))
-    student, teacher = (features(name, images, chosen.precision) for name in (chosen.student, chosen.teacher))
-    which, alone = [], []
+    recipe = Experiments(ROOT).load(EXPERIMENT).training.resolved
+    recipe = replace(recipe, batch=chosen.batch, precision=chosen.precision)
+    networks = Student(chosen.student, recipe, images), TeachersPass(chosen.teacher, recipe, images)
+    student, teacher = (one.features() for one in networks)
+    which: list[str] = ["(student)", "(teacher)"]
+    pieces: list[Timed] = [*networks]
     for name in chosen.losses or names():
         try:
-            alone.append(Alone(name, student, teacher, batch))
+            pieces.append(Alone(name, student, teacher, batch))
             which.append(name)
         except ValueError as error:  # a loss that does not fit these two networks
             print(f"{name:12} left out: {error}")
     pair = f"{chosen.teacher} -> {chosen.student}"
     print(f"{pair}, {chosen.side} pixels, batch {chosen.batch}, {chosen.precision}")
-    print(f"{'':12} {'ms of a step':>12} {'and of the teacher alone':>25}")
-    for name, (part, rest) in sorted(zip(which, measured(alone, chosen.rounds), strict=True), key=_slowest):
-        print(f"{name:12} {rest:12.2f} {part:25.2f}")
+    print(f"{'':12} {'ms a run':>12} {'and once a cohort':>18}")
+    for name, (part, rest) in sorted(zip(which, measured(pieces, chosen.rounds), strict=True), key=_slowest):
+        print(f"{name:12} {rest:12.2f} {part:18.2f}")
 
 
 def _slowest(row: tuple[str, tuple[float, float]]) -> float:
