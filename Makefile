@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: help env repro test test-fast soak lint lock bench ui clean
+.PHONY: help env repro test test-fast soak lint docs lock bench ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -46,6 +46,10 @@ lint: env  ## formatting, lint and types
 	mypy
 	hadolint Dockerfile
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: env  ## the documentation site, in site/
+	mkdocs build --quiet --strict
+
 lock: env  ## resolve requirements.lock anew
 	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --generate-hashes --no-header pyproject.toml --output-file requirements.lock
 
@@ -59,4 +63,4 @@ ui: env  ## open MLflow on 127.0.0.1
 	cdkd ui
 
 clean:  ## remove the environment, the store and everything generated but the reports
-	rm -rf .venv .cdkd data runs .dvc/cache .dvc/tmp
+	rm -rf .venv .cdkd data runs site .dvc/cache .dvc/tmp

@@ -35,6 +35,10 @@ class GroupSection(Section):
         student's
     share: what networks have in common: the stem, or also so many stages after it
     after: the number of stages after the stem that branches have in common
+    branches: how many
+    network: of the branches; without it the student's
+    deploy: the network that is the result; of named networks it must be said, else it is the first
+
     For the rest see `core.group.Group`.
     """
 

@@ -109,12 +109,15 @@ def _given_or_measured(value: Any) -> str:
 class Data(Section):
     """Where the images come from and how they are split.
 
+    source: a known data set (digits, cifar10, cifar100, fashion-mnist, svhn), folder, or a file of sources/
     paths: source folder's directories or archives, relative to params.yaml
     size: shorter side and square crop; without it all images must be of one size
     uncropped: store images of a folder as they are, for random crops; evaluation resizes them to `size`
     train_images: number of training images to keep, drawn by class and seed
     test: share of the images that becomes the test split, for a folder without one
     validation: share of the training images on which a search evaluates its trials
+    seed: of every draw above
+    normalisation: measured on the training images, or a section with mean and std
     """
 
     source: Source

@@ -22,9 +22,15 @@ Lasting = Annotated[Epoch, Field(ge=1)]
 class WeightFields(Section):
     """A weight over time; see `core.schedule.Weight` for the formulas.
 
+    weight: the factor of the loss, before anything changes it
+    start: the first epoch of the term
+    stop: the first epoch without it; without stop it lasts to the end
+    milestones: epochs at which the weight falls by the factor decay
+    decay: factor at each milestone, or with over the whole change
     curve: with over, the way from weight to weight * decay
     over: epochs from start until weight * decay is reached
     rise: epochs from start in which the weight rises
+    rise_curve: how it rises
     rise_from: of the linear rise, the number of its first step
     """
 

@@ -1,13 +1,14 @@
 """What every loss of one network keeps, as checks of a loss by its name (`cdkd test loss NAME`).
 
-A loss that keeps it can be trained in any cohort, resumed and run in half precision.
+A loss that keeps it can be trained in any cohort, resumed and run in half precision. Losses of several
+networks have checks of their own (`group_contract`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,59 +18,9 @@ from cdkd.core.checks import Failed, Result, require, results
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses import signature
-from cdkd.losses.base import GroupLoss, Loss, build
-
-SIZES = ((8, 8), (4, 4), (2, 2))
-FIELDS = {
-    Needs.LOGITS: "logits",
-    Needs.POOLED: "pooled",
-    Needs.CHANNEL_MEANS: "maps",
-    Needs.MAPS: "maps",
-    Needs.LAST_MAP: "last_map",
-    Needs.STEM: "stem",
-    Needs.PREACTIVATION: "preactivations",
-    Needs.CLASSIFIER: "classifier",
-}
-
-
-def features(channels: tuple[int, ...], batch: int, seed: int) -> Features:
-    """What a network of three stages could give: maps of 8, 4 and 2 pixels, 10 classes."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
-
-    maps = tuple(normal(batch, c, *size).relu() for c, size in zip(channels, SIZES, strict=True))
-    return Features(
-        maps,
-        maps[-1].mean((2, 3)),
-        normal(batch, 10),
-        last_map=normal(batch, channels[-1], *SIZES[-1]).relu(),
-        stem=normal(batch, channels[0], *SIZES[0]).relu(),
-        preactivations=tuple(normal(*one.shape) for one in maps),
-        classifier=(normal(10, channels[-1]), normal(10)),
-    )
-
-
-def changed(given: Features, function: Callable[[Tensor], Tensor]) -> Features:
-    """The same features after a function of each tensor."""
-
-    def of(value: Any) -> Any:
-        if value is None:
-            return None
-        return tuple(map(of, value)) if isinstance(value, tuple) else function(value)
-
-    return Features(*map(of, given))
-
-
-def tensors(given: Features) -> list[Tensor]:
-    return [
-        one
-        for value in given
-        for one in (value if isinstance(value, tuple) else (value,))
-        if isinstance(one, Tensor)
-    ]
+from cdkd.losses import group_contract, signature
+from cdkd.losses.base import Loss, build
+from cdkd.losses.contract_inputs import FIELDS, changed, every_option_has_a_default, features, tensors
 
 
 class Made(NamedTuple):
@@ -127,15 +78,12 @@ def check(name: str) -> Iterator[Result]:
     if not signature.exists(name):
         raise Failed(f"no loss {name!r}; there are {', '.join(signature.names())}")
     if signature.is_group(name):
-        raise Failed(f"{name} is a {GroupLoss.__name__}; the checks are for a {Loss.__name__}")
+        return group_contract.check(name)
     return results(CHECKS, made(name))
 
 
 def _options(it: Made) -> None:
-    missing = [
-        key for key, option in signature.options(it.name).items() if option.default is signature.REQUIRED
-    ]
-    require(not missing, f"no default for {', '.join(missing)}")
+    every_option_has_a_default(it.name)
 
 
 def _scalar(it: Made) -> None:

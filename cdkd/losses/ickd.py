@@ -31,9 +31,11 @@ def inter_channel_correlation(
 ) -> Tensor:
     """Squared difference of the correlations between the channels.
 
-        F = f of one image reshaped to [C, H·W],   G = F Fᵀ,   Ĝ = G with each row divided by max(‖row‖₂,
-        1e-12) cifar:    (1/(B·C))  Σ_b Σ_ij (Ĝ_s − Ĝ_t)²_{b,i,j} imagenet: (1/(B²·C)) Σ_b Σ_ij (Ĝ_s −
-        Ĝ_t)²_{b,i,j} paper:    (1/(B·C²)) Σ_b Σ_ij (G_s − G_t)²_{b,i,j}
+        F = f of one image reshaped to [C, H·W],   G = F Fᵀ
+        Ĝ = G with each row divided by max(‖row‖₂, 1e-12)
+        cifar:    (1/(B·C))  Σ_b Σ_ij (Ĝ_s − Ĝ_t)²_{b,i,j}
+        imagenet: (1/(B²·C)) Σ_b Σ_ij (Ĝ_s − Ĝ_t)²_{b,i,j}
+        paper:    (1/(B·C²)) Σ_b Σ_ij (G_s − G_t)²_{b,i,j}
 
     student_map (embedding already applied), teacher_map: [B, C, H, W]. H and W may differ. With `grid` n both
     maps are cut into n×n patches (bins of adaptive pooling where n does not divide a side), whose values are

@@ -1,0 +1,265 @@
+"""MkDocs hook: the pages of losses and of params.yaml, and the table of speed, made from code and results."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+
+from cdkd.config import groups, schema, term_schema
+from cdkd.core import group, schedule
+from cdkd.losses import signature
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ("benchmarks/results/cost.png", "reports/digits/errors.png")
+ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
+TEMPLATE = re.compile(r"^# template: (\S+)$", re.M)
+FIELD = re.compile(r"((?:\w+, )*\w+): (.*)")
+SECTIONS: Mapping[str, tuple[type[BaseModel], type | None]] = {
+    "data": (schema.Data, None),
+    "data.normalisation": (schema.Normalisation, None),
+    "teacher": (schema.Teacher, None),
+    "student": (schema.Student, None),
+    "training": (schema.Training, None),
+    "training.augmentation": (schema.Augmentation, None),
+    "methods.term": (term_schema.WeightFields, schedule.Weight),
+    "methods.group": (groups.GroupSection, group.Group),
+    "search": (schema.Study, None),
+    "search.space": (schema.Parameter, None),
+    "report": (schema.Report, None),
+    "report.published": (schema.Published, None),
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    children = {
+        "Losses": ["losses/index.md", *(f"losses/{name}.md" for name in signature.built_in())],
+        "params.yaml": ["params/index.md", *(f"params/{name}.md" for name in SECTIONS)],
+    }
+    config.nav = [children_of(item, children) for item in config.nav or []]
+    return config
+
+
+def children_of(item: dict[str, Any], children: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {title: children.get(title, value) for title, value in item.items()}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for path, text in pages():
+        files.append(File.generated(config, path, content=text))
+    for path in FIGURES:
+        files.append(File.generated(config, f"figures/{Path(path).name}", abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    return TEMPLATE.sub(lambda found: template(found[1]), markdown.replace("<!-- speed -->", speed()))
+
+
+def template(path: str) -> str:
+    """A file that `cdkd init` writes."""
+    return (ROOT / "cdkd/config/template" / f"{path}.txt").read_text(encoding="utf-8").rstrip()
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Path and text of each generated page."""
+    names = signature.built_in()
+    rows = [f"| [{name}]({name}.md) | {linked(title(name))} |" for name in names]
+    text = ["# Losses", "A page for each loss, made from its file.", "", "| | |", "|---|---|", *rows]
+    yield "losses/index.md", "\n".join(text) + "\n"
+    yield from ((f"losses/{name}.md", loss(name)) for name in names)
+    rows = [f"| [{name}]({name}.md) | {first_line(model)} |" for name, (model, _) in SECTIONS.items()]
+    text = [
+        "# params.yaml",
+        "A page for each section, made from the schema.",
+        "",
+        "| | |",
+        "|---|---|",
+        *rows,
+    ]
+    yield "params/index.md", "\n".join(text) + "\n"
+    yield from ((f"params/{name}.md", section(name)) for name in SECTIONS)
+
+
+def title(name: str) -> str:
+    return (ast.get_docstring(tree(name)) or name).splitlines()[0]
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse((signature.FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def loss(name: str) -> str:
+    several = signature.is_group(name)
+    example = f"{{group: {{branches: 3, after: 2}}, ce: {{weight: 1}}, {name}: {{weight: 1}}}}"
+    if not several:
+        example = f"{{ce: {{weight: 1}}, {name}: {{weight: 1}}}}" if name != "ce" else "{ce: {weight: 1}}"
+    if name == "css":
+        example = "{group: {networks: {t: resnet20+css3, s: resnet8+css3}, deploy: t}, css: {weight: 1}}"
+    if signature.requires(name) == ("ema",):
+        example = example.replace("after: 2", "after: 2, views: 3, ema: 0.999")
+    lines = [f"# {name}", linked(title(name)), "", "```yaml", "methods:", f"  mine: {example}", "```", ""]
+    if several:
+        lines += ["A loss of several networks: the method needs a [group](../params/methods.group.md).", ""]
+    lines += options(name)
+    for node in tree(name).body:
+        text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+        if text and not node.name.startswith("_"):  # type: ignore[union-attr]
+            lines += [f"## {heading(node)}", markdown(text), ""]
+    return "\n".join([*lines, f"Code: `cdkd/losses/{name}.py`", ""])
+
+
+def heading(node: ast.AST) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return f"`{node.name}({', '.join(one.arg for one in (*node.args.args, *node.args.kwonlyargs))})`"
+    assert isinstance(node, ast.ClassDef)
+    return f"`{node.name}`"
+
+
+def options(name: str) -> list[str]:
+    found = signature.options(name)
+    if not found:
+        return ["It has no options of its own.", ""]
+    rows = [
+        f"| `{key}` | `{escaped(one.annotation)}` | "
+        + ("required" if one.default is signature.REQUIRED else f"`{written(one.default)}`")
+        + " |"
+        for key, one in found.items()
+    ]
+    return ["| option | type | default |", "|---|---|---|", *rows, ""]
+
+
+def section(name: str) -> str:
+    model, also = SECTIONS[name]
+    known = meanings(model) | (meanings(also) if also else {})
+    described = model.model_json_schema()
+    required = set(described.get("required", ()))
+    fields = described["properties"]
+    if name == "methods.term":
+        fields = fields | term_schema.term_model("ce").model_json_schema()["properties"]
+        known |= {
+            "loss": "the loss's name, where the term has another",
+            "of": "the networks of the group that it trains; without it all",
+            "from": "what they learn from: teacher, another network of the group, or ema",
+        }
+    lines = [f"# {name}", first_line(model), ""]
+    if also:
+        paragraphs = [one for one in (inspect.getdoc(also) or "").split("\n\n") if not FIELD.match(one)]
+        lines += [markdown("\n\n".join(paragraphs)), ""]
+    if name in ("training", "methods.term"):
+        lines += ["Epochs may also be shares of the training: 0.25 of 8 epochs is epoch 2.", ""]
+    for key, one in fields.items():
+        default = "required" if key in required else f"default `{written(one.get('default'))}`"
+        lines += [f"## {key}", f"{kind(one, described.get('$defs', {}))}; {default}.", ""]
+        if key in known:
+            lines += [markdown(known[key][0].upper() + known[key][1:]).rstrip(".") + ".", ""]
+    return "\n".join(lines)
+
+
+def meanings(model: type) -> dict[str, str]:
+    """Of each field that the docstring describes as `name: text`."""
+    found: dict[str, str] = {}
+    keys: tuple[str, ...] = ()
+    for line in (inspect.getdoc(model) or "").splitlines():
+        if match := FIELD.fullmatch(line):
+            keys = tuple(match[1].split(", "))
+            found |= dict.fromkeys(keys, match[2])
+        elif not line.strip():
+            keys = ()
+        else:
+            found |= {key: f"{found[key]} {line.strip()}" for key in keys}
+    return found
+
+
+def first_line(model: type) -> str:
+    return markdown((inspect.getdoc(model) or "").split("\n\n")[0].replace("\n", " "))
+
+
+def kind(one: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """The type and bounds of a field, from its JSON schema."""
+    if "$ref" in one:
+        return "A section of its own"
+    for several in ("anyOf", "oneOf", "allOf"):
+        if several in one:
+            parts = [kind(each, others) for each in one[several] if each.get("type") != "null"]
+            return ", or ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
+    choices = one.get("enum") or ([one["const"]] if "const" in one else None)
+    if choices:
+        return "One of " + ", ".join(f"`{written(each)}`" for each in choices)
+    words = {"integer": "Whole number", "number": "Number", "string": "Text", "boolean": "`true` or `false`"}
+    words |= {"array": "List", "object": "Section"}
+    text = words.get(str(one.get("type")), "Value")
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {number(one[key])}" for key, sign in signs.items() if key in one]
+    return f"{text} {', '.join(bounds)}".rstrip()
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}".replace(",", " ") if value == int(value) else f"{value:g}"
+
+
+def written(value: Any) -> str:
+    """As params.yaml has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {written(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'
+
+
+def markdown(docstring: str) -> str:
+    """A docstring as Markdown: formulas are indented, and stay; stars and brackets elsewhere are text."""
+    return "\n".join(
+        line if line.startswith("    ") else linked(escape(line)) for line in docstring.splitlines()
+    )
+
+
+def escape(line: str) -> str:
+    """Outside of `code`."""
+    parts = line.split("`")
+    return "`".join(
+        re.sub(r"([*_<>|\[\]])", r"\\\1", part) if number % 2 == 0 else part
+        for number, part in enumerate(parts)
+    )
+
+
+def escaped(code: str) -> str:
+    """For code in a table's cell."""
+    return code.replace("|", "\\|")
+
+
+def linked(text: str) -> str:
+    return ARXIV.sub(r"[\1](https://arxiv.org/abs/\1)", text)
+
+
+def speed() -> str:
+    """benchmarks/results/default.csv as a table, with the machine and the commit."""
+    with (ROOT / "benchmarks/results/default.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    first = rows[0]
+    lines = [
+        f"{first['pair'].replace('->', ' → ')}, {first['machine']}, torch {first['torch']}, commit"
+        f" `{first['commit']}`, {first['date'][:10]}:",
+        "",
+        "| | batch | images/s per student | slowest to fastest round | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = "the usual loop" if row["variant"] == "reference" else row["variant"]
+        middle, low, high = (
+            f"{float(row[key]):.1f}" for key in ("images_per_second_per_student", "slowest", "fastest")
+        )
+        ratio = Decimal(row["ratio"]).quantize(Decimal("0.01"), ROUND_HALF_UP)
+        lines.append(f"| {escape(name)} | {row['batch']} | {middle} | {low} to {high} | ×{ratio} |")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""The documentation: generated pages say all there is, and what pages show a reader to write works."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cdkd.config.params import load
+from cdkd.config.project import add, create, examine
+from cdkd.core import own_code
+from cdkd.losses import signature
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+KINDS = {
+    folder: kind for kind, folder in (("loss", "losses"), ("network", "networks"), ("source", "sources"))
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(path.read_text(encoding="utf-8")) if found == language]
+
+
+def of_pages(language: str) -> pytest.MarkDecorator:
+    found = [(path, text) for path in PAGES for text in blocks(path, language)]
+    return pytest.mark.parametrize(
+        ("path", "text"), found, ids=lambda it: it.stem if isinstance(it, Path) else ""
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "study"
+    create(folder)
+    (folder / "my-images").mkdir()
+    add("network", "tiny", folder)
+    add("source", "my_images", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    pytest.importorskip("mkdocs")
+    module = ModuleType("generate")
+    module.__file__ = str(ROOT / "docs" / "generate.py")
+    exec(compile((ROOT / "docs" / "generate.py").read_text(), module.__file__, "exec"), module.__dict__)
+    return module
+
+
+@of_pages("yaml")
+def test_yaml_of_a_page_is_valid(project: Path, path: Path, text: str) -> None:
+    """Each block replaces the sections of a new project's params.yaml that it names."""
+    own_code.use(project)
+    whole = (project / "params.yaml").read_text()
+    for key in re.findall(r"^(\w+):", text, re.M):
+        whole = re.sub(rf"^{key}:.*\n(?:[ #].*\n|\n)*", "", whole, flags=re.M)
+    load(project / "params.yaml", f"{whole}\n{text}")
+
+
+@of_pages("python")
+def test_own_code_of_a_page_passes_its_contract(project: Path, path: Path, text: str) -> None:
+    if not (named := re.match(r"# (\w+)/(\w+)\.py\n", text)):
+        assert text.startswith("# template: ") or path.stem == "api"  # templates are tested as such
+        return
+    own_code.use(project)
+    (project / named[1] / f"{named[2]}.py").write_text(text)
+    own_code.forget()
+    found = examine(KINDS[named[1]], named[2], project)
+    assert len(found) >= 10
+    assert [one.line() for one in found if one.fault] == []
+
+
+def test_commands_of_pages_exist() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*PAGES, ROOT / "CONTRIBUTING.md"])
+    named = set(re.findall(r"(?:^|`)cdkd ([a-z]+)", text, re.M))
+    help_text = subprocess.run(
+        [sys.executable, "-m", "cdkd", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert len(named) > 8
+    assert {word for word in named if not re.search(rf"\b{word}\b", help_text)} == set()
+
+
+def test_every_loss_has_a_page_with_its_options_and_its_source(generate: ModuleType) -> None:
+    pages = dict(generate.pages())
+    for name in signature.built_in():
+        page = pages[f"losses/{name}.md"]
+        assert all(f"| `{option}` |" in page for option in signature.options(name))
+        assert "Source: " in page or name == "ce"
+
+
+def test_every_key_of_a_section_has_an_entry(generate: ModuleType) -> None:
+    pages = dict(generate.pages())
+    for name, (model, _) in generate.SECTIONS.items():
+        headings = re.findall(r"^## (\w+)$", pages[f"params/{name}.md"], re.M)
+        assert set(model.model_fields) <= set(headings)
+    assert "## size\nWhole number ≥ 1, ≤ 2 048; default `none`." in pages["params/data.md"]
+
+
+def test_examples_of_generated_pages_are_valid(generate: ModuleType, project: Path) -> None:
+    own_code.use(project)
+    whole = re.sub(r"^methods:(?:.*\n?)*", "", (project / "params.yaml").read_text(), flags=re.M)
+    whole = whole.replace("network: small", "network: resnet8")
+    for path, text in generate.pages():
+        for language, block in BLOCK.findall(text):
+            assert language == "yaml", path
+            load(project / "params.yaml", f"{whole}\n{block}")
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--quiet",
+            "--strict",
+            "--site-dir",
+            str(tmp_path / "site"),
+        ],
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 50
+    elsewhere = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(?:https?:)?//")
+    assert [page.name for page in pages if elsewhere.search(page.read_text(encoding="utf-8"))] == []
