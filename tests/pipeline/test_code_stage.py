@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clone import PARAMS, Clone
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -202,3 +203,34 @@ def test_a_temporary_experiment_has_its_own_params_and_leaves_the_workspace_alon
     assert len(new) == 2  # kd's two seeds, in the shared store; the teacher was there
     weights = {clone.stored_record(key)["config"]["method"]["kd"]["weight"]["value"] for key in new}
     assert weights == {0.7}
+
+
+def test_two_queued_experiments_run_at_once_without_meeting(clone: Clone) -> None:
+    """Each trains with its own value, the teacher is shared, and the workspace stays as it was."""
+    git(clone, "add", "-A")
+    git(clone, "commit", "-qm", "everything", "--allow-empty")
+    kept, params = content(clone.folder / "runs"), (clone.folder / "params.yaml").read_bytes()
+    before = clone.stored()
+    for tenths in (3, 6):
+        value = f"methods.kd.kd.weight=0.{tenths}"
+        clone.run("dvc", "exp", "run", "--queue", "--name", f"kd-{tenths}", "-S", value)
+    clone.run("dvc", "queue", "start", "-j", "2")
+
+    def ended() -> bool:
+        text = clone.run("dvc", "queue", "status")
+        return "Queued" not in text and "Running" not in text
+
+    wait_until(ended)
+    assert clone.run("dvc", "queue", "status").count("Success") == 2
+    new = clone.stored().keys() - before.keys()
+    found = [clone.stored_record(key) for key in new]
+    assert sorted((one["config"]["method"]["kd"]["weight"]["value"], one["seed"]) for one in found) == [
+        (0.3, 0),
+        (0.3, 1),
+        (0.6, 0),
+        (0.6, 1),
+    ]
+    shown = clone.run("dvc", "exp", "show", "--csv")
+    assert all(f"kd-{tenths}" in shown for tenths in (3, 6))
+    assert content(clone.folder / "runs") == kept
+    assert (clone.folder / "params.yaml").read_bytes() == params

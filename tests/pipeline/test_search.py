@@ -24,7 +24,7 @@ from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams, BadStudy
 from cdkd.core.local_server import free_port
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline import stages
+from cdkd.pipeline import queries, stages
 from cdkd.report.collect import collect
 from cdkd.runs import study_record
 from cdkd.runs.record import Record
@@ -151,7 +151,7 @@ def test_the_first_trial_is_the_base_method_itself(whole: Path) -> None:
 
 def test_the_best_becomes_a_method_with_its_own_recipe(whole: Path) -> None:
     params = load(whole / "params.yaml")
-    full = stages.full(params)
+    full = queries.full(params)
     best = study(whole).best
     assert best is not None
     assert full.tuned["edt_tuned"].learning_rate == pytest.approx(best.setting["training.learning_rate"])
@@ -162,8 +162,8 @@ def test_the_best_becomes_a_method_with_its_own_recipe(whole: Path) -> None:
     )
     assert record["config"]["data"]["judged_on"] == "test"
     assert (whole / "runs/tiny/search/edt_tuned/seed-0.safetensors").exists()
-    assert stages.expected(full)["edt_tuned", 0] == record["fingerprint"]
-    (run,) = collect(full, stages.expected(full), whole / "runs" / "tiny")["edt_tuned"]
+    assert queries.expected(full)["edt_tuned", 0] == record["fingerprint"]
+    (run,) = collect(full, queries.expected(full), whole / "runs" / "tiny")["edt_tuned"]
     assert run.state == "ok"
 
 
@@ -280,7 +280,7 @@ def test_another_sampler_seed_is_another_study(whole: Path, tmp_path: Path) -> N
     (folder / "params.yaml").write_text((PARAMS + GRID).replace("trials: 7", "trials: 7\n    seed: 1"))
     other = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(once))
-    teacher = stages.trained_teacher(once, data)
+    teacher = queries.trained_teacher(once, data)
     assert search_study.stored_study(once, "small", data, teacher) == study(whole)
     assert (
         search_study.stored_study(other, "small", data, teacher) is None
@@ -301,7 +301,7 @@ def test_a_study_by_another_name_is_the_same(whole: Path, tmp_path: Path) -> Non
     params = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(params))
     found, once = (
-        search_study.stored_study(params, "renamed", data, stages.trained_teacher(params, data)),
+        search_study.stored_study(params, "renamed", data, queries.trained_teacher(params, data)),
         study(whole),
     )
     assert found is not None
@@ -324,7 +324,7 @@ def inputs(folder: Path) -> tuple[Params, Meta, Record]:
     shutil.rmtree(folder / ".cdkd" / "studies", ignore_errors=True)
     params = load(folder / "params.yaml")
     data = read_meta(paths.data_folder(params))
-    return params, data, stages.trained_teacher(params, data)
+    return params, data, queries.trained_teacher(params, data)
 
 
 @pytest.mark.parametrize("digest_too", [False, True], ids=["value", "value and digest"])

@@ -178,10 +178,10 @@ def _arm_follower(trap: Trap) -> None:
 
 
 def _fork_again(trap: Trap) -> None:
-    from cdkd.pipeline import scheduler
+    from cdkd.core import processes
     from cdkd.tracking import subprocess_tracker
 
-    scheduler.subprocess = subprocess_tracker.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
+    processes.subprocess = subprocess_tracker.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
 
 
 def _spoil() -> None:
