@@ -157,6 +157,33 @@ def mean_over(x: Tensor, over: int | tuple[int, ...]) -> Tensor:
     return total / (x.numel() // max(1, total.numel()))
 
 
+def by_positions(feature_map: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, H·W, C], without a copy where the channels of a position lie together in memory."""
+    return feature_map.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def channel_products(first: Tensor, second: Tensor) -> Tensor:
+    """[B, N, C_1] and [B, N, C_2] to [B, C_1, C_2]: firstᵀ second of each image.
+
+    The gradients are laid out in memory like the arguments, which torch's own product does not see to.
+    """
+    found: Tensor = _ChannelProducts.apply(first, second)
+    return found
+
+
+class _ChannelProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(first, second)
+        return first.mT @ second
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        first, second = ctx.saved_tensors
+        of_first, of_second = ctx.needs_input_grad
+        return second @ gradient.mT if of_first else None, first @ gradient if of_second else None
+
+
 def mean_squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
     """mean (ours − theirs)² over everything, in float32 at least; no gradient flows to theirs."""
     return functional.mse_loss(at_least_float32(ours), at_least_float32(theirs.detach()))

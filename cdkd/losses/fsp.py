@@ -13,7 +13,7 @@ from cdkd.core.batch import Batch
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss
+from cdkd.losses.base import Loss, by_positions, channel_products
 from cdkd.losses.pooling import pool_to_match
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def flows(maps: Sequence[Tensor]) -> list[Tensor]:
 
 def _flow(before: Tensor, after: Tensor) -> Tensor:
     height, width = before.shape[2:]
-    return before.flatten(2) @ after.flatten(2).mT / (height * width)
+    return channel_products(by_positions(before), by_positions(after)) / (height * width)
 
 
 def matrix_difference(student: Tensor, teacher: Tensor, form: str) -> Tensor:

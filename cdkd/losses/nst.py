@@ -11,7 +11,7 @@ from torch import Tensor
 from cdkd.core.batch import Batch
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
-from cdkd.losses.base import Loss, l2_normalise
+from cdkd.losses.base import Loss, by_positions, channel_products, l2_normalise
 from cdkd.losses.pooling import Size, pool, smaller_size
 from cdkd.losses.stages import paired
 
@@ -39,13 +39,13 @@ def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 
 def directions(features: Tensor, size: Size) -> Tensor:
-    """[B, C, H, W] to [B, C, h·w]: each channel of the map pooled to `size`, at length 1."""
-    return l2_normalise(pool(features, size).flatten(2), 2)
+    """[B, C, H, W] to [B, h·w, C]: each channel of the map pooled to `size`, at length 1."""
+    return l2_normalise(by_positions(pool(features, size)), 1)
 
 
 def kernel(first: Tensor, second: Tensor) -> Tensor:
-    """[B, C_1, h·w] and [B, C_2, h·w] to the mean of the kernel over images and pairs of channels."""
-    return (first @ second.mT).square().mean()
+    """[B, h·w, C_1] and [B, h·w, C_2] to the mean of the kernel over images and pairs of channels."""
+    return channel_products(first, second).square().mean()
 
 
 def discrepancy(student: Tensor, teacher: Tensor, teacher_kernel: Tensor) -> Tensor:

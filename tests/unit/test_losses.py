@@ -11,7 +11,7 @@ from torch.nn import functional
 from cdkd.core.errors import BadParams
 from cdkd.losses import base
 from cdkd.losses.at import attention_transfer
-from cdkd.losses.base import build, channel_means, l2_normalise, mean_over
+from cdkd.losses.base import build, by_positions, channel_means, channel_products, l2_normalise, mean_over
 from cdkd.losses.cd import channel_distillation
 from cdkd.losses.ce import cross_entropy
 from cdkd.losses.connectors import BatchNorm
@@ -433,6 +433,23 @@ def test_means_are_torchs_and_their_gradient_is_of_the_maps_layout(means, over):
     assert layout
     assert torch.allclose(ours, theirs, rtol=1e-14)
     assert torch.allclose(gradient, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_channel_products_and_the_layout_of_their_gradients(same):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(2, c, 4, 6, generator=generator, dtype=torch.float64) for c in (3, 5)]
+    first, second = (x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in maps)
+    second = first if same else second
+    value = channel_products(by_positions(first), by_positions(second))
+    expected = torch.einsum("bihw,bjhw->bij", first, second)
+    torch.testing.assert_close(value, expected, rtol=1e-14, atol=0)
+    weights = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+    sides = (first,) if same else (first, second)
+    found, wanted = (torch.autograd.grad((one * weights).sum(), sides) for one in (value, expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=0)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_cd_without_connectors_refuses_other_channels():
