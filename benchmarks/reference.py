@@ -9,8 +9,8 @@ transforms on one image at a time, worker processes, the teacher run again for e
 for training.
 
 Prints one line of JSON. `images_per_second_per_student` is by the processor time of the training process
-alone: the time of the loader's workers is not in it, which flatters this loop; `workers_seconds` gives it
-beside.
+alone: the time of the loader's workers is not in it, which flatters this loop; `workers_seconds` is
+that time.
 """
 
 from __future__ import annotations

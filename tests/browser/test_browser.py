@@ -85,8 +85,8 @@ def mlflow(
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment()) as server:
         try:
             assert server.stdout
-            said = server.stdout.readline()
-            address = (said if "MLflow:" in said else server.stdout.readline()).split()[1]
+            line = server.stdout.readline()
+            address = (line if "MLflow:" in line else server.stdout.readline()).split()[1]
             yield address
         finally:
             server.send_signal(signal.SIGINT)
@@ -249,7 +249,7 @@ def test_the_report_page_is_whole(chromium: browser.Browser, report: Path, theme
 
 
 CIRCLE = "<svg viewBox='0 0 9 9' width='200'><circle cx='4' cy='4' r='4'/></svg>"
-SOUND = f"""<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><style>
+VALID = f"""<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><style>
 :root {{ color-scheme: light dark }}
 body {{ background: Canvas; color: CanvasText }}
 @media (prefers-color-scheme: dark) {{
@@ -258,17 +258,17 @@ body {{ background: Canvas; color: CanvasText }}
   body {{ background: rgb(255, 255, 255); color: rgb(20, 20, 20) }} }}</style>
 <table><tr><td>1</td></tr></table>{3 * CIRCLE}"""
 BROKEN = {
-    "no table": SOUND.replace("<td>1</td>", ""),
-    "a table that is not seen": SOUND + "<table hidden><tr><td>1</td></tr></table>",
-    "a picture that did not load": SOUND + "<img src='data:image/png;base64,AAAA' width=200 height=20>",
-    "fewer than three pictures": SOUND.replace(CIRCLE, "", 1),
-    "sideways scrolling": SOUND + "<pre style='width: 2000px'>wide</pre>",
-    "text that is hard to read": SOUND
+    "no table": VALID.replace("<td>1</td>", ""),
+    "a table that is not seen": VALID + "<table hidden><tr><td>1</td></tr></table>",
+    "a picture that did not load": VALID + "<img src='data:image/png;base64,AAAA' width=200 height=20>",
+    "fewer than three pictures": VALID.replace(CIRCLE, "", 1),
+    "sideways scrolling": VALID + "<pre style='width: 2000px'>wide</pre>",
+    "text that is hard to read": VALID
     + "<p style='color: rgb(128, 128, 128); background: rgb(120, 120, 120)'>grey</p>",
-    "a request that leaves the machine": SOUND
+    "a request that leaves the machine": VALID
     + "<script>fetch('https://example.org/').catch(() => 0)</script>",
-    "a complaint in the console": SOUND + "<script>missing()</script>",
-    "the wrong theme": SOUND
+    "a complaint in the console": VALID + "<script>missing()</script>",
+    "the wrong theme": VALID
     + "<style>body { background: rgb(255, 255, 255) !important; color: black !important }</style>",
 }
 
@@ -278,6 +278,6 @@ def test_the_check_of_a_page_finds_each_fault(
     chromium: browser.Browser, tmp_path: Path, fault: str | None
 ) -> None:
     path = tmp_path / "page.html"
-    path.write_text(BROKEN[fault] if fault else SOUND)
+    path.write_text(BROKEN[fault] if fault else VALID)
     found = faults(chromium, path, "dark", 360)
     assert found == [] if fault is None else fault in found

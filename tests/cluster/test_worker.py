@@ -279,9 +279,9 @@ def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Pat
     assert not (tmp_path / "out" / "data").exists()
     assert "not digits's teacher" in away.run(*words, "--teacher", "carried.zip", code=2)
     parts = away.folder / "campaign" / "results"  # trained there, to the same bits
-    said = away.run(*words, "--teacher", parts, "--weights", "bf16")
-    assert "seed 2: student, cd_gkd_edt" in said
-    assert said.splitlines()[-1] == "complete"
+    output = away.run(*words, "--teacher", parts, "--weights", "bf16")
+    assert "seed 2: student, cd_gkd_edt" in output
+    assert output.splitlines()[-1] == "complete"
     assert sorted(path.name for path in (tmp_path / "out" / "results").iterdir()) == [
         "records.json",
         "weights-000.safetensors",
@@ -307,7 +307,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def forged(change: Callable[[dict[str, Any]], None], number: int = 1) -> Callable[[Path], None]:
     """A record with other values, honestly sealed, in a bundle that is honestly sealed."""
 
-    def spoil(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         def reseal(body: dict[str, Any]) -> None:
             one = {
                 key: value
@@ -319,7 +319,7 @@ def forged(change: Callable[[dict[str, Any]], None], number: int = 1) -> Callabl
 
         edited(folder / "records.json", reseal)
 
-    return spoil
+    return damage
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -387,9 +387,9 @@ def test_a_plan_with_values_out_of_bounds_is_one_line(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_results_that_are_not_sound_are_refused(fault: str, home: Clone, away: Away, tmp_path: Path) -> None:
-    spoil, message = FAULTS[fault]
+    damage, message = FAULTS[fault]
     found = results(away, tmp_path)
-    spoil(found)
+    damage(found)
     text = home.run("cdkd", "import", str(found), code=2)
     assert message in text
     assert len(text.splitlines()) == 1
@@ -424,9 +424,9 @@ def test_what_cannot_be_carried_out_is_refused(
     assert "other images" in refused(plan, "--data", tmp_path / "others.zip")
     assert "does not exist" in refused(plan, "--data", tmp_path / "nowhere.zip")
     assert "leaves its teacher open" in refused(plan, "--teacher", plan)
-    spoilt = Path(shutil.copy(plan, tmp_path / "spoilt.json"))
-    damaged(spoilt)
-    refused(spoilt)
+    copied = Path(shutil.copy(plan, tmp_path / "copy.json"))
+    damaged(copied)
+    refused(copied)
     edited(Path(shutil.copy(plan, tmp_path / "named.json")), lambda body: body.update(experiment="../x"))
     assert "experiment '../x'" in refused(tmp_path / "named.json")
     edited(

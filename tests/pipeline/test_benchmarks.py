@@ -26,7 +26,7 @@ MEASURED = (
 )
 
 
-def said(module: str, words: str, *, code: int = 0) -> str:
+def output_of(module: str, words: str, *, code: int = 0) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"benchmarks.{module}", *words.split()]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def said(module: str, words: str, *, code: int = 0) -> str:
 
 def told(module: str, words: str) -> dict[str, Any]:
     """What a module prints: one line of JSON and nothing else."""
-    (line,) = said(module, words).splitlines()
+    (line,) = output_of(module, words).splitlines()
     found: dict[str, Any] = json.loads(line)
     return found
 
@@ -80,10 +80,10 @@ def test_ours(words: str, methods: list[str]) -> None:
 
 def test_each_loss_alone() -> None:
     small = "--teacher resnet14 --student resnet8 --batch 4 --side 8 --rounds 1"
-    rows = [line.split() for line in said("losses", f"kd cd at {small}").splitlines()[2:]]
+    rows = [line.split() for line in output_of("losses", f"kd cd at {small}").splitlines()[2:]]
     assert {name for name, *_ in rows} == {"kd", "cd", "at", "(student)", "(teacher)"}
     assert all(float(own) + float(teachers) > 0 for _, own, teachers in rows)
-    assert "expected some of" in said("losses", f"wrong {small}", code=2)
+    assert "expected some of" in output_of("losses", f"wrong {small}", code=2)
 
 
 def test_an_epoch_in_parts() -> None:
@@ -104,18 +104,16 @@ def test_an_epoch_in_parts() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    text = said("ours", f"{TINY} --methods kb", code=2)
+    text = output_of("ours", f"{TINY} --methods kb", code=2)
     assert "expected" in text
     assert "Traceback" not in text
 
 
 def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
-    """Two rounds of the reference, one variant that can be measured and one that cannot: it is said and left
-    out.
-    """
+    """Two rounds of the reference, one variant that can be measured and one that cannot and is reported."""
     path = tmp_path / "tiny.csv"
     grid = "--pairs resnet14:resnet8 --batches 8 --students 2 --caches off,lukewarm"
-    text = said(
+    text = output_of(
         "run", f"--quick {grid} --rounds 2 --steps 1 --evaluate 8 --workers 0 --pixels random --out {path}"
     )
     *rows, faulty = csv.DictReader(path.open())
@@ -136,13 +134,13 @@ def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
     assert "lukewarm" in faulty["note"]
     assert faulty["note"] in text
 
-    said("picture", str(path))
+    output_of("picture", str(path))
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "cost.svg").stat().st_size > 5000
 
 
 def test_the_overhead() -> None:
-    rows = json.loads(said("overhead", "--repeats 1 --json"))
+    rows = json.loads(output_of("overhead", "--repeats 1 --json"))
     assert len(rows) == 8
     assert all(positive(row["wall"]) and positive(row["processor"]) for row in rows)
     assert {row["what"] for row in rows} >= {

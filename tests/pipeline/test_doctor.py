@@ -445,8 +445,8 @@ def test_a_breakage_gives_its_line_and_nothing_else(clone: Clone, name: str) -> 
 
 
 def test_a_held_lock_and_who_holds_it(clone: Clone) -> None:
-    with Store(clone.folder).lock("digits-students-seed-0", wait=False) as held:
-        assert held
+    with Store(clone.folder).lock("digits-students-seed-0", wait=False) as locked:
+        assert locked
         sql(
             clone, "UPDATE runs SET status = 'RUNNING' WHERE name = 'kd · seed 0'"
         )  # it may well be in training
@@ -630,7 +630,7 @@ def test_whatever_lies_about_there_is_no_traceback(clone: Clone) -> None:
 
 
 def test_the_cures_heal(clone: Clone) -> None:
-    """Everything in backticks is a command; given one after the other, they make the checkout sound again."""
+    """Everything in backticks is a command; given one after the other, they repair the checkout."""
     names = (
         "weights in the store",
         "weights in the workspace",

@@ -152,7 +152,7 @@ def test_a_killed_pipeline_goes_on_and_ends_in_the_same_bits(clone: Clone, finis
 def test_a_stage_whose_dvc_died_before_it_began_does_nothing(finished: Clone) -> None:
     environment = finished.environment | {"DVC_ROOT": str(finished.folder)}
 
-    def said(shell: str) -> str:  # the pipe is read until the last process that holds it has ended
+    def output_of(shell: str) -> str:  # the pipe is read until the last process that holds it has ended
         return subprocess.run(
             ["sh", "-c", shell],
             env=environment,
@@ -163,10 +163,10 @@ def test_a_stage_whose_dvc_died_before_it_began_does_nothing(finished: Clone) ->
             check=True,
         ).stdout
 
-    assert "no fault" in said("cdkd check; true")
+    assert "no fault" in output_of("cdkd check; true")
     orphaned = """while grep -q "^PPid:[[:space:]]*'$$'\\$" /proc/$$/status; do sleep 0.05; done"""
     assert (
-        said(f"(exec sh -c '{orphaned}; exec cdkd check') &") == ""
+        output_of(f"(exec sh -c '{orphaned}; exec cdkd check') &") == ""
     )  # its parent, the first sh, ends at once
 
 
@@ -187,7 +187,7 @@ def trainers(clone: Clone) -> list[str]:
 
 def test_training_needs_torch_and_little_else(clone: Clone) -> None:
     """What MLflow, matplotlib and torch's compiler cost to import is not paid before the first step, nor
-    beside the training.
+    during the training.
     """
     fingerprint = clone.record("kd", 0)["fingerprint"]
     shutil.rmtree(clone.folder / ".cdkd" / "store" / fingerprint)
@@ -196,9 +196,9 @@ def test_training_needs_torch_and_little_else(clone: Clone) -> None:
 import sys
 from cdkd.cli import main
 code = main(["distill", "kd"])
-friends = {"torchvision", "torch._dynamo", "mlflow", "dvc", "optuna", "pandas", "scipy"}
-friends |= {"matplotlib", "sklearn", "PIL"}
-print(code, "torch" in sys.modules, sorted(friends & set(sys.modules)))
+heavy = {"torchvision", "torch._dynamo", "mlflow", "dvc", "optuna", "pandas", "scipy"}
+heavy |= {"matplotlib", "sklearn", "PIL"}
+print(code, "torch" in sys.modules, sorted(heavy & set(sys.modules)))
 """
     assert "0 True []" in clone.run(sys.executable, "-c", code).splitlines()  # lines of progress may follow
     assert clone.record("kd", 0)["fingerprint"] == fingerprint
@@ -214,9 +214,11 @@ def test_a_full_disk_is_said_in_one_line_and_costs_nothing_that_was_there(clone:
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
         "from cdkd.cli import main; sys.exit(main(['teacher']))"
     )
-    said = clone.run(sys.executable, "-c", limit, code=1)
-    assert "state-00006.pt: File too large; what is finished is kept, and the same command continues" in said
-    assert "Traceback" not in said
+    output = clone.run(sys.executable, "-c", limit, code=1)
+    assert (
+        "state-00006.pt: File too large; what is finished is kept, and the same command continues" in output
+    )
+    assert "Traceback" not in output
     assert clone.stored() == before
     assert not [
         path
@@ -307,7 +309,7 @@ def test_missing_data_names_the_cure(clone: Clone) -> None:
 
 
 def test_damage_in_the_store_is_noticed(clone: Clone) -> None:
-    """A flipped byte in a stored student: set aside, said, and trained again to the same bits."""
+    """A flipped byte in a stored student: logged, set aside, and trained again to the same bits."""
     fingerprint, digest = clone.record("kd")["fingerprint"], clone.record("kd")["result"]["weights_sha256"]
     path = clone.folder / ".cdkd" / "store" / fingerprint / "weights.safetensors"
     content = bytearray(path.read_bytes())

@@ -103,9 +103,9 @@ def command(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 def searched(folder: Path, *words: str) -> str:
     process = command(folder, "search", *words)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
-    return said
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project(folder, PARAMS + GRID)
     for words in (("prepare",), ("teacher",)):
         process = command(folder, *words)
-        said, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, said
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, output
     return folder
 
 
@@ -196,9 +196,9 @@ def test_the_study_shows_in_mlflow_once(whole: Path) -> None:
 
 
 def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
-    said = searched(whole, "--study", "small")
-    assert "epoch" not in said
-    assert "7 of 7 trials ended" in said
+    output = searched(whole, "--study", "small")
+    assert "epoch" not in output
+    assert "7 of 7 trials ended" in output
 
 
 WILD = (
@@ -218,15 +218,15 @@ def test_the_search_never_opens_the_test_split_and_outlives_a_trial_that_diverge
     assert tests
     for path in tests:
         path.unlink()
-    said = searched(folder, "--study", "switches")  # gives no method, so that nothing is to be tested
-    assert "switches: 3 of 3 trials ended, 0 pruned, 1 failed" in said
+    output = searched(folder, "--study", "switches")  # gives no method, so that nothing is to be tested
+    assert "switches: 3 of 3 trials ended, 0 pruned, 1 failed" in output
     failed = study(folder, "switches").trials[2]
     assert (failed.setting, failed.state, failed.value) == ({"cd": "wild"}, "failed", None)
     assert "is nan in epoch 0" in failed.reason or "is inf in epoch 0" in failed.reason
     process = command(folder, "distill", "student")  # and without it nothing else can be trained
-    said, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
-    assert "test" in said
+    assert "test" in output
 
 
 def test_a_grid_tries_every_combination_that_is_one(taught: Path, tmp_path: Path) -> None:
@@ -357,16 +357,16 @@ def test_a_damaged_database_is_one_line_and_costs_no_training(
     else:
         path.write_bytes({"text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
     run_workers = partial(stages._run_search_workers, params, "small")
-    said = ""
+    output = ""
     try:
         search_study.complete_study(params, "small", data, teacher, run_workers)
     except BadStudy as fault:
-        said = str(fault)
+        output = str(fault)
         path.unlink()
         search_study.complete_study(params, "small", data, teacher, run_workers)
     if damage != "half":  # which SQLite may take for a database
-        assert f"{path}: " in said
-    assert "\n" not in said
+        assert f"{path}: " in output
+    assert "\n" not in output
     assert "epoch" not in capfd.readouterr().out  # the runs are in the store
     assert search_study.stored_study(params, "small", data, teacher) == study(whole)
 
@@ -448,8 +448,8 @@ def test_the_dashboard_answers_requests_to_itself_only(whole: Path, tmp_path: Pa
         assert "tiny small" not in asked(port, "GET", "/api/studies")[1]
     finally:
         process.terminate()
-        said, _ = process.communicate(timeout=PATIENCE)
-    assert "Traceback" not in said
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert "Traceback" not in output
 
 
 def _listens(port: int) -> bool:
@@ -527,9 +527,9 @@ FAULTS = [
 @pytest.mark.parametrize(("old", "new", "expected"), FAULTS, ids=[new for _, new, _ in FAULTS])
 def test_each_fault_of_a_search_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in PARAMS + GRID
-    said = faults(tmp_path, (PARAMS + GRID).replace(old, new))
-    assert expected in said
-    assert "params.yaml:" in said
+    output = faults(tmp_path, (PARAMS + GRID).replace(old, new))
+    assert expected in output
+    assert "params.yaml:" in output
 
 
 def test_all_faults_of_a_search_come_at_once(tmp_path: Path) -> None:
@@ -539,10 +539,10 @@ def test_all_faults_of_a_search_come_at_once(tmp_path: Path) -> None:
         .replace("cd.weight: {low: 1", "cd.weight: {low: 8")
         .replace("sampler: grid", "sampler: gird")
     )
-    said = faults(tmp_path, text + "report: {ablation: [student, edt_tuned]}\n")
-    assert "3 faults" in said
+    output = faults(tmp_path, text + "report: {ablation: [student, edt_tuned]}\n")
+    assert "3 faults" in output
     assert all(
-        place in said
+        place in output
         for place in ("search.small.trails", "search.small.space.cd.weight", "search.switches.sampler")
     )
 

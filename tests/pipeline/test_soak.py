@@ -78,7 +78,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "a run is put, its checkpoints are there",
         ],
         ["in an evaluation", "half a row of the teacher's answers", "before a resumption"],
-        ["before tracking hears of an epoch", "the follower logs, training dies"],
+        ["before tracking is told of an epoch", "the follower logs, training dies"],
     ],
     ids=["steps", "writes", "renames", "checkpoint and record", "evaluation", "tracking"],
 )
@@ -123,7 +123,7 @@ def test_fuzzed_readers_say_what_is_wrong_and_do_nothing_else(sample: dict[str, 
         "image archives",
         "records",
         "checkpoints",
-        "a campaign's results",
+        "a worker's results",
     }
     assert min(sample["inputs"].values()) >= 50
 
@@ -164,9 +164,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_params_are_refused(case: str, tmp_path: Path) -> None:
-    text, said = BROKEN[case]
+    text, expected = BROKEN[case]
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(BadParams, match=said):
+    with pytest.raises(BadParams, match=expected):
         load(tmp_path / "params.yaml")
 
 

@@ -186,14 +186,14 @@ def everything(root: Path) -> list[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def held(root: Path):
+def locked_database(root: Path):
     """Another process holds the database exclusively."""
     code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
-    code += "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+    code += "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", code, str(root / ".cdkd" / "mlflow" / "mlflow.db")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
-        assert other.stdout.readline() == "held\n"
+        assert other.stdout.readline() == "locked\n"
         yield
         assert other.stdin
         other.stdin.close()
@@ -438,12 +438,12 @@ def train_something(root: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_locked_database_costs_a_warning_and_nothing_else(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with held(root):
-        said = train_something(root, caplog)
+    with locked_database(root):
+        output = train_something(root, caplog)
         with pytest.raises(CdkdError, match="locked"):
             tracking_impatient(root)
-    assert len(said) == 1
-    assert "cdkd track" in said[0]
+    assert len(output) == 1
+    assert "cdkd track" in output[0]
     assert tracking.rebuild(root, [record(plan("kd"))]) == (1, 0)
     assert steps(root, "kd · seed 0") == list(range(EPOCHS))
 
@@ -456,7 +456,7 @@ def tracking_impatient(root: Path) -> None:
 
 def test_a_lock_that_goes_is_written_after(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     one = plan("kd")
-    with held(root):
+    with locked_database(root):
         tracker = live(root, [one])
         tracker.epoch(one.fingerprint, row(0))
         wait_until(lambda: caplog.records)
@@ -472,8 +472,8 @@ def test_a_dead_server_costs_a_warning_and_nothing_else(
     root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    said = train_something(root, caplog)
-    assert len(said) == 1
+    output = train_something(root, caplog)
+    assert len(output) == 1
     with pytest.raises(CdkdError, match=r"^MLflow at http://127\.0\.0\.1:9: "):
         tracking.rebuild(root, [record(plan("kd"))])
 
@@ -530,7 +530,7 @@ def test_odd_characters_in_the_path(template: Path, tmp_path: Path, name: str) -
         root / ".cdkd" / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "curves.png"
     ).read_bytes() == b"x"
     assert "curves.png" in {file.path for file in client(root).list_artifacts(run.info.run_id)}
-    assert [path.name for path in tmp_path.iterdir()] == [name]  # nothing beside it
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # and nothing else
     assert any(line[0] == "runs" and plan("kd").method in line[2] for line in everything(root))
 
 
@@ -592,12 +592,12 @@ def test_the_experiment_is_described_and_comes_back_when_deleted(root: Path) -> 
         "# title\n\n| table |\n\n![a\\]b](c.svg)\n\nCaption.\n\n![d](e.svg)\n\n## End",
         metrics | {"at": {"top1_error": None, "std": None, "n": 0}},
     )
-    said = client(root).get_experiment(key).tags["mlflow.note.content"]
-    assert said.startswith("**Top-1 error (%): lowest cd\\_gkd 2.00 (n = 1), kd 2.43 ± 0.40 (n = 3)**. ")
-    assert "| table |" in said
-    assert "## End" in said
-    assert "svg" not in said  # MLflow would ask its own server for it
-    assert "Caption" not in said
+    output = client(root).get_experiment(key).tags["mlflow.note.content"]
+    assert output.startswith("**Top-1 error (%): lowest cd\\_gkd 2.00 (n = 1), kd 2.43 ± 0.40 (n = 3)**. ")
+    assert "| table |" in output
+    assert "## End" in output
+    assert "svg" not in output  # MLflow would ask its own server for it
+    assert "Caption" not in output
     tracking.describe(root, "digits", "paragraph\n\n" * 2000)
     assert (
         client(root)
@@ -705,7 +705,7 @@ def test_the_pages_are_served_and_no_process_is_left(template: Path, tmp_path: P
                 group = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
                 server.send_signal(number)
                 assert server.wait(PATIENCE) == (0 if number == signal.SIGINT else -number)
-            wait_until(lambda group=group: gone(group))  # the server does not outlive the command
+            wait_until(lambda group=group: has_ended(group))  # the server does not outlive the command
 
 
 def asked(port: int, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
@@ -776,7 +776,7 @@ def test_a_copied_checkout_writes_nothing_into_the_original(root: Path, tmp_path
         0,
     )
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
-    shutil.rmtree(root)  # a moved checkout is a copy whose original is gone
+    shutil.rmtree(root)  # a moved checkout is a copy whose original was removed
     for name, picture in (("kd · seed 0", "curves.png"), ("cd · seed 0", "x.png")):
         run = runs(copy)[name]
         assert run.info.artifact_uri.startswith((copy / ".cdkd" / "mlflow" / "artifacts").as_uri() + "/")
@@ -818,7 +818,7 @@ def test_a_damaged_view_is_one_line_or_completed(root: Path, tmp_path: Path) -> 
     assert all("\n" not in text and name in text for name, text in refused), refused
 
 
-def gone(group: int) -> bool:
+def has_ended(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

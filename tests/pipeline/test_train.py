@@ -383,9 +383,11 @@ def test_a_full_disk_is_said_once_and_the_answers_stay_right(
             found, expected = cache(batch, teacher.without_maps), teacher.without_maps(batch.images)
             assert torch.equal(found.logits, expected.logits)
             assert torch.equal(found.pooled, expected.pooled)
-    said = [entry.getMessage() for entry in caplog.records]
-    assert len(said) == 1
-    assert said[0].startswith(f"{cache.path}: the teacher's answers cannot be kept (No space left on device)")
+    logged = [entry.getMessage() for entry in caplog.records]
+    assert len(logged) == 1
+    assert logged[0].startswith(
+        f"{cache.path}: the teacher's answers cannot be kept (No space left on device)"
+    )
     (small_disk / "checkpoint").write_bytes(b"x" * 40_000)  # what was kept leaves room for it
     again = TeacherCache(small_disk, {"other": 1}, len(TRAIN), 18, 1.0, teacher.without_maps, sample)
     for batch in batches.epoch(0, 0):

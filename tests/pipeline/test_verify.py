@@ -41,7 +41,7 @@ def clone(finished: Clone, tmp_path: Path) -> Clone:
 
 
 def test_a_student_comes_out_again(finished: Clone) -> None:
-    """Alone, where it was trained beside another; and nothing of the checkout is touched."""
+    """Alone, where it was trained together with another; and nothing of the checkout is touched."""
     before = snapshot(finished)
     record = finished.record("kd")
     assert record["circumstances"]["cohort"] == ["student", "kd"]

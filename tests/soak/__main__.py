@@ -29,7 +29,7 @@ KINDS = {
     "signals": 2,
     "tracked": 1,
     "helped": 1,
-    "beside": 1,
+    "two processes": 1,
     "pipeline": 0.4,
 }  # of drills, and how often
 
@@ -42,7 +42,7 @@ def main() -> int:
     try:
         if arguments.replay:
             drill = Drill.parse(arguments.replay)
-            Ground(folder, tally, drill.stage if drill.stage in STAGES else "report").hold(drill)
+            Ground(folder, tally, drill.stage if drill.stage in STAGES else "report").run(drill)
         else:
             ground = Ground(folder, tally, "restore" if arguments.once or arguments.fuzz else "report")
             fuzzing = Fuzzing(_targets(ground), folder / "fuzz", 1_000_000 * arguments.seed, tally)
@@ -56,7 +56,7 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(tally.as_dict(), indent=1))
     fails = tally.fails if not arguments.fuzz else tally.escapes
-    print("\n".join(f"failed: {reason}" for reason in fails) or "all sound")
+    print("\n".join(f"failed: {reason}" for reason in fails) or "no failure")
     return 1 if fails else 0
 
 
@@ -83,7 +83,7 @@ def _targets(ground: Ground) -> dict[str, Callable[[], Target]]:
     files = {
         "records": fuzz_files.record,
         "checkpoints": fuzz_files.checkpoints,
-        "a campaign's results": fuzz_files.results,
+        "a worker's results": fuzz_files.results,
     }
     return {"params": fuzz_params.params, "image archives": fuzz_images.archives} | {
         name: partial(make, root) for name, make in files.items()
@@ -101,15 +101,15 @@ def _soak(ground: Ground, fuzzing: Fuzzing, arguments: argparse.Namespace) -> No
             *sweep(random, counts, once=True),
             SIGNALS,
             FOLLOWED,
-            *(some(random, kind, counts) for kind in ("moments", "beside")),
+            *(some(random, kind, counts) for kind in ("moments", "two processes")),
         ):
-            ground.hold(drill)
+            ground.run(drill)
         for name in fuzzing.targets:
             fuzzing.turn(1.0, name)
         return
     begun, fuzzed = time.monotonic(), 0.0
     for drill in _endless(random, counts):
-        ground.hold(drill)
+        ground.run(drill)
         turn = time.monotonic()
         if fuzzed < (turn - begun) / 4:
             fuzzing.turn(10.0)

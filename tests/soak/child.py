@@ -26,14 +26,14 @@ FOLLOWER = {
 
 @dataclass(frozen=True)
 class Order:
-    """What a child is to do, and where and how it dies. tracked: with MLflow's follower; spoilt: a resumption
+    """What a child is to do, and where and how it dies. tracked: with MLflow's follower; faulty: a resumption
     goes wrong, as a control.
     """
 
     words: Sequence[str]
     kill: tuple[str, int, str] | None = None
     tracked: bool = False
-    spoilt: bool = False
+    faulty: bool = False
 
 
 def perform(order: Order, report: int) -> int:
@@ -45,8 +45,8 @@ def perform(order: Order, report: int) -> int:
     if not order.tracked:
         _mute()
     _fork_again(trap)
-    if order.spoilt:
-        _spoil()
+    if order.faulty:
+        _make_resumption_faulty()
     code = _main(order.words)
     signal.setitimer(signal.ITIMER_REAL, 0)
     trap.tell({"counts": trap.counts})
@@ -167,7 +167,7 @@ def _arm_follower(trap: Trap) -> None:
                 if trap.due(point) and victim in (
                     os.getpid(),
                     os.getppid(),
-                ):  # a trainer that is gone left its number to another
+                ):  # a trainer that has ended left its number to another
                     trap.spring(victim)
             return real(*words, **named)
 
@@ -184,17 +184,17 @@ def _fork_again(trap: Trap) -> None:
     processes.subprocess = subprocess_tracker.subprocess = Instead(subprocess, Popen=partial(Forked, trap))
 
 
-def _spoil() -> None:
+def _make_resumption_faulty() -> None:
     """A resumption changes a weight and leaves a file behind."""
     from cdkd.training import checkpoint
 
     load = checkpoint.load
 
-    def spoilt(folder: Any) -> Any:
+    def faulty(folder: Any) -> Any:
         state = load(folder)
         if state is not None:
             next(iter(state["model"].values())).view(-1)[0] += 1e-3
-            (folder.parent / ".LAST.spoilt.tmp").write_text("left behind")
+            (folder.parent / ".LAST.faulty.tmp").write_text("left behind")
         return state
 
-    checkpoint.load = spoilt
+    checkpoint.load = faulty

@@ -24,12 +24,12 @@ def controls(ground: Ground) -> Iterator[tuple[str, bool]]:
         all(row["losses"] != after["losses"] for history in histories for row, after in pairwise(history)),
     )
     yield "two seeds are told apart", _seeds_differ(ground)
-    honest = _held(ground, Drill("teacher", (STEP,)))
+    honest = _counted(ground, Drill("teacher", (STEP,)))
     yield "a kill and a resumption are no mismatch", bool(honest.kills) and not honest.fails
-    spoilt = _held(ground, Drill("teacher", (STEP, ("before a record", 1, "KILL")), spoilt=True))
-    yield "other weights are noticed", bool(spoilt.mismatches)
-    yield "a file left behind is noticed", bool(spoilt.leftovers)
-    nothing = _held(ground, Drill("teacher", (("before a step", 10**6, "KILL"),)))
+    faulty = _counted(ground, Drill("teacher", (STEP, ("before a record", 1, "KILL")), faulty=True))
+    yield "other weights are noticed", bool(faulty.mismatches)
+    yield "a file left behind is noticed", bool(faulty.leftovers)
+    nothing = _counted(ground, Drill("teacher", (("before a step", 10**6, "KILL"),)))
     yield "a run killed before its record trains no step again", _no_step_again(ground)
     yield "a soak in which nothing died fails", not nothing.kills and bool(nothing.fails)
 
@@ -63,11 +63,11 @@ def _no_step_again(ground: Ground) -> bool:
     )
 
 
-def _held(ground: Ground, drill: Drill) -> Tally:
-    """What a drill comes to, counted apart."""
+def _counted(ground: Ground, drill: Drill) -> Tally:
+    """The tally of one drill alone."""
     own, ground.tally = ground.tally, Tally(silent=True)
     try:
-        ground.hold(drill)
+        ground.run(drill)
         return ground.tally
     finally:
         ground.tally = own

@@ -21,14 +21,13 @@ from tests.soak.start import Child, Ended, forked, left_alone
 from tests.soak.tally import Tally
 from tests.soak.warm import REPORT, TRACKING, warm
 
-Kill = tuple[
-    str, float, str
-]  # a point, its how-manieth time, and how; of a random moment the share of the time that the stage takes
+# a point, at which of its visits, and how; of a random moment: its share of the time that the stage takes
+Kill = tuple[str, float, str]
 MOMENT, GROUP = "a random moment", "a random moment, with its children"
 TRACKED = [
     f"the follower {word}, {end}" for word in FOLLOWER.values() for end in ("training dies", "and dies")
 ]
-TRACKED += [f"before tracking {what}" for what in ("hears of an epoch", "hears of an end", "is closed")]
+TRACKED += [f"before tracking {what}" for what in ("is told of an epoch", "is told of an end", "is closed")]
 WRITES = ("half-written: a state", "half-written: LAST", "before the rename: a state", "before fsync: LAST")
 
 
@@ -36,17 +35,18 @@ WRITES = ("half-written: a state", "half-written: LAST", "before the rename: a s
 class Drill:
     """What is done to one copy of the project.
 
-    tracked: with MLflow; beside: a second process on the same store; restart: at once, while what the dead
-        one started still runs
+    tracked: with MLflow
+    two_processes: a second process on the same store
+    restart: at once, while what the dead one started still runs
     """
 
     stage: str
     kills: tuple[Kill, ...]
     seeds: tuple[int, ...] = (0,)
     tracked: bool = False
-    beside: bool = False
+    two_processes: bool = False
     restart: bool = False
-    spoilt: bool = False
+    faulty: bool = False
 
     def replay(self) -> str:
         body = {key: value for key, value in asdict(self).items() if value is not False}
@@ -65,7 +65,7 @@ class Drill:
 
 
 class Ground:
-    """Where drills are held: the projects by their seeds, and the tally."""
+    """Where drills are run: the projects by their seeds, and the tally."""
 
     def __init__(self, folder: Path, tally: Tally, through: str = "report") -> None:
         """through: the last stage that is needed"""
@@ -83,7 +83,7 @@ class Ground:
             )
         return self._projects[seeds]
 
-    def hold(self, drill: Drill) -> None:
+    def run(self, drill: Drill) -> None:
         self.tally.drills += 1
         self.tally.say(f"{drill.stage}: {', '.join(point for point, _, _ in drill.kills)}")
         if drill.tracked:
@@ -91,7 +91,7 @@ class Ground:
         expected = self.project(drill.seeds).after
         if drill.stage == REPRO:
             self._pipeline = self._pipeline or Pipeline(self.folder)
-            self._pipeline.hold(drill.kills, expected["report"], self.tally, drill.replay())
+            self._pipeline.run(drill.kills, expected["report"], self.tally, drill.replay())
             return
         root = self.project(drill.seeds).copy(drill.stage, tracked=drill.tracked)
         for kill in drill.kills:
@@ -113,7 +113,7 @@ class Ground:
     def _start(
         self, drill: Drill, words: tuple[str, ...], root: Path, kill: tuple[str, int, str] | None = None
     ) -> Child:
-        return forked(root, Order(words, kill, drill.tracked, drill.spoilt), root.parent / "log")
+        return forked(root, Order(words, kill, drill.tracked, drill.faulty), root.parent / "log")
 
     def _strike(self, drill: Drill, kill: Kill, root: Path) -> None:
         """Start the stage with its death.
@@ -131,7 +131,7 @@ class Ground:
         moment = point in (MOMENT, GROUP)
         usual = self._usual(drill) if moment else 0.0
         child = self._start(drill, words, root, None if moment else (point, int(nth), how))
-        other = self._start(drill, STAGES[drill.stage][-1], root) if drill.beside else None
+        other = self._start(drill, STAGES[drill.stage][-1], root) if drill.two_processes else None
         if moment:
             child.sleep(nth * usual)
             child.kill(group=point == GROUP)
@@ -157,7 +157,7 @@ class Ground:
         return self._seconds[key]
 
     def _sound(self, drill: Drill, ended: Ended, code: int = 0) -> None:
-        """It ended as it should, said nothing of damage, and showed nobody a traceback."""
+        """It ended as it should, reported no damage, and showed nobody a traceback."""
         odd = [word for word in ("Traceback", "damaged") if word in ended.text]
         if ended.code != code or odd:
             self._mismatch(drill, [f"ended with {ended.code}, expected {code}: {ended.text[-800:]}"])
@@ -171,7 +171,7 @@ class Ground:
 
 FOLLOWED = Drill(
     "teacher",
-    (("before tracking hears of an epoch", 1, "KILL"), ("the follower logs, training dies", 1, "KILL")),
+    (("before tracking is told of an epoch", 1, "KILL"), ("the follower logs, training dies", 1, "KILL")),
     tracked=True,
 )
 SIGNALS = Drill(
@@ -246,12 +246,12 @@ def some(random: Random, kind: str, counts: Mapping[str, Mapping[str, int]]) -> 
         )
     if kind == "helped":
         return Drill("distill", kills, seeds=(0, 1), restart=random.random() < 0.3)
-    if kind == "beside":
+    if kind == "two processes":
         return Drill(
             "distill",
             (*kills[:2], (MOMENT, round(random.random(), 3), "KILL")),
             seeds=random.choice(((0,), (0, 1))),
-            beside=True,
+            two_processes=True,
         )
     shares = sorted(round(random.random(), 3) for _ in range(random.randint(1, 3)))
     return Drill(REPRO, tuple((random.choice(VICTIMS), share, "KILL") for share in shares))

@@ -83,12 +83,12 @@ def mutated(content: bytes, mutations: list[Mutation]) -> bytes:
 def record(root: Path) -> Target:
     """root: a project in which all is finished"""
     path = sorted((root / "runs/soak/kd").glob("*.json"))[0]
-    content, sound = path.read_bytes(), records.read(path)
-    weights = Store(root).weights(sound.fingerprint).read_bytes()
+    content, valid = path.read_bytes(), records.read(path)
+    weights = Store(root).weights(valid.fingerprint).read_bytes()
 
     def check(mutations: list[Mutation], folder: Path) -> None:
         store = Store(folder)
-        place = store.folder / sound.fingerprint
+        place = store.folder / valid.fingerprint
         place.mkdir(parents=True)
         (place / "record.json").write_bytes(mutated(content, mutations))
         (place / "weights.safetensors").write_bytes(weights)
@@ -96,8 +96,8 @@ def record(root: Path) -> Target:
             found = records.read(place / "record.json")
         except BadRecord:
             found = None
-        assert found in (None, sound), "another record was taken for it"
-        assert store.get(sound.fingerprint) == found, "the store sees another record"
+        assert found in (None, valid), "another record was taken for it"
+        assert store.get(valid.fingerprint) == found, "the store sees another record"
 
     return Target(MUTATIONS, check)
 
@@ -110,11 +110,11 @@ def checkpoints(root: Path) -> Target:
         }
         for epoch in (1, 2, 3)
     ]
-    sound = root.parent / f"checkpoint-{os.getpid()}"
+    valid = root.parent / f"checkpoint-{os.getpid()}"
     for epoch, state in enumerate(states, 1):
-        checkpoint.save(sound, epoch, state)
-    files = {path.name: path.read_bytes() for path in sorted(sound.iterdir())}
-    shutil.rmtree(sound)
+        checkpoint.save(valid, epoch, state)
+    files = {path.name: path.read_bytes() for path in sorted(valid.iterdir())}
+    shutil.rmtree(valid)
 
     def check(changes: dict[str, list[Mutation]], folder: Path) -> None:
         run = folder / "run"
@@ -134,7 +134,7 @@ def checkpoints(root: Path) -> Target:
 
 
 def results(root: Path) -> Target:
-    """What a campaign brings home."""
+    """A worker's results bundle."""
     made = root.parent / f"pack-{os.getpid()}"
     every = [records.read(path) for path in sorted((root / "runs/soak").glob("*/*.json"))]
     results_bundle.write(made, Store(root), "soak", every, "float32")

@@ -60,7 +60,7 @@ KINDS = [0, stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777, stat.S_IFDIR | 0o755, st
 PLACES = [
     f"{split}/{name}/{number}.png" for split in ("train", "test") for name in "ab" for number in range(3)
 ]
-SOUND = {name: _image(40 + number) for number, name in enumerate(PLACES)}
+VALID = {name: _image(40 + number) for number, name in enumerate(PLACES)}
 MORE = st.tuples(
     st.sampled_from(NAMES) | st.text(LETTERS, max_size=8),
     st.sampled_from(KINDS),
@@ -72,8 +72,8 @@ ARCHIVES = st.fixed_dictionaries(
         "compression": st.sampled_from(
             [zipfile.ZIP_STORED] * 5 + [zipfile.ZIP_DEFLATED] * 5 + [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
         ),
-        "spoilt": st.dictionaries(
-            st.sampled_from(sorted(SOUND)), st.sampled_from(range(len(CONTENTS))), max_size=3
+        "damaged": st.dictionaries(
+            st.sampled_from(sorted(VALID)), st.sampled_from(range(len(CONTENTS))), max_size=3
         ),
         "more": st.lists(MORE, max_size=3),
         "damage": st.just([]) | MUTATIONS,
@@ -85,11 +85,11 @@ ARCHIVES = st.fixed_dictionaries(
 def archive(made: dict[str, Any]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", made["compression"]) as file:
-        for name, content in SOUND.items():
-            file.writestr(name, CONTENTS[made["spoilt"][name]] if name in made["spoilt"] else content)
+        for name, content in VALID.items():
+            file.writestr(name, CONTENTS[made["damaged"][name]] if name in made["damaged"] else content)
         for name, kind, system, content in made["more"]:
             info = zipfile.ZipInfo("x")
-            info.filename = name  # set afterwards: the constructor would mend it
+            info.filename = name  # set afterwards: the constructor would correct it
             info.external_attr, info.create_system = kind << 16, system
             file.writestr(info, CONTENTS[content])
     return mutated(out.getvalue(), made["damage"])

@@ -1,4 +1,4 @@
-"""params.yaml as it must not be: words of a sound file replaced, odd text between them, odd encodings."""
+"""params.yaml as it must not be: words of a valid file replaced, odd text between them, odd encodings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
 from tests.soak.fuzz import LETTERS, Target
 
-SOUND = """\
+VALID = """\
 experiment: small
 data: {source: digits, train_images: 100, validation: 0.1, normalisation: {mean: [0.5], std: [0.5]}}
 teacher: {network: resnet14, seed: 1, training: {epochs: 5, augmentation: {pad: 1}}}
@@ -37,7 +37,7 @@ search:
     space: {kd.temperature: {low: 1, high: 8, step: 1}, training.learning_rate: {choices: [0.05, 0.1]}}}
 report: {ablation: [student, kd], published: {dataset: CIFAR, teacher: a, student: b, methods: {kd: KD}}}
 """
-PIECES = re.split(r"([\w.]+)", SOUND)  # every other one is a word
+PIECES = re.split(r"([\w.]+)", VALID)  # every other one is a word
 META = Meta(
     "digits",
     tuple("0123456789"),
@@ -131,7 +131,7 @@ def check(content: bytes, folder: Path) -> None:
     (folder / "params.yaml").write_bytes(content)
     code = main(["check"])
     assert code in (0, 2), f"exit code {code}"
-    assert code == 0 or content != SOUND.encode(), "the sound file was refused"
+    assert code == 0 or content != VALID.encode(), "the valid file was refused"
     if code == 0:
         params = load(folder / "params.yaml")
         record = Record(
@@ -151,9 +151,9 @@ def check(content: bytes, folder: Path) -> None:
 
 
 def changed(content: bytes) -> str:
-    """The lines that are not the sound file's."""
+    """The lines that are not the valid file's."""
     return " / ".join(
-        repr(line)[1:] for line in content.splitlines() if line not in SOUND.encode().splitlines()
+        repr(line)[1:] for line in content.splitlines() if line not in VALID.encode().splitlines()
     )
 
 

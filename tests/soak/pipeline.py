@@ -29,9 +29,7 @@ class Pipeline:
         self.clone = Clone(place)
         write(place, (0,))
 
-    def hold(
-        self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, replay: str
-    ) -> None:
+    def run(self, kills: Sequence[tuple[str, float, str]], expected: Left, tally: Tally, replay: str) -> None:
         """kills: each a victim, and when, as a share of the time that the whole takes"""
         self.number += 1
         root = Path(

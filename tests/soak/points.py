@@ -159,8 +159,8 @@ def arm(trap: Trap) -> None:
         trap, run.Run, "save", before="before a checkpoint", after="after a checkpoint"
     )  # of a cohort: members stand at different epochs
     around(trap, execution, "record_of", before="before a record")
-    around(trap, subprocess_tracker.SubprocessTracker, "epoch", before="before tracking hears of an epoch")
-    around(trap, subprocess_tracker.SubprocessTracker, "finish", before="before tracking hears of an end")
+    around(trap, subprocess_tracker.SubprocessTracker, "epoch", before="before tracking is told of an epoch")
+    around(trap, subprocess_tracker.SubprocessTracker, "finish", before="before tracking is told of an end")
     around(trap, subprocess_tracker.SubprocessTracker, "close", before="before tracking is closed")
     around(
         trap, writer.SplitWriter, "add", before="before a part of a split", after="after a part of a split"
@@ -242,8 +242,8 @@ def _lock(trap: Trap) -> None:
 
     @contextmanager
     def locked(*words: Any, **named: Any) -> Iterator[bool]:
-        with lock(*words, **named) as held:
+        with lock(*words, **named) as locked:
             trap.at("the lock is asked for")
-            yield held
+            yield locked
 
     store.Store.lock = locked

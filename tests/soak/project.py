@@ -124,7 +124,7 @@ def _bits(path: Path) -> str | None:
 
 
 def compare(found: Left, expected: Left) -> tuple[list[str], list[str]]:
-    """What differs, and what lies there that should not."""
+    """What differs, and which files should not be there."""
     differs = [f"{name}: missing" for name in sorted(expected.names - found.names)]
     differs += [
         f"{name}: other bits"

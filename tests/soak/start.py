@@ -21,8 +21,8 @@ from tests.waiting import PATIENCE
 
 @dataclass
 class Ended:
-    """code: an exit code, or the number of the signal with a minus before it; died_at: the point, as it said
-    just before
+    """code: an exit code, or the number of the signal with a minus before it; died_at: the point, as
+    it reported just before
     """
 
     code: int
@@ -80,11 +80,11 @@ class Child:
     def _notes(self) -> list[dict[str, Any]]:
         if self.report is None:
             return []
-        said = b""
+        output = b""
         while select.select([self.report], [], [], 0)[0] and (part := os.read(self.report, 1 << 16)):
-            said += part
+            output += part
         os.close(self.report)
-        return [json.loads(line) for line in said.decode().splitlines()]
+        return [json.loads(line) for line in output.decode().splitlines()]
 
 
 def forked(root: Path, order: Order, log: Path) -> Child:

@@ -125,7 +125,7 @@ def circles(package: Path) -> list[str]:
     return found
 
 
-def astray(package: Path) -> list[str]:
+def misplaced(package: Path) -> list[str]:
     """Heavy libraries that are imported outside the subpackages they belong to."""
     return [
         f"{module} imports {name}"
@@ -147,7 +147,7 @@ def undocumented(package: Path) -> list[str]:
     ]
 
 
-CHECKS = {"upward": upward, "circles": circles, "astray": astray, "undocumented": undocumented}
+CHECKS = {"upward": upward, "circles": circles, "misplaced": misplaced, "undocumented": undocumented}
 
 
 @pytest.mark.parametrize("subpackage", [*ORDER, *ABOVE])
@@ -213,7 +213,7 @@ def test_a_circle_inside_a_subpackage_is_found(copy: Path) -> None:
 
 def test_a_heavy_library_elsewhere_is_found(copy: Path) -> None:
     append(copy / "runs" / "record.py", "\nimport mlflow.tracking\n")
-    assert new_faults("astray", copy) == {"cdkd.runs.record imports mlflow.tracking"}
+    assert new_faults("misplaced", copy) == {"cdkd.runs.record imports mlflow.tracking"}
 
 
 def test_a_subpackage_without_a_docstring_is_found(copy: Path) -> None:

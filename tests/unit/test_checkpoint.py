@@ -53,7 +53,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "last byte gone": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "last byte missing": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "one bit flipped": lambda path: path.write_bytes(
         path.read_bytes()[:700] + bytes([path.read_bytes()[700] ^ 4]) + path.read_bytes()[701:]
     ),
@@ -80,9 +80,9 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
 ) -> None:
     DAMAGES[damage](newest(folder))
     assert epoch_of(folder) == 2
-    said = capsys.readouterr().err
-    assert "state-00003.pt: missing or damaged" in said
-    assert "resumes from the previous state, after epoch 1" in said
+    output = capsys.readouterr().err
+    assert "state-00003.pt: missing or damaged" in output
+    assert "resumes from the previous state, after epoch 1" in output
     assert not (folder.parent / "executed").exists()
     if damage != "a folder":
         checkpoint.save(folder, 3, state(3))  # trained again, it takes its place

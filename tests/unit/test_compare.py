@@ -1,4 +1,4 @@
-"""Several experiments in one table: every number where it belongs, every gap said."""
+"""Several experiments in one table: every number where it belongs, every gap reported."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_csv_holds_full_numbers_and_their_gaps(two: list[Experiment], tmp_pa
     )
 
 
-def test_what_does_not_count_is_said(two: list[Experiment], tmp_path: Path) -> None:
+def test_what_does_not_count_is_reported(two: list[Experiment], tmp_path: Path) -> None:
     keep(two[0].runs, a_diverged_record("kd", 1))
     (two[0].runs / "student" / "seed-0.json").write_text("{")
     stale = replace(two[1], expected={**two[1].expected, ("kd", 0): "another"})
@@ -154,8 +154,7 @@ def test_no_records_anywhere_is_a_table_of_gaps(two: list[Experiment], tmp_path:
 
 
 def test_committed_reports_are_read_where_there_are_no_records(two: list[Experiment], tmp_path: Path) -> None:
-    """The first experiment's report, its records gone; the second has records, which count although there is
-    a report."""
+    """The first experiment has a report alone; the second has a report and records, which count."""
     compare(two, tmp_path / "before")
     for one in two:
         found = collect(one.params, one.expected, one.runs)

@@ -75,8 +75,8 @@ def test_students_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     """The control: were there but one stream, the equality of one with four would hold for nothing."""
     seen: set[int] = set()
     monkeypatch.setenv("CDKD_STREAMS", "4")
-    beside = StreamPool(CUDA)
-    beside([lambda: seen.add(torch.cuda.current_stream().cuda_stream)] * 6)
+    pool = StreamPool(CUDA)
+    pool([lambda: seen.add(torch.cuda.current_stream().cuda_stream)] * 6)
     assert len(seen) == 4
     assert torch.cuda.current_stream().cuda_stream not in seen
 

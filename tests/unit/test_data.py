@@ -716,7 +716,7 @@ def test_label_out_of_range_is_named_with_its_index(tmp_path: Path, label: int) 
     made(tmp_path / "d")
     tensors = load_file(tmp_path / "d" / "train.safetensors")
     forged(tmp_path / "d", "train", **tensors)
-    assert len(load(tmp_path / "d", "train")[0]) == 900  # the forgery itself is sound
+    assert len(load(tmp_path / "d", "train")[0]) == 900  # the forgery itself is valid
     tensors["labels"][123] = label
     forged(tmp_path / "d", "train", **tensors)
     assert f"label {label} at index 123; expected 0 to 9" in refusal(lambda: load(tmp_path / "d", "train"))

@@ -189,11 +189,11 @@ def test_a_diverged_run_has_no_result_to_explain() -> None:
     )
 
 
-def test_without_a_published_row_it_is_said_in_one_line() -> None:
+def test_without_a_published_row_it_is_reported_in_one_line() -> None:
     digits = load(EXPERIMENTS / "digits.yaml")
     assert explain(digits, "kd") == []
-    (said,) = lines(digits, "kd", [])
-    assert said.startswith(
+    (line,) = lines(digits, "kd", [])
+    assert line.startswith(
         "No published result of kd on digits, resnet20 → resnet8, or on a similar pair, is known"
     )
 
@@ -215,7 +215,7 @@ def test_the_nearest_pair_lends_its_recipe_but_not_its_number() -> None:
     assert (found["epochs"].ours, found["epochs"].theirs) == ("240", "200")
 
 
-def test_rows_that_authors_copied_are_said_to_be() -> None:
+def test_rows_that_authors_copied_are_marked() -> None:
     assert "szagoruyko/attention-transfer" in by_name(CDI, "at")["recipe"].theirs
     assert "Residual KD" in by_name(CDI, "rkd")["the name RKD"].theirs
 

@@ -1,4 +1,4 @@
-"""Learners of several networks against steps written out by hand, and beside a lone student."""
+"""Learners of several networks against steps written out by hand, and against a single student."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_ctkd_trains_as_written_out_with_one_stem(double: None) -> None:
         assert_equal(made.alone(name), net)
 
 
-# ---- beside a lone student
+# ---- against a single student
 
 
 @pytest.mark.parametrize("shared", [0, 2, None])

@@ -115,7 +115,7 @@ FIELDS = {
 }
 
 
-def spoilt(teacher, field):
+def altered(teacher, field):
     def nothing(one):
         return torch.full_like(one, float("nan"))
 
@@ -134,7 +134,7 @@ def test_a_loss_reads_of_the_teacher_exactly_what_it_says(name):
     else:
         left = teacher
         for field in set(FIELDS.values()) - {FIELDS[need] for need in loss.needs}:
-            left = spoilt(left, field)
+            left = altered(left, field)
         if Needs.MAPS not in loss.needs and Needs.CHANNEL_MEANS in loss.needs:
             left = left._replace(maps=tuple(channel_means(one)[:, :, None, None] for one in teacher.maps))
 
@@ -148,7 +148,7 @@ def test_a_loss_reads_of_the_teacher_exactly_what_it_says(name):
         assert torch.equal(ours, whole)
     for need in loss.needs:  # the control: what it asks for makes a difference
         if FIELDS[need] != "stem" or name != "fsp":
-            assert not torch.equal(outcome(spoilt(teacher, FIELDS[need]))[0], outcome(teacher)[0]), need
+            assert not torch.equal(outcome(altered(teacher, FIELDS[need]))[0], outcome(teacher)[0]), need
 
 
 @every_loss

@@ -240,9 +240,9 @@ def test_a_dropped_row_touches_neither_value_nor_gradient_of_guided_kd(poison, k
     answers = torch.tensor(
         [int(row.argmax() if b in kept else row.argmin()) for b, row in enumerate(TEACHER)]
     )
-    spoilt = STUDENT.copy()
-    spoilt[0] = poison
-    clean, dirty = leaf(STUDENT), leaf(spoilt)
+    poisoned = STUDENT.copy()
+    poisoned[0] = poison
+    clean, dirty = leaf(STUDENT), leaf(poisoned)
     teacher = torch.from_numpy(TEACHER)
     values = [guided_kd(logits, teacher, answers, 1.0) for logits in (clean, dirty)]
     assert torch.equal(*values)

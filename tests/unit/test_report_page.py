@@ -486,7 +486,7 @@ def tracked_files(folder: Folder) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_what_differs_from_run_to_run_is_in_local_files_alone(folder: Folder) -> None:
-    """The same results, trained another day, at another commit, at another speed and beside other methods."""
+    """The same results, trained another day, at another commit and speed, and with other methods."""
     folder.render()
     before = tracked_files(folder)
     assert "metrics/kd.json" in before

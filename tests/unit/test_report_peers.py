@@ -18,7 +18,7 @@ GROUP = Group({"peer0": "resnet8", "peer1": "resnet8"}, "peer1", 2)
 
 
 def of_group(record: Record, first: float) -> Record:
-    """Errors of peer0 and of the ensemble beside those of the record, which are peer1's."""
+    """Errors of peer0 and of the ensemble besides those of the record, which are peer1's."""
     history = [
         row
         | {

@@ -210,12 +210,12 @@ def test_the_sentence_about_edt_compares_its_parts_with_the_method_that_lacks_th
         "g": row(s0=3.0, s1=4.01, s2=4.99),
         "b": row(s0=4.0, s1=6.5, s2=6.0),
     }
-    (said,) = edt_sentences(params(methods()), rows)
-    assert said.startswith(
+    (sentence,) = edt_sentences(params(methods()), rows)
+    assert sentence.startswith(
         "Does EDT matter here? Yes: the gate (CD alone in the first epochs) lowers the error. Top-1"
     )
-    assert "the decay of CD's weight (d) +0.03 points" in said
-    assert "both together (b) −0.50 points" in said
+    assert "the decay of CD's weight (d) +0.03 points" in sentence
+    assert "both together (b) −0.50 points" in sentence
 
 
 def test_the_sentence_says_which_way() -> None:
@@ -224,8 +224,8 @@ def test_the_sentence_says_which_way() -> None:
         "g": row(s0=7.0, s1=8.01, s2=8.99),
         "b": row(s0=7.1, s1=8.11, s2=9.1),
     }
-    (said,) = edt_sentences(params(methods()), rows)
-    assert said.startswith(
+    (sentence,) = edt_sentences(params(methods()), rows)
+    assert sentence.startswith(
         "Does EDT matter here? Yes: the gate (CD alone in the first epochs) and both together raise the "
         "error. Top-1"
     )
@@ -233,8 +233,8 @@ def test_the_sentence_says_which_way() -> None:
 
 def test_the_sentence_says_so_where_nothing_is_settled() -> None:
     rows = {"plain": row(s0=5.0, s1=6.0), "g": row(s0=5.5, s1=5.0)}
-    (said,) = edt_sentences(params(methods()), rows)
-    assert said.startswith("Does EDT matter here? Undecided")
+    (sentence,) = edt_sentences(params(methods()), rows)
+    assert sentence.startswith("Does EDT matter here? Undecided")
     assert edt_sentences(params(), rows) == []
 
 

@@ -51,7 +51,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "last byte gone": lambda path: path.write_bytes(path.read_bytes().rstrip(b"\n")[:-1]),
+    "last byte missing": lambda path: path.write_bytes(path.read_bytes().rstrip(b"\n")[:-1]),
     "one bit flipped": flipped,
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "another format": lambda path: path.write_bytes(b"\x80\x04\x95pickle"),
@@ -131,31 +131,31 @@ HOLDS = """
 import sys
 from pathlib import Path
 from cdkd.runs.store import Store
-with Store(Path(sys.argv[1])).lock("x", wait=False) as held:
-    print(held, flush=True)
+with Store(Path(sys.argv[1])).lock("x", wait=False) as locked:
+    print(locked, flush=True)
     sys.stdin.read()
 """
 
 
 def test_a_lock_is_held_by_one_process_and_goes_with_it_however_it_dies(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    said: list[str] = []
+    lines: list[str] = []
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        with store.lock("x", wait=False) as held:
-            assert not held
+        with store.lock("x", wait=False) as locked:
+            assert not locked
         started = time.monotonic()
         killer = subprocess.Popen(
             [sys.executable, "-c", f"import os,time; time.sleep(0.5); os.kill({other.pid}, 9)"]
         )
-        with store.lock("x", wait=True, log=said.append) as held:
-            assert held
+        with store.lock("x", wait=True, log=lines.append) as locked:
+            assert locked
         assert time.monotonic() - started > 0.4
         killer.wait()
-    assert said == [f"waiting for process {other.pid}, which works on x"]
+    assert lines == [f"waiting for process {other.pid}, which works on x"]
     (store.locks / "y").write_text("4242")  # a file left behind means nothing
-    with store.lock("y", wait=False) as held:
-        assert held
+    with store.lock("y", wait=False) as locked:
+        assert locked
