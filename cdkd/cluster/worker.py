@@ -11,29 +11,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-import os
-import shutil
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from cdkd.cluster import plan_file, results_bundle
+from cdkd.cluster.deadline import Deadline
+from cdkd.cluster.plan_data import PROJECT, prepared
 from cdkd.cluster.plan_file import Plan
-from cdkd.core.errors import BadCheckpoint, BadData, CdkdError, Diverged
+from cdkd.core.errors import BadCheckpoint, CdkdError, Diverged
 from cdkd.core.run_spec import RunSpec
-from cdkd.data.prepared import read_meta
-from cdkd.runs.code_digest import PACKAGE
 from cdkd.runs.store import Store
 from cdkd.storage.files import sha256, write_atomically
-from cdkd.storage.progress import Progress
-
-PROJECT = PACKAGE.parent
 
 
 class Train(Protocol):
@@ -52,30 +44,7 @@ class Train(Protocol):
     ) -> None: ...
 
 
-class Deadline:
-    """When to stop: at the end of an epoch, if another one as long would not end in time."""
-
-    def __init__(self, minutes: float) -> None:
-        self.last = time.monotonic()
-        self.end = self.last + 60 * minutes
-        self.stopped = False
-
-    @property
-    def over(self) -> bool:
-        return self.stopped or time.monotonic() >= self.end
-
-    def begin(self) -> None:
-        """The first epoch begins now."""
-        self.last = time.monotonic()
-
-    def __call__(self) -> bool:
-        """Called at the end of an epoch: whether to stop."""
-        before, self.last = self.last, time.monotonic()
-        self.stopped = self.last + (self.last - before) > self.end
-        return self.stopped
-
-
-class Campaign:
+class Worker:
     """One plan, the folder that it is carried out in, and the runs that are finished there."""
 
     def __init__(self, plan: Plan, out: Path, train: Train, deadline: Deadline) -> None:
@@ -192,46 +161,6 @@ def _joined(folder: Path, file: Path, expected: str) -> Path:
     return file
 
 
-def prepared(plan: Plan, out: Path, data: Sequence[Path]) -> Path:
-    """The folder of the plan's prepared data: the project's, or DIR's, or else written into DIR now.
-
-    Raises `BadData`.
-    """
-    target = out / "data" / plan.experiment
-    for folder in (PROJECT / "data" / plan.experiment, target):
-        with suppress(BadData):
-            if read_meta(folder).digest == plan.data_digest:
-                return folder
-    if target.exists():
-        raise BadData(f"{target}: not the plan's data; remove it, or name another folder by --out")
-    source = dict(plan.data) | (
-        {"source": "folder", "paths": [str(path.absolute()) for path in data]} if data else {}
-    )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(".preparing-*"):  # of a campaign that was killed
-        shutil.rmtree(stale, ignore_errors=True)
-    with (
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=".preparing-") as staging,
-        Progress("reading images") as progress,
-    ):
-        try:
-            from cdkd.data.prepare import prepare
-
-            meta = prepare(Path(staging) / "data", PROJECT, **source, progress=progress.count)
-        except ModuleNotFoundError as error:
-            raise BadData(
-                f"source {source['source']} needs {error.name}, which is not installed; "
-                "give the images as folders or archives by --data"
-            ) from None
-        if meta.digest != plan.data_digest:
-            raise BadData(
-                f"the prepared data have the digest {meta.digest[:12]}..., "
-                f"the plan's {plan.data_digest[:12]}...: other images"
-            )
-        os.replace(Path(staging) / "data", target)
-    return target
-
-
 def main(words: Sequence[str], train: Train | None = None) -> int:
     """The command; returns the exit code. train: trains a cohort; default: `runs.execution.train_cohort`"""
     if train is None:
@@ -260,16 +189,16 @@ def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CdkdError(f"{out}: cannot be made or written ({error.strerror})") from None
-    with Store(out).lock("campaign", wait=False) as locked:
+    with Store(out).lock("worker", wait=False) as locked:
         if not locked:
             raise CdkdError(f"{out}: another worker is running in it")
-        campaign = Campaign(plan, out, train, deadline)
+        worker = Worker(plan, out, train, deadline)
         try:
-            campaign.run(arguments.data, arguments.teacher)
+            worker.run(arguments.data, arguments.teacher)
         finally:
-            if (written := campaign.results(arguments.weights)) is not None:
+            if (written := worker.results(arguments.weights)) is not None:
                 print(written, flush=True)
-        left = campaign.remaining()
+        left = worker.remaining()
     yield f"remaining: {len(left)} runs" if left else "complete"
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from cdkd.cluster import plan_file, results_bundle
+from cdkd.cluster import plan_data, plan_file, results_bundle
 from cdkd.cluster import worker as away_module
-from cdkd.cluster.worker import Deadline
+from cdkd.cluster.deadline import Deadline
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.runs.record import Record
 from cdkd.runs.specification import code_of
@@ -169,16 +169,16 @@ def trained(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def away(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Away:
     """The plan carried out elsewhere: killed, continued for an epoch, continued to the end."""
     place = Away(tmp_path_factory.mktemp("away"), home)
-    words = (home.folder / "plan.json", "--out", "campaign", "--data", "carried.zip")
+    words = (home.folder / "plan.json", "--out", "out", "--data", "carried.zip")
     process = place.start(*words)
-    wait_until(lambda: list(place.folder.glob("campaign/.cdkd/store/*/record.json")), process)
+    wait_until(lambda: list(place.folder.glob("out/.cdkd/store/*/record.json")), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     stopped = place.run(*words, how=("-c", ONE_EPOCH))
     assert stopped.splitlines()[-1] == "remaining: 4 runs"
-    kept = {path.parent.name for path in place.folder.glob("campaign/.cdkd/checkpoints/*/LAST")}
-    done = {path.parent.name for path in place.folder.glob("campaign/.cdkd/store/*/record.json")}
+    kept = {path.parent.name for path in place.folder.glob("out/.cdkd/checkpoints/*/LAST")}
+    done = {path.parent.name for path in place.folder.glob("out/.cdkd/store/*/record.json")}
     assert (
         len(kept - done) == 4
     )  # both seeds by an epoch; the kill may have come before the teacher's were cleared
@@ -195,7 +195,7 @@ def copy(clone: Clone, folder: Path) -> Clone:
 
 
 def results(away: Away, folder: Path) -> Path:
-    return Path(shutil.copytree(away.folder / "campaign" / "results", folder / "results"))
+    return Path(shutil.copytree(away.folder / "out" / "results", folder / "results"))
 
 
 def test_the_bare_place_is_bare(away: Away) -> None:
@@ -207,12 +207,12 @@ def test_the_bare_place_is_bare(away: Away) -> None:
 
 
 def test_asked_again_it_trains_nothing(away: Away, home: Clone) -> None:
-    before = {path: path.stat().st_mtime_ns for path in away.folder.glob("campaign/.cdkd/store/*/*")}
+    before = {path: path.stat().st_mtime_ns for path in away.folder.glob("out/.cdkd/store/*/*")}
     assert (
-        away.run(home.folder / "plan.json", "--out", "campaign", "--weights", "float32").splitlines()[-1]
+        away.run(home.folder / "plan.json", "--out", "out", "--weights", "float32").splitlines()[-1]
         == "complete"
     )
-    assert {path: path.stat().st_mtime_ns for path in away.folder.glob("campaign/.cdkd/store/*/*")} == before
+    assert {path: path.stat().st_mtime_ns for path in away.folder.glob("out/.cdkd/store/*/*")} == before
 
 
 def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(
@@ -278,7 +278,7 @@ def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Pat
     assert "give its weights by --teacher" in away.run(*words, code=2)
     assert not (tmp_path / "out" / "data").exists()
     assert "not digits's teacher" in away.run(*words, "--teacher", "carried.zip", code=2)
-    parts = away.folder / "campaign" / "results"  # trained there, to the same bits
+    parts = away.folder / "out" / "results"  # trained there, to the same bits
     output = away.run(*words, "--teacher", parts, "--weights", "bf16")
     assert "seed 2: student, cd_gkd_edt" in output
     assert output.splitlines()[-1] == "complete"
@@ -408,7 +408,7 @@ def test_what_cannot_be_carried_out_is_refused(
     home: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, out = home.folder / "plan.json", tmp_path / "out"
-    monkeypatch.setattr(away_module, "PROJECT", tmp_path)
+    monkeypatch.setattr(plan_data, "PROJECT", tmp_path)
 
     def train(*words: Any, stop: Any) -> None:
         raise AssertionError("nothing may be trained")
@@ -443,14 +443,14 @@ def test_what_cannot_be_carried_out_is_refused(
             lambda run: "another" if "gkd" in run.losses else code_of(run),
         )
         assert "2 of 5 runs were planned with other code" in refused(plan)
-    with Store(out).lock("campaign", wait=False):
-        assert "another campaign is running" in refused(plan)
+    with Store(out).lock("worker", wait=False):
+        assert "another worker is running" in refused(plan)
 
 
 def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results_bundle, "PART", 200_000)
-    store = Store(away.folder / "campaign")
-    records = results_bundle.read(away.folder / "campaign" / "results").records
+    store = Store(away.folder / "out")
+    records = results_bundle.read(away.folder / "out" / "results").records
     teacher, student = records[0], records[1]
     files = results_bundle.write(tmp_path / "results", store, "digits", records, "float32")
     assert len(files) > 5
@@ -481,7 +481,7 @@ def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: 
 
 def test_the_deadline_leaves_room_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("cdkd.cluster.worker.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cdkd.cluster.deadline.time.monotonic", lambda: now[0])
     deadline = Deadline(1.0)
     now[0] = 20.0  # preparing data
     deadline.begin()
@@ -492,8 +492,8 @@ def test_the_deadline_leaves_room_for_an_epoch(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_without_weights_is_no_damage_and_gets_its_own_only(away: Away, tmp_path: Path) -> None:
-    theirs = Store(away.folder / "campaign")
-    record = results_bundle.read(away.folder / "campaign" / "results").records[1]
+    theirs = Store(away.folder / "out")
+    record = results_bundle.read(away.folder / "out" / "results").records[1]
     store = Store(tmp_path)
     store.put(record, None)
     assert store.get(record.fingerprint) == record
