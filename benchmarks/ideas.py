@@ -3,8 +3,8 @@
 python -m benchmarks.ideas
 
 Measured on an AMD EPYC with AVX2, float32:
-- the teacher's BatchNorm folded: a pass of resnet32x4 at 64 images x1.02, of resnet20 x1.07 (at 8x8 pixels x1.15),
-  of resnet34-imagenet at 2 images of 224 pixels x1.04. For that every network would have to say which
+- the teacher's BatchNorm folded: a pass of resnet32x4 at 64 images x1.02, of resnet20 x1.07 (at 8x8 pixels
+  x1.15), of resnet34-imagenet at 2 images of 224 pixels x1.04. For that every network would have to say which
   convolution lies before which BatchNorm.
 - BatchNorm, ReLU and sum of a block as one torch.autograd.Function of torch's own operations: a step of
   resnet8x4 x0.98 (convolutions are 88 % of it, BatchNorm 7 %, ReLU 3 %).

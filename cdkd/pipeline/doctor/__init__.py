@@ -20,9 +20,9 @@ from cdkd.pipeline.doctor.results import (
     runs,
     stale_runs,
     store,
-    teacher,
 )
 from cdkd.pipeline.doctor.site import Check, Fault, Finding, Site, Verdict
+from cdkd.pipeline.doctor.teacher_accuracy import teacher
 
 
 def examine(root: Path, *, quick: bool) -> Iterator[Finding]:

@@ -1,18 +1,18 @@
-"""What this checkout has made: params, data, the store, the workspace, checkpoints, the teacher."""
+"""What this checkout has made: params, data, the store, the workspace, checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from cdkd.config.params import Params, load
+from cdkd.config.params import load
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.errors import CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
-from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, environment_of, how_many, size_of, some
-from cdkd.pipeline.verify import environment_diff, valid
+from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, how_many, size_of, some
+from cdkd.pipeline.verify import valid
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import DRAFT, left_behind, sha256
 
@@ -206,40 +206,6 @@ def checkpoints(site: Site) -> Verdict:
     return Verdict(f"of {how_many(going)} to continue" if going else "none", faults)
 
 
-def teacher(site: Site) -> Verdict:
-    """The teacher's weights measured again: on the machine and versions of its record the same numbers, to
-    the bit.
-    """
-    if site.params is None or site.data is None:
-        return NOTHING
-    record = site.teacher
-    if record is None:
-        return Verdict("", [Fault("warn", "not trained for these params and this code", "`cdkd teacher`")])
-    if (weights := _weights(site, record)) is None:
-        return Verdict("cannot be measured here: its weights stayed on another machine", [])
-    found, environment = _measured(site.params, record, weights)
-    then = {key: record.result["last"][key] for key in found}
-    if found == then:
-        return Verdict(f"top-1 error {found['test_top1_error']:.2f} %, the same bits as in its record", [])
-    text = "measured again it is not its record's: " + ", ".join(
-        f"{key} {then[key]!r} -> {found[key]!r}" for key in found if found[key] != then[key]
-    )
-    if difference := environment_diff(environment_of(record), environment):
-        return Verdict(
-            "",
-            [
-                Fault(
-                    "warn",
-                    f"{text}; the environments differ: {difference}",
-                    "`rm -f .venv/installed && make env`, on the machine of the record",
-                )
-            ],
-        )
-    return Verdict(
-        "", [Fault("BAD", text, "`cdkd verify teacher` trains it again and names the first difference")]
-    )
-
-
 def _essence(record: Record) -> tuple[Any, ...]:
     """What the fingerprint decides; the circumstances may differ."""
     return record.status, record.reason, record.config, record.history, record.result
@@ -292,37 +258,3 @@ def _command(plan: RunSpec) -> str:
 def _left(draft: Path) -> bool:
     with left_behind(draft) as ended:
         return ended
-
-
-def _weights(site: Site, record: Record) -> Path | None:
-    if site.params is None:
-        return None
-    places = (
-        site.store.weights(record.fingerprint),
-        runs_folder(site.params) / TEACHER / f"seed-{record.seed}.safetensors",
-    )
-    return next((path for path in places if path.is_file()), None)
-
-
-def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Errors and loss on the test split, and the environment they were measured in: with as many threads as
-    then.
-    """
-    import torch
-
-    from cdkd.core.schedule import Recipe
-    from cdkd.models.weights import load_weights
-    from cdkd.training.environment import choose_device, environment
-    from cdkd.training.evaluation import Evaluation
-    from cdkd.training.setup import network, split
-
-    threads = environment_of(record).get("threads")
-    if isinstance(threads, int) and threads > 0:
-        torch.set_num_threads(threads)
-    device, folder = choose_device(), data_folder(params)
-    model = network(record.config["network"], record.config["data"], 0, device)
-    load_weights(model, weights, record.result["weights_sha256"])
-    training = record.config["training"]
-    recipe = params.teacher.training.resolved if training is None else Recipe.of(training)
-    test = Evaluation(split(folder, read_meta(folder), device, "test"), recipe)
-    return test.row(model), environment(device)
