@@ -382,9 +382,25 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 @command(
+    "write the finished runs into a folder that `cdkd import` reads in another project",
+    "share runs-of-mine",
+    argument("folder", type=Path, metavar="DIR", help="a new folder, or one that it wrote before"),
+)
+def share(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import bundles
+
+    print("\n".join(bundles.share(_params(), arguments.folder)))
+
+
+@command(
     "check results that were trained on another machine, and put them into the store",
     "import results/",
-    argument("folder", type=Path, metavar="FOLDER", help="the worker's folder, or `results` in it"),
+    argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="the worker's folder, `results` in it, or what `share` wrote",
+    ),
 )
 def import_(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import bundles

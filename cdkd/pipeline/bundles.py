@@ -1,4 +1,4 @@
-"""Runs that are trained on another machine: export the plan, import the results."""
+"""Runs that are carried: export the plan, import results, share one's own."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from pathlib import Path
 
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, runs_folder
-from cdkd.core.errors import BadData, BadRecord
+from cdkd.core.digest import digest
+from cdkd.core.errors import BadData, BadParams, BadRecord
+from cdkd.core.own_code import KINDS
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
-from cdkd.pipeline.queries import any_teacher, full
+from cdkd.pipeline.queries import any_teacher, full, todays_runs
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
+from cdkd.storage.files import write_atomically
 
 
 def plan(params: Params, export: Path | None) -> list[str]:
@@ -38,10 +41,44 @@ def plan(params: Params, export: Path | None) -> list[str]:
     return lines
 
 
+def share(params: Params, folder: Path) -> list[str]:
+    """The finished runs of params.yaml as a bundle that `cdkd import` reads, with params.yaml and own code.
+
+    The bundle's records carry configuration, code digest and environment. Raises `BadData`, `BadParams`.
+    """
+    from cdkd.cluster import results_bundle
+
+    if folder.exists() and not (folder / results_bundle.RECORDS).is_file():
+        raise BadParams(f"{folder} exists and is no bundle; expected a new folder")
+    if not folder.absolute().parent.is_dir():
+        raise BadParams(f"{folder.absolute().parent}: no such folder")
+    store, runs = Store(params.root), todays_runs(full(params))
+    found = [(run, store.get(run.fingerprint)) for run in runs]
+    records = [record for _, record in found if record is not None]
+    if not records:
+        raise BadData(
+            f"{params.experiment}: no run of these params and this code is finished; `dvc repro` trains them"
+        )
+    results_bundle.write(folder, store, params.experiment, records, "float32")
+    own = [path for kind in KINDS for path in sorted((params.root / kind).rglob("*.py"))]
+    for path in (params.root / "params.yaml", *own):
+        target = folder / path.relative_to(params.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, path.read_bytes())
+    lines = [
+        f"{folder}: {len(records)} runs of {params.experiment}, params.yaml, {len(own)} files of own code"
+    ]
+    environments = sorted({digest(record.circumstances.get("environment"))[:12] for record in records})
+    lines.append(f"code {', '.join(sorted({record.code[:12] for record in records}))}")
+    lines.append(f"environment {', '.join(environments)}")
+    lines += [f"not finished: {run.method} seed {run.seed}" for run, record in found if record is None]
+    return lines
+
+
 def import_results(params: Params, folder: Path) -> list[str]:
     """Results of a plan, put into the store; the next `dvc repro` finds them there and trains nothing.
 
-    folder: the worker's, or the `results` in it
+    folder: the worker's, the `results` in it, or what `share` wrote
     """
     from cdkd.cluster import results_bundle
 

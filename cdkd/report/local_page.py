@@ -110,9 +110,11 @@ def runs_table(rows: Sequence[Row], links: Links) -> Grid:
             link = Cell(NONE) if address is None else Cell("", (Link("run", address, "run in MLflow"),))
             started = str(record.circumstances.get("started", NONE)).replace("T", " ").removesuffix("+00:00")
             device = str(part(record, "environment").get("device", NONE))
+            device += " (imported)" * bool(record.circumstances.get("imported"))
             cells.append([f"{row.title}, seed {record.seed}", _commit(record), device, started, link])
     caption = (
         "Commit: of the code when the run ended; + means with uncommitted changes. "
+        "Imported: trained elsewhere. "
         "MLflow is started by `cdkd ui`."
     )
     return Grid.of("local-runs", "Runs", caption, columns, cells)
@@ -129,6 +131,7 @@ def local_quantities(rows: Sequence[Row], links: Links) -> list[dict[str, Any]]:
             line |= {"commit": git.get("commit"), "dirty": git.get("dirty")}
             line |= {key: environment.get(key) for key in ENVIRONMENT}
             line |= {
+                "imported": bool(record.circumstances.get("imported")),
                 "started": record.circumstances.get("started"),
                 "cohort_size": len(cohort) if isinstance(cohort, list) else None,
                 "cohort_seconds": _measured(record, "seconds"),

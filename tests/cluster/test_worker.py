@@ -396,6 +396,27 @@ def test_results_that_are_not_sound_are_refused(fault: str, home: Clone, away: A
     assert home.stored() == {}
 
 
+def test_shared_runs_are_imported_in_another_project(home: Clone, away: Away, tmp_path: Path) -> None:
+    giver, taker = copy(home, tmp_path / "giver"), copy(home, tmp_path / "taker")
+    assert "is finished; `dvc repro` trains them" in giver.run(
+        "cdkd", "share", str(tmp_path / "shared"), code=2
+    )
+    assert not (tmp_path / "shared").exists()
+    giver.run("cdkd", "import", str(results(away, tmp_path)))
+    text = giver.run("cdkd", "share", str(tmp_path / "shared"))
+    assert "5 runs of digits, params.yaml" in text
+    giver.run("cdkd", "share", str(tmp_path / "shared"))
+    assert (tmp_path / "shared" / "params.yaml").read_text() == PARAMS
+    assert "is no bundle" in giver.run("cdkd", "share", str(tmp_path), code=2)
+    assert "5 runs imported" in taker.run("cdkd", "import", str(tmp_path / "shared"))
+    store = Store(taker.folder)
+    for record in results_bundle.read(tmp_path / "shared").records:
+        taken = store.get(record.fingerprint)
+        assert taken is not None
+        assert taken.circumstances["imported"] is True
+        assert store.weights(record.fingerprint).is_file()
+
+
 def test_results_that_belong_to_other_params_are_refused(home: Clone, away: Away, tmp_path: Path) -> None:
     clone = copy(home, tmp_path / "project")
     clone.params(PARAMS.replace("weight: 6", "weight: 5"))

@@ -57,6 +57,8 @@ SILENT = {
 def packages(site: Site) -> Verdict:
     """What is installed, against requirements.lock."""
     path = site.root / "requirements.lock"
+    if not path.is_file() and not (site.root / "cdkd").is_dir():  # a project of its own has no lock
+        return Verdict(f"Python {platform.python_version()}; no requirements.lock to compare with", [])
     if not path.is_file():
         return Verdict(
             "", [Fault("warn", "requirements.lock is missing", "`git checkout requirements.lock`")]
