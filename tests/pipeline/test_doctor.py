@@ -22,7 +22,7 @@ import pytest
 
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline import doctor
-from cdkd.pipeline.doctor import Site, machine, results
+from cdkd.pipeline.doctor import Site, machine, teacher_accuracy
 from cdkd.runs.record import Record, read
 from cdkd.runs.store import Store
 from tests.clone import Clone, snapshot
@@ -536,7 +536,7 @@ def test_another_number_on_another_machine_is_a_warning(
     reseal(entry(clone, "teacher") / "record.json", with_environment(processor="another"))
     measured = {"test_top1_error": 1.0, "test_top5_error": 2.0, "test_loss": 3.0}
     here = clone.record("teacher")["circumstances"]["environment"]
-    monkeypatch.setattr(results, "_measured", lambda *words: (measured, here))
+    monkeypatch.setattr(teacher_accuracy, "_measured", lambda *words: (measured, here))
     (fault,) = doctor.teacher(Site(clone.folder, quick=False)).faults
     assert fault.mark == "warn"
     assert "-> 3.0" in fault.text
