@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported: pytest's processes already run side by side
+
+# a shell's background jobs ignore Ctrl-C, and so would the commands that the tests end with it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = ("test_pipeline", "test_search", "test_train", "test_worker", "test_benchmarks", "test_soak")
 
