@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.8
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Python keeps what it compiled, even where the shell says not to: importing torch and mlflow anew costs 10 s a process
+# Python keeps its compiled files, whatever the shell's setting: compiling torch and mlflow costs 10 s a process
 unexport PYTHONDONTWRITEBYTECODE
 # nothing leaves the machine
 export MLFLOW_DISABLE_TELEMETRY = true
@@ -19,10 +19,12 @@ help:  ## this list
 env: .venv/installed  ## the environment in .venv, from requirements.lock
 
 .venv/installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdkd needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make PYTHON=... names another)")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdkd needs Python 3.11 or newer; this is " \
+		+ sys.version.split()[0] + " (make PYTHON=... names another)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python \
+		--require-hashes --requirement requirements.lock
 	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -34,10 +36,10 @@ repro: env  ## run the pipeline on the active experiment, and print its tables
 test: env  ## run the tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: env  ## the quick ones among the tests: a verdict within two minutes
+test-fast: env  ## run the quick tests: a verdict within two minutes on two cores
 	python -m pytest -n 2 -m "not slow"
 
-soak: env  ## kill, resume, compare and fuzz for MINUTES (5) from SEED (0)
+soak: env  ## kill and resume runs, compare, and read damaged files for MINUTES (5), from SEED (0)
 	python -m tests.soak --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)
 
 lint: env  ## formatting, lint and types
@@ -51,9 +53,10 @@ docs: env  ## the documentation site, in site/
 	mkdocs build --quiet --strict
 
 lock: env  ## resolve requirements.lock anew
-	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --generate-hashes --no-header pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --system-certs --universal --python-version 3.11 --extra dev --generate-hashes \
+		--no-header pyproject.toml --output-file requirements.lock
 
-bench: env  ## measure training against the loop as the field writes it, and what the pipeline costs around it
+bench: env  ## measure training against the usual loop, and what the pipeline costs around it
 	python -m benchmarks.run
 	python -m benchmarks.ours --students 8 --parts
 	python -m benchmarks.overhead
