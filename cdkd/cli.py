@@ -200,19 +200,20 @@ def prepare(arguments: argparse.Namespace) -> None:
         help="do not train: convert another project's weights (.pth, .safetensors) for `teacher.weights`",
     ),
 )
-def teacher(arguments: argparse.Namespace) -> None:
+def teacher(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
         from cdkd.pipeline.teacher_import import import_teacher
 
         print("\n".join(import_teacher(_params(), arguments.file)))
-        return
+        return 0
     from cdkd.pipeline import stages
 
-    _print_results([stages.teacher(_params())])
+    return int(_print_results([stages.teacher(_params())]))  # nobody can learn from one that diverged
 
 
 @command(
-    "train all methods that are not trained yet, and copy the runs of one from the store (stage)",
+    "train all methods that are not trained yet, and copy the runs of one from the store (stage);"
+    " exit code 1 if one of its runs diverged, but not inside `dvc repro`, whose report shows it",
     "distill kd",
     argument(
         "method",
@@ -222,14 +223,16 @@ def teacher(arguments: argparse.Namespace) -> None:
     ),
     HELPER,
 )
-def distill(arguments: argparse.Namespace) -> None:
+def distill(arguments: argparse.Namespace) -> int:
     from cdkd.pipeline import stages
 
     method = stages.method_of_stage() if arguments.method is None else arguments.method
-    _print_results(stages.distill(_params(), method, helper=arguments.helper))
+    diverged = _print_results(stages.distill(_params(), method, helper=arguments.helper))
+    return int(diverged and "DVC_STAGE" not in os.environ)
 
 
-def _print_results(records: Sequence[Record]) -> None:
+def _print_results(records: Sequence[Record]) -> bool:
+    """Whether a run diverged; that is said on stderr."""
     for record in records:
         if record.status != "finished":
             continue
@@ -239,6 +242,12 @@ def _print_results(records: Sequence[Record]) -> None:
             f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %,"
             f" top-5 {last['test_top5_error']:.2f} % ({epoch}, test)"
         )
+    diverged = [str(record.seed) for record in records if record.status != "finished"]
+    if diverged:
+        hint = "a lower learning rate or weight of a loss may help"
+        who = f"{records[0].method}: seed {', '.join(diverged)} diverged and has no result"
+        print(f"{who}; {hint}", file=sys.stderr)
+    return bool(diverged)
 
 
 @command(

@@ -52,7 +52,11 @@ def trained_teacher(params: Params, data: Meta) -> Record:
     spec, store = teacher_plan(params, data), Store(params.root)
     restore(params, store, [spec])
     record = store.get(spec.fingerprint)
-    if record is None or record.status != "finished":
+    if record is not None and record.status != "finished":
+        raise BadData(
+            f"{params.experiment}: the teacher {record.status}, so nobody can learn from it: {record.reason}"
+        )
+    if record is None:
         raise BadData(
             f"{params.experiment}: the teacher is not trained for these params; `cdkd teacher` trains it"
         )

@@ -6,6 +6,7 @@ finished runs needs none of them.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,9 +27,11 @@ from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.runs.study_record import Result
+from cdkd.runs.teacher_quality import useless
 from cdkd.runs.tuned_methods import with_tuned
 from cdkd.storage.progress import Progress
 
+log = logging.getLogger(__name__)
 DVC_STAGE = "DVC_STAGE"  # set by DVC: the stage that it runs, such as distill@kd
 
 
@@ -66,6 +69,7 @@ def teacher(params: Params) -> Record:
     restore(params, store, [spec])
     train_pending(params, store, [[spec]])
     record = _finished(store, spec)
+    _warn_if_useless(record)
     _still_todays(params, [spec])
     _replace(runs_folder(params) / TEACHER, store, [record])
     return record
@@ -81,6 +85,8 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     params.method(method)  # an unknown name is refused before anything else
     data = read_meta(data_folder(params))
     teacher_record = trained_teacher(params, data)
+    if not helper:
+        _warn_if_useless(teacher_record)
     store = Store(params.root)
     wanted = [student_plan(params, data, teacher_record, method, seed) for seed in params.seeds]
     restore(params, store, wanted)
@@ -123,6 +129,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
             share_cores(workers)
             join_study(params, str(only), data, record, workers)
             return []
+        _warn_if_useless(record)
         for name, space in params.search.items():
             wanted = name == only or (only is None and space.study.method is not None)
             before = stored_study(params, name, data, record)
@@ -158,6 +165,11 @@ def show_study(params: Params, study: Result) -> None:
         print(f"{fault}; `cdkd track` completes the view", flush=True)
 
 
+def _warn_if_useless(teacher: Record) -> None:
+    if teacher.status == "finished" and (what := useless(teacher)) is not None:
+        log.warning("warning: %s; no student can learn from it", what)
+
+
 def _finished(store: Store, spec: RunSpec) -> Record:
     record = store.get(spec.fingerprint)
     if record is None:
@@ -165,7 +177,7 @@ def _finished(store: Store, spec: RunSpec) -> Record:
             f"{spec.method} seed {spec.seed}: not in the store after training; another process removed it"
         )
     if record.status != "finished":
-        print(f"{spec.method} seed {spec.seed}: {record.status}: {record.reason}", flush=True)
+        log.warning("%s seed %s: %s: %s", spec.method, spec.seed, record.status, record.reason)
     if (folder := store.checkpoint(spec.fingerprint)).exists():  # the process was killed before it removed it
         from cdkd.training import checkpoint
 

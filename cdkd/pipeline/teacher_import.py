@@ -9,6 +9,7 @@ from pathlib import Path
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
 from cdkd.data.prepared import FILE, Meta, read_meta
+from cdkd.runs.teacher_quality import fault
 from cdkd.storage.files import sha256, write_atomically
 
 FOLDER = "teachers"
@@ -64,13 +65,10 @@ def _measured(params: Params, meta: Meta, path: Path, digest: str) -> list[str]:
     load_weights(model, path, digest)
     images = split(data_folder(params), meta, device, "test")
     row = Evaluation(images, params.teacher.training.resolved).row(model)
-    right = 100 - row["test_top1_error"]
+    error, loss = row["test_top1_error"], row["test_loss"]
     lines = [
-        f"top-1 accuracy {right:.2f} %, error {row['test_top1_error']:.2f} %"
-        f" (measured here, {len(images)} test images)"
+        f"top-1 accuracy {100 - error:.2f} %, error {error:.2f} % (measured here, {len(images)} test images)"
     ]
-    if right < 200 / len(meta.classes):
-        lines.append(
-            "that is hardly better than chance: were the classes in this order, and the images normalised so?"
-        )
+    if (what := fault(error, loss, len(meta.classes), meta.per_class["test"])) is not None:
+        lines.append(f"{what}: were the classes in this order, and the images normalised so?")
     return lines

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER
 from cdkd.report.document import Text
-from cdkd.report.notes import excluded
+from cdkd.report.notes import excluded, useless_teacher
 from cdkd.report.published import compare_published
 from cdkd.report.statistics import detectable
 from cdkd.report.summary import BASELINES, Row
@@ -41,7 +41,7 @@ def headline(rows: Mapping[str, Row]) -> tuple[Text, ...]:
     """Which method is best, what is significant, and how far that can be trusted; then what is incomplete."""
     measured = [row for row in rows.values() if row.name != TEACHER and row.top1.mean is not None]
     if not measured:
-        return (Text("No student has a result yet."),)
+        return (*_useless(rows), Text("No student has a result yet."))
     sentences = [
         _best(measured, rows),
         *_compared([rows[base] for base in BASELINES if base in rows and _tested(base, measured)], measured),
@@ -49,7 +49,12 @@ def headline(rows: Mapping[str, Row]) -> tuple[Text, ...]:
         *_published([row for row in rows.values() if row.published and row.top1.mean is not None]),
         *_incomplete(list(rows.values())),
     ]
-    return tuple(Text(sentence) for sentence in sentences if sentence)
+    return (*_useless(rows), *(Text(sentence) for sentence in sentences if sentence))
+
+
+def _useless(rows: Mapping[str, Row]) -> tuple[Text, ...]:
+    found = useless_teacher(rows[TEACHER]) if TEACHER in rows else None
+    return () if found is None else (Text(f"{found}."),)
 
 
 def _best(measured: Sequence[Row], rows: Mapping[str, Row]) -> str:

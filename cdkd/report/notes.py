@@ -8,8 +8,9 @@ from typing import Any
 from cdkd.config.params import Params
 from cdkd.config.schema import Training
 from cdkd.core.schedule import Term
-from cdkd.report.collect import TEACHER, FoundRun
+from cdkd.report.collect import TEACHER, FoundRun, number
 from cdkd.report.summary import Row
+from cdkd.runs.teacher_quality import fault
 
 UNVERIFIED = (
     "Unverified: today's fingerprint of the run is not known here (no prepared data, or no teacher trained "
@@ -45,6 +46,7 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     shown = list(rows)
     runs = [run for row in shown for run in row.runs]
     notes = [f"{run.method} seed {run.seed} {run.state}: {run.detail}" for run in runs if run.detail]
+    notes += [sentence for row in shown if (sentence := useless_teacher(row))]
     notes += [
         f"{row.name} seed {seed}: its error analysis cannot be read ({why})"
         for row in shown
@@ -76,6 +78,19 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
     losses = {term.loss or name for row in shown for name, term in params.methods.get(row.name, {}).items()}
     return notes + ([RKD] if "rkd" in losses else [])
+
+
+def useless_teacher(row: Row) -> str | None:
+    """That students could learn nothing of this teacher; None where they could, and of other rows."""
+    record = row.runs[0].ok if row.name == TEACHER else None
+    error = None if record is None else number(record, "last", "test_top1_error")
+    if record is None or error is None or not row.classes:
+        return None
+    sizes = [
+        int(count) for analysis in row.analyses.values() for count in analysis.confusion.sum(axis=1).tolist()
+    ]
+    found = fault(error, number(record, "last", "test_loss"), row.classes, sizes)
+    return None if found is None else f"{found[:1].upper()}{found[1:]}; no student can learn from it"
 
 
 def git_notes(rows: Iterable[Row]) -> list[str]:

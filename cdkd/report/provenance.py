@@ -125,8 +125,9 @@ def setting(params: Params, teacher: Row) -> Items:
     """Teacher and students in one line each."""
     record = teacher.runs[0].ok
     digest = str(record.result.get("weights_sha256", "unknown"))[:SHORT] if record else ""
+    when = "" if params.teacher.weights else " at the last epoch"
     state = (
-        f"top-1 error {mean_std(teacher.top1)} % at the last epoch, weights {digest}"
+        f"top-1 error {mean_std(teacher.top1)} %{when}, weights {digest}"
         if record
         else excluded(teacher.runs)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from safetensors.torch import save as to_safetensors
 
-from cdkd.core.errors import CdkdError
+from cdkd.core.errors import BadCheckpoint, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import Recipe
 from cdkd.data.prepared import read_meta
@@ -195,7 +196,10 @@ def adopt_teacher(
     model = network(spec.config["network"], spec.config["data"], spec.seed, device)
     load_weights(model, root / file, spec.config["weights_sha256"])
     evaluation = Evaluation(split(data_folder, meta, device, "test"), recipe)
-    row = {"epoch": None} | evaluation.row(model)
+    measured = evaluation.row(model)
+    if bad := [f"{key} is {value}" for key, value in measured.items() if not math.isfinite(value)]:
+        raise BadCheckpoint(f"{root / file}: no usable teacher: {', '.join(bad)}")
+    row = {"epoch": None} | measured
     weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     result = result_of(weights, model, meta.image, [row], evaluation)
     circumstances = {

@@ -216,7 +216,18 @@ def test_the_command(tmp_path: Path) -> None:
     params = (clone.folder / "params.yaml").read_text()
     own = f"network: resnet14, weights: {lines[1]}, sha256: {lines[2]},"
     clone.params(params.replace("network: resnet14,", own))
-    assert f"top-1 error {measured[1]} %" in clone.run("cdkd", "teacher")
+    text = clone.run("cdkd", "teacher")
+    assert f"top-1 error {measured[1]} %" in text
+    assert "(weights from a file, test)" in text
+    assert "last epoch" not in text
+    assert "warning: the teacher is useless: on the test split it has top-1 error " in text  # random weights
+    assert text.count("useless") == 1
+    assert "the teacher is useless" in clone.run("cdkd", "doctor", "--quick")
+    assert (
+        "The teacher is useless"
+        in clone.run("cdkd", "report")
+        + (clone.folder / "reports" / "digits" / "report.md").read_text().split("##")[0]
+    )
     clone.params(params.replace("network: resnet14,", "network: resnet20,"))
     text = clone.run(*words, code=2)
     assert "looks like resnet14" in text

@@ -22,7 +22,7 @@ from cdkd.pipeline.doctor.results import (
     store,
 )
 from cdkd.pipeline.doctor.site import Check, Fault, Finding, Site, Verdict
-from cdkd.pipeline.doctor.teacher_accuracy import teacher
+from cdkd.pipeline.doctor.teacher_accuracy import teacher, teacher_error
 
 
 def examine(root: Path, *, quick: bool) -> Iterator[Finding]:
@@ -74,6 +74,7 @@ CHECKS: tuple[Check, ...] = (
     mlflow,
     teacher_cache,
     dvc_cache,
+    teacher_error,
     teacher,
 )
 

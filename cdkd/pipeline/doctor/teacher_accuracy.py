@@ -1,4 +1,4 @@
-"""The teacher's accuracy, measured again."""
+"""The teacher's accuracy: whether it is above chance, and measured again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from cdkd.data.prepared import read_meta
 from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, environment_of
 from cdkd.pipeline.verify import environment_diff
 from cdkd.runs.record import Record
+from cdkd.runs.teacher_quality import useless
+
+
+def teacher_error(site: Site) -> Verdict:
+    """Whether the teacher, as recorded, knows anything that students could learn."""
+    if site.teacher is None:
+        return NOTHING
+    if (what := useless(site.teacher)) is None:
+        return Verdict("its error on the test split is below chance", [])
+    hint = "look at its curve in the report, or at the file that teacher.weights names; then train another"
+    return Verdict("", [Fault("warn", f"{what}; no student can learn from it", hint)])
 
 
 def teacher(site: Site) -> Verdict:
