@@ -149,9 +149,12 @@ def test(arguments: argparse.Namespace) -> int:
     return int(any(one.fault for one in found))
 
 
-@command("check params.yaml and list all faults, each with its line", "check")
+@command("check params.yaml and site.yaml and list all faults, each with its line", "check")
 def check(arguments: argparse.Namespace) -> None:
+    from cdkd.config import site
+
     params = _params()
+    site.load(params.root)
     pair = f"{params.teacher.network} -> {params.student.network}"
     runs = len(params.methods) * len(params.seeds)
     print(

@@ -19,16 +19,18 @@ MAX_BITS = 64  # Python refuses to write out whole numbers of thousands of digit
 Lines = dict[Place, int]
 
 
-def read(path: Path, text: str | None = None) -> tuple[dict[str, Any], Lines]:
+def read(
+    path: Path,
+    text: str | None = None,
+    expected: str = "an experiment: sections such as data, teacher, training",
+) -> tuple[dict[str, Any], Lines]:
     """The file as plain values, and the line of each key. Raises `BadParams` with one line.
 
-    text: what to read instead of the file
+    text: what to read instead of the file; expected: what a file holds
     """
     tree = _parsed(path, _text(path) if text is None else text)
     if not isinstance(tree, dict):
-        raise BadParams(
-            f"{path}: holds {show(tree)}; expected an experiment: sections such as data, teacher, training"
-        )
+        raise BadParams(f"{path}: holds {show(tree)}; expected {expected}")
     plain = _Plain(path)
     return plain.value(tree, ()), plain.lines
 

@@ -18,7 +18,7 @@ from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import draft_folder, sha256, sync_names, write_atomically
 from cdkd.storage.locks import locked
-from cdkd.storage.shared import shared_folder
+from cdkd.storage.shared import SITE, project_folder, shared_folder
 
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 
@@ -26,7 +26,7 @@ RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 class Store:
     def __init__(self, root: Path) -> None:
         """root: the project's folder, the one that holds params.yaml."""
-        shared = shared_folder(root)
+        shared = _place(root)
         self.folder = shared / "store"
         self.checkpoints = shared / "checkpoints"
         self.locks = shared / "locks"
@@ -98,6 +98,14 @@ class Store:
     ) -> contextlib.AbstractContextManager[bool]:
         """Hold the lock `name`: see `storage.locks.locked`."""
         return locked(self.locks / name, wait=wait, log=log)
+
+
+def _place(root: Path) -> Path:
+    if not (project_folder(root) / SITE).is_file():  # a worker elsewhere lacks the library of its schema
+        return shared_folder(root)
+    from cdkd.config.site import store_folder
+
+    return store_folder(root)
 
 
 def _fits(record: Record, weights: Path) -> bool:

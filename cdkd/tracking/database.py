@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cdkd.config import site
 from cdkd.core.errors import CdkdError
 
 # MLflow honours its telemetry switch only as "true"; a dead server may not stall longer than seconds.
@@ -43,9 +44,14 @@ def artifacts(root: Path) -> Path:
     return folder(root) / "artifacts"
 
 
+def server(root: Path) -> str | None:
+    """The address of the server that keeps the view, where it is not the project's own file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or site.load(root).tracking
+
+
 def uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, else the SQLite file in the project's folder, wherever that is."""
-    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+    """MLFLOW_TRACKING_URI, else site.yaml's, else the SQLite file in the project's folder."""
+    if address := server(root):
         return address
     from sqlalchemy.engine import URL
 

@@ -22,7 +22,7 @@ STARTING = 180.0  # seconds that the server may take: four where nothing else ru
 
 
 def serve(root: Path, experiment: str, port: int = PORT) -> None:
-    """Serve until Ctrl-C, and leave no process behind. With a server in MLFLOW_TRACKING_URI: its link."""
+    """Serve until Ctrl-C, and leave no process behind. Where another server keeps the view: its link."""
     key = tracking.experiment_id(root, experiment)
     if tracking.uri(root).startswith("http"):
         print(f"MLflow: {link(shown_uri(root).rstrip('/'), key)}", flush=True)

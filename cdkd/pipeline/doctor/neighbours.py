@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from cdkd.core.schedule import TEACHER
 from cdkd.pipeline.doctor.site import Fault, Site, Verdict, amount, dvc_settings, size_of, some
 from cdkd.runs.record import Record
 from cdkd.tracking.database import folder as mlflow_folder
+from cdkd.tracking.database import server, shown_uri
 
 REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it anew from the records"
 
@@ -60,8 +60,8 @@ def mlflow(site: Site) -> Verdict:
     trains.
     """
     path = mlflow_folder(site.root) / "mlflow.db"
-    if address := os.environ.get("MLFLOW_TRACKING_URI"):
-        return Verdict(f"kept at {address} (MLFLOW_TRACKING_URI), which is not examined", [])
+    if server(site.root):
+        return Verdict(f"kept at {shown_uri(site.root)}, which is not examined", [])
     if not path.exists():
         return Verdict(
             "no view yet", [Fault("warn", "the view is missing", "`cdkd track`")] if site.stored else []
