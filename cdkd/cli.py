@@ -169,7 +169,7 @@ def _bf16() -> str:
     from cdkd.core.host import bf16_arithmetic
     from cdkd.core.processes import has_gpu
 
-    if has_gpu():  # what it can do only torch knows, whose import costs more than the rest of this command
+    if has_gpu():  # only torch knows more about it, and its import takes longer than the rest of this command
         return "`cdkd doctor` says whether the GPU has bf16 arithmetic"
     return {
         None: "the system does not say whether the processor has bf16 arithmetic",
@@ -215,27 +215,28 @@ def teacher(arguments: argparse.Namespace) -> int:
 
 
 @command(
-    "train all methods that are not trained yet, and copy the runs of one from the store (stage);"
-    " exit code 1 if one of its runs diverged, but not inside `dvc repro`, whose report shows it",
+    "train all methods that are not trained yet, together on shared batches, and copy the runs of one method "
+    "from the store (stage); exit code 1 if one of its runs diverged, except inside `dvc repro`",
     "distill kd",
     argument(
         "method",
         metavar="METHOD",
         nargs="?",
-        help="a method of params.yaml (default, inside `dvc repro` only: that of the stage)",
+        help="a method of params.yaml; `dvc repro` leaves it out, as its stage names the method",
     ),
     HELPER,
 )
 def distill(arguments: argparse.Namespace) -> int:
     from cdkd.pipeline import stages
 
-    method = stages.method_of_stage() if arguments.method is None else arguments.method
-    diverged = _print_results(stages.distill(_params(), method, helper=arguments.helper))
+    params = _params()
+    method = stages.method_of_stage(params) if arguments.method is None else arguments.method
+    diverged = _print_results(stages.distill(params, method, helper=arguments.helper))
     return int(diverged and "DVC_STAGE" not in os.environ)
 
 
 def _print_results(records: Sequence[Record]) -> bool:
-    """Whether a run diverged; that is said on stderr."""
+    """Whether a run diverged; a message on stderr says which."""
     for record in records:
         if record.status != "finished":
             continue
@@ -254,9 +255,9 @@ def _print_results(records: Sequence[Record]) -> bool:
 
 
 @command(
-    "run or continue the hyperparameter searches (studies), and train the methods they tuned (stage)",
+    "run or continue the hyperparameter searches (studies), and train the methods they found (stage)",
     "search --study edt",
-    argument("--study", metavar="NAME", help="one study (default: all that name a tuned method)"),
+    argument("--study", metavar="NAME", help="one study (default: all with the key `method`)"),
     HELPER,
 )
 def search(arguments: argparse.Namespace) -> None:

@@ -205,15 +205,16 @@ def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cdkd.cluster.worker",
-        description="Carry out a plan that `cdkd plan --export` wrote. Needs torch, no network.",
+        description="Train the runs of a plan that `cdkd plan --export` wrote. Needs torch, but no network.",
+        epilog="Example: python -m cdkd.cluster.worker plan.json --out results --minutes 9",
     )
-    parser.add_argument("plan", type=Path)
+    parser.add_argument("plan", type=Path, metavar="PLAN", help="the file that `cdkd plan --export` wrote")
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
-        help="where everything is written; the same folder again resumes",
+        help="folder for checkpoints and results; with the same folder the training is resumed",
     )
     parser.add_argument(
         "--data",
@@ -221,26 +222,26 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="PATH",
-        help="folders or zips of <split>/<class>/<image>, for the plan's source",
+        help="folders or zip archives of <split>/<class>/<image>, instead of the plan's own data source",
     )
     parser.add_argument(
         "--minutes",
         type=minutes,
         default=math.inf,
         metavar="M",
-        help="stop at the end of an epoch before they are over; default: no limit",
+        help="stop after the last epoch that ends within so many minutes (default: no limit)",
     )
     parser.add_argument(
         "--weights",
         choices=["none", "bf16", "float32"],
         default="none",
-        help="of the students, into the results; default: none",
+        help="number type of the students' weights in the results (default: none, the weights are left out)",
     )
     parser.add_argument(
         "--teacher",
         type=Path,
         metavar="FILE",
-        help="weights of a teacher that is finished: .safetensors, or a folder of teacher-*.part",
+        help="weights of a teacher that was trained before: .safetensors, or a folder of teacher-*.part",
     )
     return parser
 

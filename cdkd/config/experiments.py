@@ -77,7 +77,7 @@ def _entry(params: Params) -> str:
     runs, epochs = len(params.methods) * len(params.seeds), params.training.epochs
     size = SIZES.get(params.data.source)
     train = params.data.train_images or (None if size is None else size.train)
-    seen = "" if train is None else f", {runs * epochs * train / 1e6:,.1f} million images"
+    seen = "" if train is None else f", {runs * epochs * train / 1e6:,.1f} million training images"
     return (
         f"{params.experiment}: {params.teacher.network} -> {params.student.network},"
         f" {runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}"

@@ -109,16 +109,16 @@ def _apart(it: Made) -> None:
 
 CHECKS: dict[str, Callable[[Made], None]] = {
     "classes have names": _classes,
-    "names are not used twice": _unique,
+    "all class names are different": _unique,
     "images are uint8": _dtype,
     "images are [N, H, W, C]": _shape,
-    "images are grey or in colour": _channels,
+    "images have 1 channel (grey) or 3": _channels,
     "train and test images are of one size": _alike,
     "there is a label for each image": _counts,
     "labels are int64": _labels,
-    "labels are classes": _range,
+    "labels are numbers of classes": _range,
     "every class has images in both splits": _every_class,
-    "a second reading gives the same": _repeatable,
-    "images differ": _content,
-    "test images are others than training images": _apart,
+    "reading twice gives the same arrays": _repeatable,
+    "the images of a split are not all equal": _content,
+    "test images are not all training images as well": _apart,
 }

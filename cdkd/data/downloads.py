@@ -124,9 +124,10 @@ class Unpickler(pickle.Unpickler):
     """Reads plain values and NumPy arrays from CIFAR's pickle files; refuses to build any other object."""
 
     def find_class(self, module: str, name: str) -> Any:
+        rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
         allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-            ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+            ("numpy.core.multiarray", "_reconstruct"): rebuild,
+            ("numpy._core.multiarray", "_reconstruct"): rebuild,
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -106,7 +107,7 @@ def _float32(it: Made) -> None:
 def _half(it: Made) -> None:
     half, whole = it.student, it.student
     for dtype in (torch.bfloat16, torch.float16):
-        half, other = (changed(side, lambda x, to=dtype: x.to(to)) for side in (it.student, it.teacher))  # type: ignore[misc]
+        half, other = (changed(side, partial(Tensor.to, dtype=dtype)) for side in (it.student, it.teacher))
         whole, exact = (changed(side, lambda x: x.float()) for side in (half, other))
         loss = it.loss()
         ours, theirs = it.value(loss, half, other), it.value(loss, whole, exact)
@@ -221,15 +222,15 @@ CHECKS: dict[str, Callable[[Made], None]] = {
     "the number is finite, for batches of 1, 2 and 4": _finite,
     "it computes in float32": _float32,
     "half-precision features give the float32 loss of their values": _half,
-    "double precision stays": _double,
+    "float64 features give a float64 loss": _double,
     "the same seed and batch give the same number": _repeatable,
-    "the student gets a finite gradient": _gradient,
-    "the teacher gets none": _teacher,
+    "the student's features get a finite gradient": _gradient,
+    "the teacher's features get no gradient": _teacher,
     "every learned part gets a gradient": _parts,
-    "a state dict restores it": _state,
-    "a seed decides what it begins with": _seed,
+    "a state dict restores the loss": _state,
+    "equal seeds give equal initial values": _seed,
     "it reads no more of the teacher than `needs` names": _needs,
-    "it leaves its inputs alone": _inputs,
-    "the memory format does not matter": _layout,
-    "the teacher's part may be computed apart": _part,
+    "it does not change its inputs": _inputs,
+    "it does not depend on the memory format of maps": _layout,
+    "a precomputed `teacher_part` gives the same number": _part,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -127,7 +128,7 @@ def _float32(it: Made) -> None:
 
 def _half(it: Made) -> None:
     for dtype in (torch.bfloat16, torch.float16):
-        half = it.changed(lambda x, to=dtype: x.to(to))  # type: ignore[misc]
+        half = it.changed(partial(Tensor.to, dtype=dtype))
         whole, loss = half.changed(lambda x: x.float()), it.loss()
         ours, theirs = half.value(loss), whole.value(loss)
         require(ours.dtype == torch.float32, f"{ours.dtype} for {dtype}; expected float32 (at_least_float32)")
@@ -209,19 +210,19 @@ def _ensemble(it: Made) -> None:
 
 CHECKS: dict[str, Callable[[Made], None]] = {
     "every option has a default": _options,
-    "it gives a single number, or named parts that are": _scalar,
+    "it gives a single number, or named parts of one number each": _scalar,
     "the number is finite, for batches of 2, 4 and 8": _finite,
     "it computes in float32": _float32,
     "half-precision features give the float32 loss of their values": _half,
-    "double precision stays": _double,
+    "float64 features give a float64 loss": _double,
     "the same seed and batch give the same number": _repeatable,
-    "the networks get a finite gradient": _gradient,
-    "the teachers get none": _targets(lambda it: it.teachers, "the teachers' features"),
-    "the moving averages get none": _targets(lambda it: it.outputs.ema or {}, "the moving averages"),
+    "the networks' features get a finite gradient": _gradient,
+    "the teachers' features get no gradient": _targets(lambda it: it.teachers, "the teachers' features"),
+    "the moving averages get no gradient": _targets(lambda it: it.outputs.ema or {}, "the moving averages"),
     "every learned part gets a gradient": _parts,
-    "a state dict restores it": _state,
-    "a seed decides what it begins with": _seed,
-    "it leaves its inputs alone": _inputs,
-    "the memory format does not matter": _layout,
-    "its ensemble, where it has one, gives logits": _ensemble,
+    "a state dict restores the loss": _state,
+    "equal seeds give equal initial values": _seed,
+    "it does not change its inputs": _inputs,
+    "it does not depend on the memory format of maps": _layout,
+    "its ensemble, if it has one, gives logits": _ensemble,
 }

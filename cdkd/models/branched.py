@@ -39,7 +39,7 @@ class MaskedBranches(nn.Module):
         if not isinstance(first, Staged):
             raise TypeError(f"{type(first).__name__} has no trunk that branches could share")
         self.first = first
-        self.others = nn.ModuleList(other.cut(self.STAGES_SHARED) for other in others)  # type: ignore[operator]
+        self.others = nn.ModuleList(other.cut(self.STAGES_SHARED) for other in others)  # type: ignore
 
     def forward(self, x: Tensor, needs: Needs = Needs.NOTHING) -> Features:
         start = self.first.trunk(x, self.STAGES_SHARED, needs)

@@ -90,7 +90,7 @@ def _seed(it: Made) -> None:
 def _repeatable(it: Made) -> None:
     model = it.model().eval()
     require(
-        torch.equal(model(it.images()).logits, model(it.images()).logits), "two answers to the same images"
+        torch.equal(model(it.images()).logits, model(it.images()).logits), "two outputs for the same images"
     )
 
 
@@ -98,7 +98,8 @@ def _alone(it: Made) -> None:
     model = it.model().eval()
     together, alone = model(it.images()).logits[:1], model(it.images()[:1]).logits
     require(
-        torch.allclose(together, alone, atol=1e-4), "in evaluation, an image's answer depends on the others"
+        torch.allclose(together, alone, atol=1e-4),
+        "in eval mode, the output for an image depends on the others",
     )
 
 
@@ -107,7 +108,8 @@ def _gradients(it: Made) -> None:
     model(it.images()).logits.square().mean().backward()
     idle = [key for key, one in model.named_parameters() if one.grad is None]
     require(not idle, f"no gradient in {', '.join(idle[:5])}")
-    broken = [key for key, one in model.named_parameters() if not torch.isfinite(one.grad).all()]  # type: ignore[arg-type]
+    gradients = {key: one.grad for key, one in model.named_parameters() if one.grad is not None}
+    broken = [key for key, gradient in gradients.items() if not torch.isfinite(gradient).all()]
     require(not broken, f"a gradient that is not finite in {', '.join(broken[:5])}")
 
 
@@ -129,18 +131,18 @@ def _channels(it: Made) -> None:
 
 
 CHECKS: dict[str, Callable[[Made], None]] = {
-    "it is a module in train mode": _built,
-    "its forward gives Features": _features,
+    "it is built as an nn.Module in train mode": _built,
+    "its forward returns Features": _features,
     "logits are [B, classes]": _logits,
-    "maps are one [B, C, H, W] a stage": _maps,
+    "maps are a tuple of [B, C, H, W], one a stage": _maps,
     "pooled is [B, D]": _pooled,
     "pooled is the mean of last_map": _last_map,
-    "logits are the classifier's of pooled": _classifier,
-    "a seed decides its weights": _seed,
-    "the same images give the same answer": _repeatable,
-    "in evaluation an image's answer is its own": _alone,
+    "logits are the classifier applied to pooled": _classifier,
+    "equal seeds give equal weights, other seeds others": _seed,
+    "the same images give the same output": _repeatable,
+    "in eval mode the output for an image does not depend on the other images": _alone,
     "every weight gets a finite gradient": _gradients,
-    "a state dict restores it": _state,
-    "no weight is kept twice": _shared,
-    "grey images are taken": _channels,
+    "a state dict restores the network": _state,
+    "the entries of the state dict share no memory": _shared,
+    "it accepts images of one channel": _channels,
 }

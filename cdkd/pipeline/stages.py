@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 DVC_STAGE = "DVC_STAGE"  # set by DVC: the stage that it runs, such as distill@kd
 
 
-def method_of_stage() -> str:
-    """The method that DVC asks for.
+def method_of_stage(params: Params) -> str:
+    """The method of the stage that DVC runs.
 
     dvc.yaml's commands contain no text of params.yaml, as a shell would interpret it.
     """
     _, _, method = os.environ.get(DVC_STAGE, "").partition("@")
     if not method:
-        raise BadParams("which method? `cdkd distill METHOD`; `cdkd check` lists them")
+        raise BadParams(f"which method? `cdkd distill METHOD`; expected one of {', '.join(params.methods)}")
     return method
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from cdkd.report.document import Block, Cell, Code, Collapsed, Document, Grid, Items, Picture, Text
 from cdkd.report.escape import tex
 
-PREAMBLE = r"""\documentclass[a4paper]{article}
+PREAMBLE = (
+    r"""\documentclass[a4paper]{article}
 \usepackage{array,booktabs,graphicx}
 \usepackage[margin=2cm]{geometry}
 \setlength{\parindent}{0pt}
@@ -18,9 +19,11 @@ PREAMBLE = r"""\documentclass[a4paper]{article}
 \setlength{\belowcaptionskip}{4pt}
 \makeatletter
 % tables and figures stay where they are in the text
-\newenvironment{here}[1]{\par\medskip\begin{minipage}{\linewidth}\def\@captype{#1}\centering}{\end{minipage}\par\medskip}
+\newenvironment{here}[1]{\par\medskip\begin{minipage}{\linewidth}\def\@captype{#1}"""
+    r"""\centering}{\end{minipage}\par\medskip}
 \makeatother
 """
+)
 PAGE = 40  # rows of a table on a page; a longer table is continued
 WORDS = 26  # characters beyond which a column of words is broken into lines
 HEAD = 13  # and a column's title

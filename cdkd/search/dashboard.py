@@ -11,10 +11,13 @@ from cdkd.search import database
 
 def serve(params: Params, name: str | None, port: int) -> None:
     """Serve until Ctrl-C. name: the study whose database is shown; None for the first."""
-    if not params.search or (name is not None and name not in params.search):
-        known = ", ".join(params.search) or "none"
-        hint = suggest(name or "", params.search)
-        raise BadParams(f"no study {name or 'at all'!r} in params.yaml; expected one of {known}{hint}")
+    if not params.search:
+        raise BadParams("params.yaml has no study; expected one in its section search")
+    if name is not None and name not in params.search:
+        known = ", ".join(params.search)
+        raise BadParams(
+            f"no study {name!r} in params.yaml; expected one of {known}{suggest(name, params.search)}"
+        )
     study = params.search[name or next(iter(params.search))].study
     storage, _ = database.open_storage(database.address(params.root, study.storage))
     from optuna_dashboard import wsgi

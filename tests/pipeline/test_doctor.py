@@ -374,7 +374,7 @@ BREAKAGES = {
         "mlflow",
         lambda clone: shutil.rmtree(clone.folder / ".cdkd/mlflow"),
         "warn",
-        "the view is missing",
+        "mlflow.db is missing",
         "`cdkd track`",
     ),
     "a database of another MLflow": Breakage(

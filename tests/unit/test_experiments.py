@@ -165,7 +165,7 @@ def test_a_table_that_does_not_fit_is_one_clear_line(
 def test_the_list_names_pair_data_and_amount(project: Path) -> None:
     lines = listing(project).splitlines()
     at = lines.index(
-        "cifar100-resnet50-vgg8: resnet50-crd -> vgg8, 72 runs x 240 epochs, 864.0 million images"
+        "cifar100-resnet50-vgg8: resnet50-crd -> vgg8, 72 runs x 240 epochs, 864.0 million training images"
     )
     assert lines[at + 1] == "    cifar100: downloaded once, 169 MB; 50,000 training and 10,000 test images"
     shutil.copy(ROOT / "experiments" / "imagenet-resnet34-resnet18.yaml", project / "experiments")

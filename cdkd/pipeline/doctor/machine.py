@@ -138,12 +138,15 @@ def gpu(site: Site) -> Verdict:
     there = has_gpu()
     if site.quick:
         return Verdict(
-            "there is one; torch was not asked" if there else "no driver of one; training is on the CPU", []
+            "a GPU is there; --quick does not test it"
+            if there
+            else "no NVIDIA driver; training is on the CPU",
+            [],
         )
     import torch
 
     if torch.cuda.is_available():
-        return Verdict(f"{torch.cuda.get_device_name()}; torch sees it", [])
+        return Verdict(f"{torch.cuda.get_device_name()}; torch can use it", [])
     if not there:
         return Verdict("none; training is on the CPU", [])
     hint = (
@@ -151,14 +154,14 @@ def gpu(site: Site) -> Verdict:
         f"{torch.version.cuda}"
     )
     return Verdict(
-        "", [Fault("warn", "there is one, and torch does not see it: training would be on the CPU", hint)]
+        "", [Fault("warn", "a GPU is there, but torch cannot use it: training would be on the CPU", hint)]
     )
 
 
 def bf16(site: Site) -> Verdict:
     """Whether bfloat16 arithmetic is there: `training.precision: bf16` is fast with it, and slow without."""
     if has_gpu() and site.quick:
-        return Verdict("whether the GPU has bf16 arithmetic was not asked", [])
+        return Verdict("--quick does not test the GPU", [])
     where, found = "processor", bf16_arithmetic()
     if has_gpu():
         import torch

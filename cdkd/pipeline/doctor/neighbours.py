@@ -17,11 +17,11 @@ from cdkd.runs.record import Record
 from cdkd.tracking.database import folder as mlflow_folder
 from cdkd.tracking.database import server, shown_uri
 
-REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it anew from the records"
+REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it again from the records"
 
 
 def locks(site: Site) -> Verdict:
-    """Who trains now."""
+    """The locks that are taken, and the processes that train under them."""
     faults = []
     for name, pid in site.locked.items():
         who = f"process {pid} ({_words(pid)})" if pid else "a process that is not named"
@@ -31,13 +31,11 @@ def locks(site: Site) -> Verdict:
             else f"wait for it; `fuser .cdkd/locks/{name}` finds it"
         )
         faults.append(Fault("warn", f"{name} is locked by {who}", hint))
-    return Verdict("none is locked", faults)
+    return Verdict("none is taken: nothing is in training", faults)
 
 
 def dvc_cache(site: Site) -> Verdict:
-    """Every object of DVC's cache by its name, which is its md5: DVC itself reads an object once and never
-    again.
-    """
+    """Compares every object of DVC's cache with its name, which is its md5. DVC itself does so only once."""
     folder = _dvc_cache(site.root)
     objects = [
         path
@@ -56,15 +54,16 @@ def dvc_cache(site: Site) -> Verdict:
 
 
 def mlflow(site: Site) -> Verdict:
-    """The view's database: whole, of the installed MLflow's form, and no run in it RUNNING that nobody
-    trains.
-    """
+    """MLflow's database: undamaged, of the installed MLflow's schema, and no run in it wrongly RUNNING."""
     path = mlflow_folder(site.root) / "mlflow.db"
     if server(site.root):
         return Verdict(f"kept at {shown_uri(site.root)}, which is not examined", [])
     if not path.exists():
         return Verdict(
-            "no view yet", [Fault("warn", "the view is missing", "`cdkd track`")] if site.stored else []
+            "empty",
+            [Fault("warn", "mlflow.db is missing", "`cdkd track` makes it from the records")]
+            if site.stored
+            else [],
         )
     try:
         with contextlib.closing(_read_only(path)) as database:
@@ -90,7 +89,7 @@ def mlflow(site: Site) -> Verdict:
         )
     except sqlite3.DatabaseError as error:
         return Verdict("", [Fault("BAD", f"mlflow.db is damaged ({error})", REBUILD)])
-    return Verdict(f"the view is valid, {count} entries, {size_of([path])}", faults)
+    return Verdict(f"mlflow.db is valid: {count} entries, {size_of([path])}", faults)
 
 
 def teacher_cache(site: Site) -> Verdict:
@@ -105,7 +104,7 @@ def teacher_cache(site: Site) -> Verdict:
 
 
 def _dvc_cache(root: Path) -> Path:
-    """The folder of DVC's objects; a place of its own is written as seen from .dvc."""
+    """The folder of DVC's objects. A configured folder is relative to .dvc."""
     return root / ".dvc" / dvc_settings(root).get("cache", "dir", fallback="cache") / "files" / "md5"
 
 
@@ -114,7 +113,7 @@ def _words(pid: int) -> str:
     try:
         text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
-        return "not to be seen from here"
+        return "of another user or container"
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
 
 
@@ -124,9 +123,7 @@ def _md5(path: Path) -> str:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """Without a log (-wal) nobody is at work in the database, and SQLite need not even make the files by
-    which it locks.
-    """
+    """Open without writing. Without a log (-wal) nothing else uses the database: no lock is needed."""
     log = path.with_name(f"{path.name}-wal")
     busy = log.exists() and log.stat().st_size > 0
     return sqlite3.connect(
@@ -135,8 +132,9 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _version(database: sqlite3.Connection) -> Iterator[Fault]:
-    """The database's form against the newest that the installed MLflow knows, read from its files: importing
-    it takes seconds.
+    """Compares the database's schema with the installed MLflow's, which is read from MLflow's source files.
+
+    Importing MLflow would take seconds.
     """
     found = database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     spec = importlib.util.find_spec("mlflow")
@@ -161,7 +159,7 @@ def _version(database: sqlite3.Connection) -> Iterator[Fault]:
         age = "an older" if found in known else "another"
         yield Fault(
             "BAD",
-            f"mlflow.db has the form of {age} MLflow ({found}; "
+            f"mlflow.db has the schema of {age} MLflow ({found}; "
             f"the installed one's is {some(sorted(newest))})",
             REBUILD,
         )
@@ -170,7 +168,7 @@ def _version(database: sqlite3.Connection) -> Iterator[Fault]:
 def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
     """Runs that show as RUNNING, while the lock of their cohort is free.
 
-    Groups hang on their runs and end with them.
+    Groups of runs are not examined: they end with their runs.
     """
     tag = "(SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = '{}')".format
     tags = ", ".join(map(tag, ("cdkd.fingerprint", "method", "seed")))

@@ -77,10 +77,11 @@ def store(site: Site) -> Verdict:
     ]  # a trial keeps no weights
     absent = sum(not site.store.weights(record.fingerprint).is_file() for record in kept)
     note = f" ({absent} have theirs on another machine)" if absent else ""
+    pending = f"{len(site.pending)} of params.yaml pending" if site.teacher else "all of params.yaml pending"
+    if not records:
+        return Verdict(f"empty; {pending}", faults)
     return Verdict(
-        f"{how_many(len(records))}: records, fingerprints and weights fit{note}; "
-        f"{len(site.pending)} of params.yaml pending",
-        faults,
+        f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {pending}", faults
     )
 
 
@@ -186,7 +187,7 @@ def stale_runs(site: Site) -> Verdict:
 
 
 def checkpoints(site: Site) -> Verdict:
-    """States of runs: those to go on from, and those that nothing will go on from."""
+    """Checkpoints that runs will continue from, and those that are no longer needed."""
     faults, going = [], 0
     for folder in sorted(site.store.checkpoints.glob("*")):
         plan, size, hint = (
@@ -198,16 +199,16 @@ def checkpoints(site: Site) -> Verdict:
             faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", hint))
         elif (
             plan is not None or site.locked or not site.teacher
-        ):  # wanted; perhaps in training for another experiment; or unknown
+        ):  # needed; or perhaps of another experiment that is in training; or unknown
             going += 1
         else:
             text = f"{folder.name[:12]}: of no run of today's params and code, {size}"
             faults.append(Fault("warn", text, f"{hint}, unless you go back to what it was trained for"))
-    return Verdict(f"of {how_many(going)} to continue" if going else "none", faults)
+    return Verdict(f"of {how_many(going)}, to continue from" if going else "none", faults)
 
 
 def _essence(record: Record) -> tuple[Any, ...]:
-    """What the fingerprint decides; the circumstances may differ."""
+    """The parts of a record that its fingerprint determines: all but the circumstances."""
     return record.status, record.reason, record.config, record.history, record.result
 
 

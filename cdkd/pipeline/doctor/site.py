@@ -65,7 +65,7 @@ class Finding:
 class Site:
     """The checkout that is examined.
 
-    Each thing is read once, and not by the ways of training, which set aside what is damaged.
+    Each thing is read once. Nothing is changed, while the functions for training set damaged runs aside.
     """
 
     def __init__(self, root: Path, *, quick: bool) -> None:
@@ -101,8 +101,9 @@ class Site:
 
     @cached_property
     def plans(self) -> dict[str, RunSpec]:
-        """Every run of params.yaml by its fingerprint; the teacher's alone where that is not trained, none
-        where there are no data.
+        """Every run of params.yaml by its fingerprint.
+
+        Only the teacher's where that is not trained; none where there are no data.
         """
         if self.params is None or self.data is None:
             return {}
