@@ -23,11 +23,18 @@ NUMBERS: Mapping[str, tuple[float, float]] = {  # of a recipe, as `config.schema
     "momentum": (0, 1),
     "weight_decay": (0, 10),
     "decay": (0, 1),
+    "epsilon": (0, 1),
+    "start_factor": (0, 1),
+    "end_factor": (0, 1),
+    "clip": (0, 1e6),
 }
 CHOICES: Mapping[str, tuple[Any, ...]] = {
     "precision": ("float32", "bf16"),
     "engine": ("eager", "compile"),
     "momentum_at_milestones": ("kept", "reset"),
+    "optimiser": ("sgd", "adamw"),
+    "schedule": ("step", "cosine", "linear", "one_cycle"),
+    "rate_per": ("epoch", "step"),
 }
 
 
@@ -91,6 +98,8 @@ def recipe(values: Any) -> None:
     integer("training.warmup", found.warmup, 0, MAX_EPOCHS)
     for milestone in found.milestones:
         integer("training.milestones", milestone, 0, MAX_EPOCHS)
+    for beta in found.betas:
+        number("training.betas", beta, 0, 1)
     for key, bounds in NUMBERS.items():
         number(f"training.{key}", getattr(found, key), *bounds)
     for key, choices in CHOICES.items():

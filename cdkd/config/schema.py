@@ -70,6 +70,7 @@ def _source(value: str) -> str:
 
 Epoch = Annotated[int, BeforeValidator(_epoch)]
 Milestones = Annotated[tuple[Epoch, ...], Strict(False), Field(max_length=MAX_LISTED)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 Number = Annotated[Any, BeforeValidator(_number)]  # whole or not, as it was written
@@ -148,13 +149,29 @@ class Augmentation(Section):
 
 
 class Training(Section):
-    """A recipe: SGD with momentum and a step schedule. Epochs count from 0; milestone m applies in epoch m.
+    """A recipe: an optimiser and its learning rate over time. Epochs count from 0.
 
-    decay: factor of the learning rate at each milestone
-    warmup: epochs of linear warm-up, learning_rate * (epoch + 1) / (warmup + 1)
+    recipe: its name in reports
+    learning_rate: the highest, which the schedule multiplies by a factor
+    momentum: of sgd
+    weight_decay: of all parameters, BatchNorm's and biases too; in adamw apart from the gradient
+    nesterov: of sgd
+    milestones: of schedule step; milestone m applies in epoch m
+    decay: factor of the learning rate at each milestone, of schedule step
+    warmup: epochs in which the rate rises, learning_rate * (epoch + 1) / (warmup + 1); in one_cycle by half a
+        cosine
     precision: of the networks; losses and weights are float32 in either
     engine: compile runs the networks by torch.compile
     momentum_at_milestones: reset starts the momentum anew at every milestone (attention transfer, CTKD)
+    optimiser: sgd with momentum, or adamw
+    betas: of adamw
+    epsilon: of adamw
+    schedule: step falls at the milestones; cosine and linear fall from the end of the warm-up to that of the
+        training; one_cycle rises and falls by half cosines (Smith, arXiv 1708.07120; momentum stays as it is)
+    rate_per: epoch, or step: schedule and warm-up change the rate in every step; milestones stay epochs
+    start_factor: of the learning rate, where one_cycle begins
+    end_factor: of the learning rate, towards which cosine and linear fall, and with which one_cycle ends
+    clip: largest norm of a step's gradient over all parameters, to which a larger one is scaled down; 0: none
     """
 
     recipe: Text = "unnamed"
@@ -171,6 +188,14 @@ class Training(Section):
     engine: Literal["eager", "compile"] = "eager"
     augmentation: Augmentation = Augmentation()
     momentum_at_milestones: Literal["kept", "reset"] = "kept"
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    schedule: Literal["step", "cosine", "linear", "one_cycle"] = "step"
+    rate_per: Literal["epoch", "step"] = "epoch"
+    start_factor: Annotated[float, Field(ge=0, le=1)] = 0.04
+    end_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clip: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
     @property
     def resolved(self) -> Recipe:

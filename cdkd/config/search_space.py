@@ -16,6 +16,7 @@ from typing import Any
 from cdkd.config import epochs as shares
 from cdkd.config.faults import Faults, Place
 from cdkd.config.methods import METHOD_KEYS, loss_of, method_of, terms_of
+from cdkd.config.recipe import check_recipe
 from cdkd.config.schema import MAX_RATE, Parameter, Study, Training
 from cdkd.config.search_targets import Written, kind
 from cdkd.core.schedule import Method
@@ -193,12 +194,13 @@ def built(
         update = {
             "epochs": epochs,
             "milestones": tuple(milestones),
-            "warmup": _whole(training.warmup * share),
+            "warmup": _scaled_warmup(training, share, epochs),
         }
         training = training.model_copy(update=update)
     training = training.model_copy(update=dict(recipe))
     for field, value in recipe.items():
         _check_recipe(field, value, faults)
+    check_recipe(training, recipe, ("training",), faults)
     method = method_of(terms, (), epochs, faults, rounded=True)
     return None if faults.found else (method, training)
 
@@ -230,6 +232,14 @@ def _scaled_milestones(value: Any, share: float, place: Place, faults: Faults) -
     if len(set(scaled)) < len(set(value)):
         faults.add(place, f"fall together: {scaled}")
     return scaled
+
+
+def _scaled_warmup(training: Training, share: float, epochs: int) -> int:
+    """A cycle has an epoch that rises and one that falls."""
+    warmup = _whole(training.warmup * share)
+    if training.schedule == "step":
+        return warmup
+    return min(max(warmup, training.schedule == "one_cycle"), epochs - 1)
 
 
 def _whole(epoch: float) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_recipe
 from cdkd.config.faults import Faults, Place, show, suggest
+from cdkd.config.recipe import check_recipe, layered
 from cdkd.config.schema import (
     MAX_LISTED,
     MAX_SEED,
@@ -28,7 +29,7 @@ def epochs_of(training: Any) -> int | None:
 
 def training_of(value: Any, faults: Faults) -> Training | None:
     training: Training | None = faults.section(Training, _recipe(value, ("training",), faults), ("training",))
-    _check_recipe(training, ("training",), faults)
+    check_recipe(training, value, ("training",), faults)
     return training
 
 
@@ -49,7 +50,7 @@ def teacher_of(value: Any, training: Training | None, written: Any, faults: Faul
     teacher: Teacher | None = faults.section(Teacher, value | {"training": recipe}, ("teacher",))
     if teacher is None:
         return None
-    _check_recipe(teacher.training, place, faults)
+    check_recipe(teacher.training, own, place, faults)
     if (teacher.weights is None) != (teacher.sha256 is None):
         faults.add(("teacher",), "weights and sha256 go together: the file, and the digest it must have")
     if teacher.weights is not None and not teacher.weights.endswith(".safetensors"):
@@ -119,10 +120,7 @@ def _merged(own: dict[str, Any], written: Any) -> dict[str, Any]:
     """The teacher's own part of the recipe on top of the students', shares still as they are written."""
     if written is None:  # its own faults are listed already; check what can be checked of the teacher's
         return {"epochs": MAX_EPOCHS} | own
-    merged: dict[str, Any] = written | own
-    if isinstance(own.get("augmentation"), dict):
-        merged["augmentation"] = written.get("augmentation", {}) | own["augmentation"]
-    return merged
+    return layered(written, own)
 
 
 def _recipe(value: Any, place: Place, faults: Faults) -> Any:
@@ -132,8 +130,3 @@ def _recipe(value: Any, place: Place, faults: Faults) -> Any:
         return value
     check_milestones(value.get("milestones"), epochs, (*place, "milestones"), faults)
     return resolved_recipe(value, epochs)
-
-
-def _check_recipe(training: Training | None, place: Place, faults: Faults) -> None:
-    if training is not None and training.nesterov and training.momentum == 0:
-        faults.add((*place, "nesterov"), "true with momentum 0; expected a momentum above 0")

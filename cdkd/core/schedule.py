@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -134,7 +134,11 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run is trained, every value resolved. `schema.Training` checks it and has the defaults."""
+    """How a run is trained, every value resolved. `schema.Training` checks it and says what each means.
+
+    A value at its default here is left out of a run's configuration: a new option with such a default changes
+    no fingerprint.
+    """
 
     epochs: int
     batch: int
@@ -148,21 +152,63 @@ class Recipe:
     precision: Literal["float32", "bf16"]
     engine: Literal["eager", "compile"]
     augmentation: Augmentation
-    momentum_at_milestones: Literal["kept", "reset"] = "kept"
+    momentum_at_milestones: Literal["kept", "reset"]
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    schedule: Literal["step", "cosine", "linear", "one_cycle"] = "step"
+    rate_per: Literal["epoch", "step"] = "epoch"
+    start_factor: float = 0.04
+    end_factor: float = 0.0
+    clip: float = 0.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """From a run's configuration."""
-        return cls(
-            **{
-                **values,
-                "milestones": tuple(values["milestones"]),
-                "augmentation": Augmentation(**values["augmentation"]),
-            }
-        )
+        given = {
+            "momentum_at_milestones": "kept",  # which older configurations lack
+            **values,
+            "milestones": tuple(values["milestones"]),
+            "augmentation": Augmentation(**values["augmentation"]),
+        }
+        if "betas" in given:
+            first, second = given["betas"]
+            given["betas"] = (first, second)
+        return cls(**given)
 
-    def learning_rate_at(self, epoch: int) -> float:
-        rise = min(1.0, (epoch + 1) / (self.warmup + 1))
-        return (
-            self.learning_rate * rise * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
-        )
+    def values(self) -> dict[str, Any]:
+        """As plain values for a run's configuration; the inverse of `of`."""
+        defaults = {field.name: field.default for field in fields(self)}
+        found = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    def learning_rate_at(self, epoch: int, step: int = 0, steps: int = 1) -> float:
+        """The rate of a step of an epoch.
+
+        step, steps: the step's number, from 0, and how many steps the epoch has; of no effect where the rate
+            changes from epoch to epoch. Without them it is the rate with which the epoch begins, but for a
+            warm-up by steps.
+        """
+        if self.rate_per == "epoch":
+            step, steps = 0, 1
+        now, warm, total = epoch * steps + step, self.warmup * steps, self.epochs * steps
+        if self.schedule == "one_cycle":
+            return self.learning_rate * self._one_cycle(now, warm, total)
+        rise = min(1.0, (now + 1) / (warm + 1))
+        return self.learning_rate * rise * self._fall(epoch, max(0, now - warm) / max(1, total - warm))
+
+    def _fall(self, epoch: int, share: float) -> float:
+        """The factor after the warm-up; share: how much of the training after it has passed."""
+        if self.schedule == "step":
+            return float(self.decay ** sum(milestone <= epoch for milestone in self.milestones))
+        left = 1 - share if self.schedule == "linear" else (1 + math.cos(math.pi * share)) / 2
+        return self.end_factor + (1 - self.end_factor) * left
+
+    def _one_cycle(self, now: int, warm: int, total: int) -> float:
+        """Half a cosine up to 1 in the last step of the warm-up, half a cosine down to the last of all."""
+        peak = max(0, warm - 1)
+        if now <= peak:
+            low, share = self.start_factor, 1 - now / peak if peak else 0.0
+        else:
+            low, share = self.end_factor, (now - peak) / (total - 1 - peak)
+        return low + (1 - low) * (1 + math.cos(math.pi * share)) / 2

@@ -106,6 +106,12 @@ class Batches:
             else None
         )
 
+    @property
+    def steps(self) -> int:
+        """The number of batches of an epoch; see `order`."""
+        whole, rest = divmod(len(self.split), self.batch)
+        return whole + (rest > 1 or whole == 0)
+
     def epoch(self, seed: int, epoch: int, views: int = 1) -> Iterator[Batch]:
         """views: augmented pictures of each image; view 0 is the same whatever their number."""
         steps = order(len(self.split), self.batch, seed, epoch)

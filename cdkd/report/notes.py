@@ -131,20 +131,39 @@ def formula(method: Mapping[str, Term]) -> str:
 
 def recipe(training: Training) -> str:
     crop = training.augmentation
-    parts = [f"{training.epochs} epochs", f"batch {training.batch}", f"SGD {training.learning_rate:g}"]
-    if training.milestones:
-        parts.append(f"×{training.decay:g} at {', '.join(map(str, training.milestones))}")
-    parts += [f"warm-up {training.warmup}"] if training.warmup else []
-    parts += [
-        f"momentum {training.momentum:g}{' (Nesterov)' if training.nesterov else ''}",
-        f"weight decay {training.weight_decay:g}",
+    optimiser = {"sgd": "SGD", "adamw": "AdamW"}[training.optimiser]
+    parts = [
+        f"{training.epochs} epochs",
+        f"batch {training.batch}",
+        f"{optimiser} {training.learning_rate:g}",
     ]
+    parts += _schedule(training)
+    if training.optimiser == "sgd":
+        parts.append(f"momentum {training.momentum:g}{' (Nesterov)' if training.nesterov else ''}")
+    else:
+        parts.append(f"betas {training.betas[0]:g}, {training.betas[1]:g}")
+    parts.append(f"weight decay {training.weight_decay:g}")
+    parts += [f"gradient's norm at most {training.clip:g}"] if training.clip else []
     parts += [f"pad {crop.pad} ({crop.padding})"] if crop.pad else []
     parts += [f"resized crop {crop.resized_crop}"] if crop.resized_crop else []
     parts += ["flip"] if crop.flip else []
     parts += ["bf16"] if training.precision == "bf16" else []
     parts += ["compiled"] if training.engine == "compile" else []
     return ", ".join(parts)
+
+
+def _schedule(training: Training) -> list[str]:
+    """The rate over time."""
+    parts = []
+    if training.milestones:
+        parts.append(f"×{training.decay:g} at {', '.join(map(str, training.milestones))}")
+    if training.schedule == "one_cycle":
+        parts.append(f"one cycle from ×{training.start_factor:g} to ×{training.end_factor:g}")
+    elif training.schedule != "step":
+        parts.append(f"{training.schedule} to ×{training.end_factor:g}")
+    parts += [f"warm-up {training.warmup}"] if training.warmup else []
+    parts += ["by steps"] if training.rate_per == "step" else []
+    return parts
 
 
 def _term(name: str, term: Term) -> str:

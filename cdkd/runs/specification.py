@@ -82,6 +82,6 @@ def _config(data: Meta, network: str, seed: int, training: Training, method: Met
         },
         "network": network,
         "seed": seed,
-        "training": training.model_dump(mode="json", exclude={"recipe"}),
+        "training": training.resolved.values(),
         **plain_method(method),
     }

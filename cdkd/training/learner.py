@@ -18,7 +18,7 @@ from cdkd.losses.base import loss_class
 from cdkd.models.forward import Forward
 from cdkd.training.evaluation import Evaluation, Row
 from cdkd.training.objective import Objective, Parts
-from cdkd.training.optimiser import SGD
+from cdkd.training.optimiser import optimiser_of
 
 STUDENT = "student"  # the name of a network that is trained alone
 
@@ -59,7 +59,7 @@ class Learner(nn.Module):
         self.objective = Objective(method, seen, teachers, seed, data).to(sample.images.device)
         decay_inactive = method.inactive == "decayed"
         self.optimisers = [
-            SGD(self._trained(phase), recipe, decay_inactive=decay_inactive) for phase in self.phases
+            optimiser_of(self._trained(phase), recipe, decay_inactive=decay_inactive) for phase in self.phases
         ]
 
     def _look(self, sample: Batch, method: Method) -> Outputs:
@@ -86,10 +86,14 @@ class Learner(nn.Module):
         self.train()
         self.objective.open_epoch(epoch)
         self.needs = self.objective.needs_of_networks()
+        self.set_rate(learning_rate)
+        if self.recipe.momentum_at_milestones == "reset" and epoch in self.recipe.milestones:
+            for optimiser in self.optimisers:
+                optimiser.reset()
+
+    def set_rate(self, learning_rate: float) -> None:
         for optimiser in self.optimisers:
             optimiser.rate.fill_(learning_rate)
-            if self.recipe.momentum_at_milestones == "reset" and epoch in self.recipe.milestones:
-                optimiser.reset()
 
     def forward(self, views: Sequence[Tensor]) -> Outputs:
         return Outputs({name: forward(views[0], self.needs) for name, forward in self.passes.items()})

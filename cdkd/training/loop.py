@@ -47,7 +47,7 @@ def train(
         if not active:
             continue
         for run in active:
-            run.open_epoch()
+            run.open_epoch(batches.steps)
         objectives = [(run.key, run.learner.objective) for run in active]
         computed = [(key, objective.active, objective.phases) for key, objective in objectives]
         if (
@@ -56,7 +56,7 @@ def train(
             step, recorded = cohort_step(active, teachers, epoch, batches), computed
         for batch in batches.epoch(seed, epoch, max(run.learner.views for run in active)):
             for run in active:
-                run.learner.objective.before_step(batch)
+                run.before_step(batch)
             step(batch)
         last = stop()
         keep = last or time.monotonic() - saved >= checkpoint_seconds

@@ -48,6 +48,7 @@ class Run:
         self.diverged: Diverged | None = None
         self.failed: Exception | None = None  # what torch raised in a step, such as out of memory
         self.pruned = False  # stopped early by a search, between epochs
+        self.steps = 1  # of the epoch
         # sums over an epoch stay on the device: one synchronisation an epoch
         device = next(learner.parameters()).device
         self._sums = {name: torch.zeros((), device=device) for name in (*learner.objective.names, WRONG)}
@@ -72,11 +73,19 @@ class Run:
         ended = self.pruned or self.diverged is not None or self.failed is not None
         return ended or self.epoch >= self.recipe.epochs
 
-    def open_epoch(self) -> None:
-        self.learner.open_epoch(self.epoch, self.recipe.learning_rate_at(self.epoch))
+    def open_epoch(self, steps: int) -> None:
+        """steps: how many the epoch has"""
+        self.steps = steps
+        self.learner.open_epoch(self.epoch, self.recipe.learning_rate_at(self.epoch, 0, steps))
         for total in self._sums.values():
             total.zero_()
         self._images = [0] * len(self._images)
+
+    def before_step(self, batch: Batch) -> None:
+        """What a recorded CUDA graph only reads: the rate, and what losses draw."""
+        if self.recipe.rate_per == "step":
+            self.learner.set_rate(self.recipe.learning_rate_at(self.epoch, batch.step, self.steps))
+        self.learner.objective.before_step(batch)
 
     def step(self, batch: Batch, teachers: Mapping[str, Features], parts: Parts) -> None:
         """One update of every phase; with several draws, of the phase whose batch this is."""
@@ -101,7 +110,7 @@ class Run:
             for name in self.learner.objective.active
         }
         means[WRONG] = self._sums[WRONG].item() / images
-        learning_rate = self.recipe.learning_rate_at(self.epoch)
+        learning_rate = self.recipe.learning_rate_at(self.epoch, 0, self.steps)  # of the epoch's first step
         bad = [f"loss {name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if not bad and not all(bool(torch.isfinite(p).all()) for p in self.learner.parameters()):
             bad = ["a weight is not finite"]

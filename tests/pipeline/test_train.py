@@ -7,7 +7,7 @@ import itertools
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from cdkd.storage.files import write_atomically
 from cdkd.training.cohort import student_run
 from cdkd.training.evaluation import Evaluation, Reference
 from cdkd.training.loop import train
-from cdkd.training.optimiser import SGD
 from cdkd.training.run import Run
 from cdkd.training.setup import network
 from cdkd.training.teacher import Teacher
@@ -84,7 +83,14 @@ def split(images: int, offset: int = 0) -> Split:
 TRAIN, TEST = split(97), split(60, offset=97)  # 97 = 6 * 16 + 1: the last single image joins the batch before
 
 
-def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None, **recipe: Any) -> list[Run]:
+def cohort(
+    names: list[str],
+    seed: int,
+    folder: Path,
+    cache: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **recipe: Any,
+) -> list[Run]:
     """Train these to their end; with `cache` against a teacher whose answers are kept there."""
     how: Recipe = replace(RECIPE, **recipe)
     teacher = Teacher(network("resnet14", DATA, 99, CPU), how)
@@ -116,6 +122,7 @@ def cohort(names: list[str], seed: int, folder: Path, cache: Path | None = None,
         Evaluation(TEST, how, reference=Reference(answers)),
         seed,
         checkpoint_seconds=0,
+        stop=stop,
     )
     return runs
 
@@ -151,6 +158,38 @@ def test_resumed_is_uninterrupted(name: str, together: dict[str, Run], tmp_path:
     cohort([name], 0, tmp_path, epochs=1)  # ends after epoch 0, as a killed process would
     (resumed,) = cohort([name], 0, tmp_path)
     assert bits(resumed) == bits(together[name])
+
+
+OTHER_RECIPES: dict[str, dict[str, Any]] = {
+    "adamw": {"optimiser": "adamw", "learning_rate": 3e-3, "weight_decay": 0.05, "clip": 1.0},
+    "adamw by steps": {
+        "optimiser": "adamw", "learning_rate": 3e-3, "schedule": "cosine", "rate_per": "step", "warmup": 1,
+    },
+    "sgd, one cycle": {"schedule": "one_cycle", "rate_per": "step", "warmup": 1, "clip": 5.0},
+    "sgd, linear": {"schedule": "linear", "end_factor": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", OTHER_RECIPES)
+def test_every_recipe_is_exact(how: str, together: dict[str, Run], tmp_path: Path) -> None:
+    """Alone, in company, and resumed after an epoch: the same bits, which are not the first recipe's."""
+    recipe, names = OTHER_RECIPES[how] | {"milestones": ()}, ["student", "edt_decayed", "fitnets"]
+    company = cohort(names, 0, tmp_path / "company", **recipe)
+    (alone,) = cohort(["edt_decayed"], 0, tmp_path / "alone", **recipe)
+    cohort(["fitnets"], 0, tmp_path / "resumed", stop=lambda: True, **recipe)
+    (resumed,) = cohort(["fitnets"], 0, tmp_path / "resumed", **recipe)
+    assert bits(company[1]) == bits(alone)
+    assert bits(company[2]) == bits(resumed)
+    assert all(bits(run)[0] != bits(together[run.key])[0] for run in company)
+    assert company[0].history[-1]["train_top1_error"] < 60  # of 80 by chance
+
+
+def test_steps_of_an_epoch_have_rates_of_their_own(tmp_path: Path) -> None:
+    """A row has the rate of the epoch's first step; the optimiser ends with that of the last."""
+    recipe = {"schedule": "linear", "rate_per": "step", "epochs": 2, "milestones": ()}
+    (run,) = cohort(["student"], 0, tmp_path, **recipe)
+    assert [row["learning_rate"] for row in run.history] == pytest.approx([0.05, 0.025])
+    assert run.learner.optimisers[0].rate.item() == pytest.approx(0.05 / 12)  # 6 steps an epoch
 
 
 def test_members_at_different_epochs_meet(together: dict[str, Run], tmp_path: Path) -> None:
@@ -407,36 +446,6 @@ def test_a_teacher_whose_answers_depend_on_company_is_not_kept(tmp_path: Path) -
     cache = TeacherCache(tmp_path, {}, len(TRAIN), 18, 1.0, drifting.without_maps, sample)
     assert not cache.exact
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_torchs(nesterov: bool) -> None:
-    """Against torch.optim.SGD over many steps, with parameters that have no gradient at first."""
-    how = replace(RECIPE, nesterov=nesterov)
-    ours, theirs = (
-        [
-            torch.nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64))
-            for shape in ((3, 4), (5,), (2, 3, 3, 3))
-        ]
-        for _ in range(2)
-    )
-    mine = SGD(ours, how)
-    reference = torch.optim.SGD(
-        theirs, how.learning_rate, how.momentum, 0, how.weight_decay, nesterov=nesterov
-    )
-    for step in range(12):
-        rate = 0.05 if step < 6 else 0.005
-        mine.rate.fill_(rate)
-        reference.param_groups[0]["lr"] = rate
-        generator = torch.Generator().manual_seed(step)
-        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            gradient = torch.randn(a.shape, generator=generator, dtype=torch.float64)
-            a.grad, b.grad = (None, None) if index == 1 and step < 4 else (gradient, gradient.clone())
-        mine.step()
-        reference.step()
-        for a, b in zip(ours, theirs, strict=True):
-            assert torch.allclose(a, b, rtol=1e-6)  # the rate is a float32
-    assert not torch.equal(ours[1], torch.full((5,), 0.5, dtype=torch.float64))
 
 
 def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,13 @@ def networks(method: Method, seed: int) -> Any:
     }
 
 
-def cohort(names: list[str], folder: Path, methods: dict[str, Method] = METHODS, **recipe: Any) -> list[Run]:
+def cohort(
+    names: list[str],
+    folder: Path,
+    methods: dict[str, Method] = METHODS,
+    stop: Callable[[], bool] = lambda: False,
+    **recipe: Any,
+) -> list[Run]:
     how = replace(HOW, **recipe)
     teacher = Teacher(network("resnet14", DATA, 99, CPU), how)
     sample = next(evaluation(TEST, how.augmentation, batch=2))
@@ -89,7 +96,7 @@ def cohort(names: list[str], folder: Path, methods: dict[str, Method] = METHODS,
     answers = [teacher.without_maps(batch.images) for batch in evaluation(TEST, how.augmentation)]
     judge = Evaluation(TEST, how, reference=Reference(answers))
     batches = Batches(TRAIN, how.augmentation, how.batch)
-    train(runs, {"teacher": teacher}, batches, judge, 0, checkpoint_seconds=0)
+    train(runs, {"teacher": teacher}, batches, judge, 0, checkpoint_seconds=0, stop=stop)
     return runs
 
 
@@ -120,6 +127,20 @@ def test_resumed_is_uninterrupted(name: str, together: dict[str, Run], tmp_path:
     cohort([name], tmp_path, epochs=1)  # ends after epoch 0, as a killed process would
     (resumed,) = cohort([name], tmp_path)
     assert bits(resumed) == bits(together[name])
+
+
+@pytest.mark.parametrize("name", ["dml", "fresh", "pcl"])
+def test_other_recipes_are_exact(name: str, together: dict[str, Run], tmp_path: Path) -> None:
+    """AdamW, a rate that changes by steps, and clipping: alone, in company and resumed."""
+    recipe = {
+        "optimiser": "adamw", "learning_rate": 3e-3, "schedule": "cosine", "rate_per": "step", "clip": 1.0,
+        "milestones": (), "momentum_at_milestones": "kept",
+    }  # fmt: skip
+    company = cohort(["student", name], tmp_path / "company", **recipe)[1]
+    cohort([name], tmp_path / "resumed", stop=lambda: True, **recipe)
+    (resumed,) = cohort([name], tmp_path / "resumed", **recipe)
+    assert bits(company) == bits(resumed)
+    assert bits(company)[0] != bits(together[name])[0]
 
 
 def test_a_group_of_one_is_the_lone_student(together: dict[str, Run]) -> None:
