@@ -6,6 +6,7 @@ Each command is one function, and `@command` gives it its help, an example and i
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -56,10 +57,29 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # of the machine: a full disk, a folder that may not be written
+        if (fault := _fault_of_place(error)) is not None:
+            print(fault, file=sys.stderr)
+            return 2
         what = f"{error.filename or 'the disk'}: {error.strerror or error}"
         print(f"{what}; what is finished is kept, and the same command continues", file=sys.stderr)
         return 1
     return code or 0
+
+
+def _fault_of_place(error: OSError) -> str | None:
+    """The line for a place where nothing can be written; None for other faults."""
+    from cdkd.storage.files import read_only, unwritable
+
+    if error.filename is None:
+        return None
+    path = Path(os.fsdecode(error.filename))
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        place = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+        return f"{place}: is not a folder, and a folder is needed there; move or remove it"
+    unreadable = path.exists() and not os.access(path, os.R_OK)
+    refused = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and not unreadable
+    found = unwritable(path) if refused else None
+    return None if found is None else read_only(found)
 
 
 def _version() -> str:

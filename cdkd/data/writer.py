@@ -118,6 +118,7 @@ def temporary_folder(target: Path, needed: int) -> Iterator[Path]:
 
     Folders that were created for it are removed again if they stay empty. Raises `BadData`.
     """
+    files.require_writable(target)
     created = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
         files.clear_drafts(target, ".prepare-")  # may free some space

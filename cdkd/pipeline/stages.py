@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from cdkd.runs.store import Store
 from cdkd.runs.study_record import Result
 from cdkd.runs.teacher_quality import useless
 from cdkd.runs.tuned_methods import with_tuned
+from cdkd.storage.files import remove_folder
 from cdkd.storage.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
                 found[name] = result
                 if wanted and result != before:
                     show_study(params, result)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
     folder.mkdir(parents=True)
     for name, result in found.items():
         result.write(folder / f"{name}.json")
@@ -217,6 +217,6 @@ def _replace(folder: Path, store: Store, records: list[Record]) -> None:
     """Copy these runs into the folder, replacing all others."""
     # under a lock, as another process may restore the same runs
     with store.lock(f"{folder.parent.name}-{folder.name}-copies", wait=True, log=lambda text: None):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         for record in records:
             store.copy_out(record, folder)

@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 
 from cdkd.core.errors import BadStudy
+from cdkd.storage.files import require_writable
 from cdkd.storage.shared import shared_folder
 
 ADDRESS = "CDKD_SEARCH_STORAGE"  # environment variable: an address whose password is not for params.yaml
@@ -110,6 +111,8 @@ def address(root: Path, given: str | None) -> URL:
 def open_storage(url: URL) -> tuple[Storage, Locks]:
     """The database and its locks. A missing one is created, by one process at a time."""
     text = url.render_as_string(hide_password=False)
+    if url.drivername == "sqlite":
+        require_writable(Path(str(url.database)))
     with faults_as_one_line(url):
         if url.drivername == "sqlite":
             Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)

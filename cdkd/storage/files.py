@@ -12,12 +12,51 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cdkd.core.errors import CdkdError
+
 DRAFT = ".tmp"  # how the name of a half-written file ends
 
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwritable(path: Path) -> Path | None:
+    """What keeps this process from writing `path`: its folder, or the file itself; None where nothing does.
+
+    Where the folder does not exist, the nearest one above it that does.
+    """
+    path = path.absolute()
+    folder = next(one for one in (path, *path.parents) if one.is_dir())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return folder
+    return path if path.exists() and not os.access(path, os.W_OK) else None
+
+
+def require_writable(path: Path) -> None:
+    """Raises `CdkdError` naming the folder, or the file, that this process may not write."""
+    if (place := unwritable(path)) is not None:
+        raise CdkdError(read_only(place))
+
+
+def read_only(place: Path) -> str:
+    return (
+        f"{place}: cannot be written: it, or its file system, is read-only for this user; "
+        "make it writable, or work in a copy of the project"
+    )
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove what is at this path, if anything is: a folder with its content, a file, a link itself."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            error.filename = str(folder)  # it names the last part of a path alone
+            raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from cdkd.core.errors import CdkdError
 from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
+from cdkd.storage.files import require_writable
 from cdkd.tracking import database, experiment_page, fields
 from cdkd.tracking.view import View, complete
 
@@ -35,6 +36,7 @@ def rebuild(
     with faults_as_one_line(root):
         file = database.sqlite_file(database.uri(root))
         if file is not None and file.exists():
+            require_writable(file)
             database.check_integrity(file, PATIENCE)
         for record in records:
             if record.experiment not in views:

@@ -14,6 +14,7 @@ from typing import Any
 from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
+from cdkd.storage.files import require_writable
 from cdkd.tracking import database, deployed, experiment_page, fields
 
 NOTE = """**{experiment}**: one run for each method and seed, grouped by method, and the teacher.
@@ -54,6 +55,9 @@ class View:
         MLflow itself would wait 20 seconds for a locked database, in every call.
         """
         lock = Path(f"{self.file}.lock") if self.file else database.folder(self.root) / "lock"
+        require_writable(lock)
+        if self.file is not None:
+            require_writable(self.file)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -26,6 +26,7 @@ from cdkd.pipeline.doctor.site import (
     some,
 )
 from cdkd.runs.record import Record
+from cdkd.storage.files import unwritable
 
 DECISIVE_PACKAGES = ("torch", "numpy", "safetensors")
 
@@ -198,6 +199,8 @@ def telemetry(site: Site) -> Verdict:
 
 
 def disk(site: Site) -> Verdict:
+    if (place := unwritable(site.root)) is not None:
+        return Verdict("", [Fault("BAD", f"{place} is read-only", "make it writable, or work in a copy")])
     free = shutil.disk_usage(site.root).free
     largest = max((sum(file.stat().st_size for file in path.glob("*")) for path in site.places), default=0)
     need = COPIES * largest * len(site.pending)
