@@ -1,8 +1,8 @@
 """Reproducible knowledge-distillation experiments.
 
-What programs of one's own use, loaded when it is asked for: `load` reads params.yaml; `Loss`, `GroupLoss`,
-`Features`, `Needs`, `Batch`, `Arrays` and `register_network` are for losses, networks and sources;
-the rest are the losses as functions.
+Your own code imports these names from here. Each is loaded on first use. `load` reads params.yaml; `Loss`,
+`GroupLoss`, `Features`, `Needs`, `Batch`, `Arrays` and `register_network` are for losses, networks and data
+sources; the others are the losses as functions.
 """
 
 from __future__ import annotations

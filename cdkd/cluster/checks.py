@@ -1,4 +1,4 @@
-"""What a plan or a record from elsewhere may hold: types and bounds. Needs no library.
+"""Checks of a plan or record from another machine: types and bounds. Needs no library.
 
 Each check raises `ValueError` in one line: place, value, what was expected. Its caller names the file.
 """
@@ -66,7 +66,10 @@ def sha256(place: str, value: Any) -> None:
 
 
 def configuration(config: Any, *, teacher: bool) -> None:
-    """A run's values; teacher: whether it is the teacher's own run, which may be a file without training."""
+    """Check a run's configuration.
+
+    teacher: whether it is the teacher's, which may be weights without a training
+    """
     section("config", config)
     data = config["data"]
     section("data", data)
@@ -114,7 +117,7 @@ def recipe(values: Any) -> None:
 
 
 def record(found: Record) -> None:
-    """Names, a history of whole rows, and a result that is its history's."""
+    """Check names, that the history has all rows, and that the result belongs to the history."""
     name("method", found.method)
     name("experiment", found.experiment)
     integer("seed", found.seed, 0, MAX_SEED)

@@ -1,4 +1,4 @@
-"""The time that the worker has."""
+"""When the worker must stop."""
 
 from __future__ import annotations
 

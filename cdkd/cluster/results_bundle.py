@@ -1,4 +1,4 @@
-"""A results bundle: finished runs as few, small files, for machines that return neither many nor large ones.
+"""A results bundle: finished runs in few, small files, for machines that return only a few small files.
 
 - records.json: every finished run's record, and the digests of the other files
 - teacher-000.part, ...: the teacher's weights unchanged, in pieces: later students need the same bits
@@ -35,7 +35,7 @@ FORMAT = 1
 RECORDS = "records.json"
 PART = 15 * 2**20  # bytes of a file
 OURS = re.compile(r"records\.json|teacher-\d{3}\.part|weights-\d{3}\.safetensors")
-NAMED = 256  # bytes that a tensor's name and place take, generously
+NAMED = 256  # upper bound of the bytes that the name and position of a tensor take
 Kind = Literal["none", "bf16", "float32"]
 
 
@@ -203,7 +203,7 @@ def _check(path: Path, record: Record) -> None:
 
 
 def into_store(bundle: Bundle, expected: Mapping[str, RunSpec], store: Store) -> Iterator[str]:
-    """Put the runs into the store, once every record is known to belong there; expected: by fingerprint.
+    """Check that every record belongs here, then put the runs into the store. expected: by fingerprint.
 
     A run that is in the store already is not changed, but gets weights that it lacked.
     Raises `BadRecord`, `BadCheckpoint`.

@@ -35,7 +35,7 @@ def rounded(value: float | int, epochs: int) -> int:
 
 
 def resolved(field: str, value: Any, epochs: int, start: Any = 0) -> Any:
-    """The whole epoch of a field of a term; what is no share stays as it is."""
+    """The epoch of a field of a term: a share becomes a whole epoch, any other value stays."""
     if field == MILESTONES:
         return resolved_milestones(value, epochs)
     if field not in FIELDS or not is_share(value):
@@ -83,7 +83,7 @@ def resolved_recipe(recipe: Mapping[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def check_milestones(value: Any, epochs: int, place: Place, faults: Faults, *, once: bool = True) -> None:
-    """Faults of milestones as params.yaml writes them; what is no list of epochs is left to the schema."""
+    """Faults of milestones as params.yaml writes them. That they are a list of epochs the schema checks."""
     if not isinstance(value, list) or not all(_is_whole(one) or is_share(one) for one in value):
         return
     places = [position(one, epochs) for one in value]

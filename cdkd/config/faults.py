@@ -57,7 +57,7 @@ class Faults:
         self.found.append((line, f"{self.path.name}:{line}: {place_text(place)}: {what}"))
 
     def section(self, model: type[BaseModel], value: Any, place: Place) -> Any:
-        """One section built from plain values; None, and its faults noted, where that cannot be."""
+        """One section built from plain values; None if it has faults, which are then noted."""
         if not isinstance(value, dict):
             self.add(place, f"{show(value)}; expected a section with {', '.join(model.model_fields)}")
             return None
@@ -124,7 +124,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def _closest(word: str, known: list[str]) -> str | None:
-    """Spelt otherwise, then begun, then mistyped, then continued, then its initials, then remotely alike."""
+    """The known word that is nearest, or None.
+
+    Tried in this order: another spelling of the word, a word that it begins, a typing error, a word that
+    begins it, its initials, and at last any similar word.
+    """
     plain = {one: _letters(one) for one in known}
     own = _letters(word)
     begun = [one for one in known if len(own) > 1 and plain[one].startswith(own)]

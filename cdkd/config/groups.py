@@ -31,13 +31,13 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 class GroupSection(Section):
     """Either networks, which may have first stages in common, or branches: one network repeated on a trunk.
 
-    networks: a list (their names are then peer0, peer1, ...), or names with networks; `student` is the
-        student's
+    networks: a list (their names are then peer0, peer1, ...), or names with networks; `student` stands for
+        the student's network
     share: what networks have in common: the stem, or also so many stages after it
     after: the number of stages after the stem that branches have in common
     branches: how many
     network: of the branches; without it the student's
-    deploy: the network that is the result; of named networks it must be said, else it is the first
+    deploy: the network that is the result; by default the first, but required where networks have names
 
     For the rest see `core.group.Group`.
     """
@@ -58,7 +58,10 @@ class GroupSection(Section):
 
 
 def with_student(methods: Any, network: str | None) -> Any:
-    """Methods as params.yaml writes them, with the student's network where groups mean it (None: faulty)."""
+    """Methods as params.yaml writes them, but with this network for `student` in groups.
+
+    network: None where it is faulty
+    """
     if not isinstance(methods, dict):
         return methods
     return {name: _with_student(method, network or names.NETWORKS[0]) for name, method in methods.items()}

@@ -54,7 +54,7 @@ def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Meth
 def method_of(
     value: Any, place: Place, epochs: int | None, faults: Faults, *, rounded: bool = False
 ) -> Method:
-    """One method; what is faulty is noted and left out.
+    """One method; faults are noted, and faulty parts are left out.
 
     rounded: its milestones were rounded from others, so that two may be equal
     """
@@ -119,7 +119,7 @@ def _term(
     networks: Sequence[str],
     faults: Faults,
 ) -> Term | None:
-    """losses: that there are; networks: of the method, none where its group is faulty"""
+    """losses: names of all losses; networks: of the method, none where its group is faulty"""
     loss = loss_of(name, value)
     if loss not in losses and not (isinstance(loss, str) and signature.exists(loss)):
         given = isinstance(value, dict) and "loss" in value

@@ -1,4 +1,4 @@
-"""What can be wrong with one parameter of a study: its range, its choices, and what they change."""
+"""Checks of one parameter of a study: its range, its choices, and what they change."""
 
 from __future__ import annotations
 

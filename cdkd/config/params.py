@@ -34,7 +34,7 @@ class Params(BaseModel):
 
     methods: by name, in the order of the tables' rows
     search: what each study may choose
-    tuned: of the methods, those that a search gave, and their recipes
+    tuned: the methods that a search found, and their recipes
     root: the folder of params.yaml, from which every relative path starts
     """
 
@@ -88,7 +88,7 @@ def use_project_of(path: Path) -> None:
 
 
 def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
-    """Every section by itself, each with what it needs of those before it."""
+    """Read every section, each with the values that it needs of earlier ones."""
     _check_keys(raw, faults)
     experiment = check_name(raw["experiment"], ("experiment",), faults) if "experiment" in raw else ""
     training = sections.training_of(raw["training"], faults) if "training" in raw else None

@@ -16,7 +16,7 @@ def runs_folder(params: Params) -> Path:
 
 
 def run_folder(params: Params, method: str) -> Path:
-    """Where the runs of a method lie; those of a method that a search gave lie with the search."""
+    """The folder of a method's runs. Those of a method that a search found are in the search's folder."""
     return runs_folder(params) / ("search" if method in params.tuned else "") / method
 
 

@@ -14,7 +14,7 @@ from cdkd.core.errors import BadParams
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
 MAX_DEPTH = 32
-MAX_BITS = 64  # Python refuses to write out whole numbers of thousands of digits
+MAX_BITS = 64  # Python does not print whole numbers of thousands of digits
 
 Lines = dict[Place, int]
 

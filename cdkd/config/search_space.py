@@ -92,7 +92,7 @@ class Space:
         return list(found.values())
 
     def method_of(self, setting: Setting, *, trial: bool) -> tuple[Method, Training] | None:
-        """The method and recipe of a setting, in full length or a trial's.
+        """The method and recipe of a setting, for the full number of epochs or for a trial's.
 
         None where nothing is trained in some epoch, or where milestones fall together in the shorter trial.
         """

@@ -1,4 +1,4 @@
-"""A study of params.yaml: what can be wrong with it, each fault with its place, and its space."""
+"""Checks of a study of params.yaml, which note each fault with its place; and its search space."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _check_study(study: Study, terms: Written, epochs: int, place: Place, faults
 
 
 def _builds(space: Space, place: Place, faults: Faults) -> bool:
-    """Whether the base method can be built in full length and in a trial's."""
+    """Whether the base method can be built for the full number of epochs and for a trial's."""
     if built(space.terms, space.training, {}, space.training.epochs, Faults()) is None:
         return False  # its own faults are listed with the methods
     inner = Faults()
@@ -163,7 +163,7 @@ def _check_ends(space: Space, place: Place, faults: Faults) -> None:
 
 
 def _is_silent(faults: Faults) -> bool:
-    """The only fault is an epoch without a loss: the search leaves out this combination."""
+    """Whether the only fault is an epoch without a loss. The search leaves out such a combination."""
     return all("nothing would be trained there" in what for _, what in faults.places)
 
 

@@ -14,7 +14,7 @@ from cdkd.config.term_schema import NETWORKS, term_model
 from cdkd.losses import signature
 
 Written = dict[str, Any]  # a method as params.yaml writes it, with whole epochs in place of shares
-RECIPE = ("learning_rate", "momentum", "weight_decay")  # what trials of one cohort may differ in
+RECIPE = ("learning_rate", "momentum", "weight_decay")  # values in which the trials of one cohort may differ
 
 
 def field_of(target: str) -> str:

@@ -21,7 +21,7 @@ from cdkd.config.schema import (
 
 
 def epochs_of(training: Any) -> int | None:
-    """The number of epochs, even where the rest of the recipe is faulty; None where it is faulty itself."""
+    """The number of epochs, also if other values of the recipe are faulty; None if it is faulty itself."""
     epochs: Any = training.get("epochs") if isinstance(training, dict) else None
     integer = isinstance(epochs, int) and not isinstance(epochs, bool)
     return epochs if integer and 0 < epochs <= MAX_EPOCHS else None
@@ -90,7 +90,7 @@ def data_of(value: Any, training: Training | None, faults: Faults) -> Data | Non
 
 
 def report_of(value: Any, rows: list[str] | None, faults: Faults) -> Report | None:
-    """rows: what may be a row of a table; None where that is not known."""
+    """rows: the names that a table may list; None where they are not known."""
     report: Report | None = faults.section(Report, value, ("report",))
     if rows is not None and isinstance(value, dict):
         for table in ("ablation", "comparison"):

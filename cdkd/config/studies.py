@@ -47,7 +47,7 @@ def methods_given(studies: Any) -> list[str]:
 
 
 def _study(section: Any, place: Place, faults: Faults) -> Study | None:
-    """The study; where it is faulty, the part of it that can still be checked, or None."""
+    """The study. If it has faults, the part that can still be checked, or None."""
     study: Study | None = faults.section(Study, section, place)
     if study is None and isinstance(section, dict):
         part = {key: section[key] for key in ("base", "method", "space") if key in section}

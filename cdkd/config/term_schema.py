@@ -57,7 +57,7 @@ SHARED = {*WeightFields.model_fields, *NETWORKS}  # the fields that every term h
 
 @cached
 def term_model(loss: str) -> type[BaseModel]:
-    """The schema of the terms of one loss. Raises `BadParams` for a loss whose options are no options."""
+    """The schema of the terms of one loss. Raises `BadParams` for an option with an unusable name or type."""
     fields: dict[str, Any] = dict(NETWORKS)
     for option, (annotation, default) in signature.options(loss).items():
         if option in SHARED:

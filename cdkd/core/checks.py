@@ -14,7 +14,7 @@ class Failed(Exception):
 
 class Result(NamedTuple):
     check: str
-    fault: str | None  # None: it holds
+    fault: str | None  # None: the check passed
 
     def line(self) -> str:
         return f"ok    {self.check}" if self.fault is None else f"FAIL  {self.check}: {self.fault}"
@@ -26,7 +26,7 @@ def require(holds: object, why: str) -> None:
 
 
 def results(checks: dict[str, Callable[[Thing], None]], thing: Thing) -> Iterator[Result]:
-    """All of them, whatever fails."""
+    """Run every check, whichever of them fail."""
     for name, check in checks.items():
         try:
             check(thing)

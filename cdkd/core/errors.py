@@ -25,7 +25,7 @@ class BadRecord(CdkdError):
 
 
 class BadStudy(CdkdError):
-    """A search's database cannot be read, or holds what no search of ours wrote."""
+    """A search's database cannot be read, or holds values that `cdkd search` did not write."""
 
 
 class Diverged(CdkdError):

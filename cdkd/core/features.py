@@ -33,7 +33,7 @@ class Features(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """What a network's stem and first stages give: where networks with a common trunk part.
+    """The output of a network's stem and first stages, which several networks can share.
 
     x: [B, C, H, W], the last of it; maps, stem, preactivations: as in `Features`, as far as they are computed
     """

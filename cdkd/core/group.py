@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 @dataclass(frozen=True)
 class Group:
-    """Every value resolved; `config.groups` checks them.
+    """A method's networks, with every value resolved. `config.groups` checks them.
 
     networks: the architecture of each one by its name, in order
     deployed: the one that is evaluated as the result and exported; it is initialised like a lone student
@@ -19,7 +19,7 @@ class Group:
     batches: fresh: each of the alternate updates takes a batch of its own
     views: augmented pictures of each image; 1, or as many as networks, of which each sees its own
     ema: decay of the networks' moving averages; None: there are none
-    evaluate: what the result is of: the deployed network, or its moving average
+    evaluate: which weights give the result: the deployed network's, or their moving average
     classifiers: equal: all classifiers start from the deployed network's
     """
 

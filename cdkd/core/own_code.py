@@ -1,5 +1,4 @@
-"""A user's own losses, networks and data sources: files of the project, found by their names, read without
-running.
+"""A user's own losses, networks and data sources: found by the names of their files, read without running.
 
 `losses/x.py`, `networks/x.py` and `sources/x.py` next to params.yaml hold the loss, network or source `x`;
 `package.module:Name` names one in an installed package, or in another module of the project.
@@ -27,7 +26,7 @@ _project: Path | None = None
 
 
 def cached(function: Function) -> Function:
-    """`functools.cache` for what is read of a project; another project empties it."""
+    """`functools.cache` for values that are read from a project; `use` with another project clears it."""
     kept = cache(function)
     _caches.append(kept.cache_clear)
     return kept  # type: ignore[return-value] # it is called like the function
@@ -40,7 +39,7 @@ def forget() -> None:
 
 
 def use(project: Path) -> None:
-    """The project whose code is meant from now on: the folder that holds losses/, networks/ and sources/."""
+    """From now on find code in this project: the folder that holds losses/, networks/ and sources/."""
     global _project
     if project == _project:
         return
@@ -110,7 +109,7 @@ def locate(module: str) -> Path | None:
 
 
 def is_in_project(module: str) -> bool:
-    """Whether its file lies beside params.yaml; what an environment in that folder holds does not."""
+    """Whether its file is in the project's folder, but not in a Python environment there."""
     return _in_project(module) is not None
 
 

@@ -15,7 +15,7 @@ HELPER = "CDKD_HELPER"  # set for a process that helps another one, which shows 
 
 
 def cores() -> int:
-    """That this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -29,7 +29,7 @@ def share_cores(processes: int) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is there; asked without importing torch."""
+    """Whether there is an NVIDIA GPU; found without importing torch."""
     return os.path.exists("/proc/driver/nvidia/gpus")
 
 
@@ -52,14 +52,17 @@ def is_orphan() -> bool:
 
 @contextlib.contextmanager
 def helpers(root: Path, count: int, *command: str) -> Iterator[None]:
-    """So many further processes of a `cdkd` command, which train what is free; they end with this one."""
+    """Start so many further processes of a `cdkd` command.
+
+    They train what no other process trains, and end with this one.
+    """
     words = [sys.executable, "-m", "cdkd", *command, "--helper"]
     environment = os.environ | {HELPER: "1"}
     started = [subprocess.Popen(words, cwd=root, env=environment) for _ in range(count)]
     try:
         yield
         for helper in started:
-            helper.wait()  # what it could not do was done here
+            helper.wait()  # an error in it is ignored: this process has trained what it left
     finally:
         for helper in started:
             helper.terminate()

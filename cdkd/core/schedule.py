@@ -52,7 +52,7 @@ class Weight:
         return self.value * self._factor(epoch)
 
     def rise_at(self, epoch: int) -> float:
-        """From 0 or more up to 1."""
+        """The factor of the rise, from 0 to 1."""
         if self.rise is None:
             return 1.0
         since = max(0, epoch - self.start)

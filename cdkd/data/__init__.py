@@ -1,5 +1,5 @@
 """Data: from a source (folder, archive, public data set) to prepared splits, and from these to batches.
 
 May import from core and storage. Start with `prepare` (writes the splits), `load` (reads one) and `batches`.
-At the bottom is `prepared`: the file format, and what is known about a data set without reading its images.
+`prepared` has the file format, and reads what is known about a data set without reading its images.
 """

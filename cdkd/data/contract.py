@@ -1,4 +1,4 @@
-"""What every data source keeps, as checks of a user's own source by its name (`cdkd test source NAME`)."""
+"""The checks that every data source must pass; `cdkd test source NAME` runs them on a user's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdkd.data.arrays import Arrays
 
 
 class Made(NamedTuple):
-    """What a source gave, read twice."""
+    """The arrays of a source, read twice."""
 
     one: Arrays
     again: Arrays
@@ -25,7 +25,7 @@ class Made(NamedTuple):
 
 
 def check(name: str, root: Path) -> Iterator[Result]:
-    """Every check of the source. Raises Failed where there is none, and BadData where it cannot be read."""
+    """Run every check on the source. Raises Failed if it is unknown, BadData if it cannot be read."""
     if not own_sources.exists(name):
         there = ", ".join(own_sources.names()) or "none"
         raise Failed(f"no source of your own {name!r}; there are {there}")

@@ -44,7 +44,7 @@ def is_image(entry: Entry) -> bool:
         return True
     try:
         return re.match(SIGNATURE, entry.read(16), re.DOTALL) is not None
-    except Exception:  # a damaged or encrypted member; what is not an image may be so
+    except Exception:  # a damaged or encrypted member; it need not be an image
         return False
 
 
@@ -57,7 +57,7 @@ def decoded(
     the remaining images are still checked, so that the `BadData` at the end counts every fault. Pillow
     releases the interpreter's lock, so several threads decode in parallel.
     """
-    mixed = threading.Event()  # sizes differ: from here on only sizes are read, and no pixels kept
+    mixed = threading.Event()  # sizes differ: from here on only the sizes are read
     common = _first_size(len(names), read) if size is None else (size, size)
 
     def one(index: int) -> Outcome:

@@ -11,8 +11,7 @@ from cdkd.data.arrays import Labels
 
 def shares(per_class: Labels, count: int) -> Labels:
     """How many of `count` each class gets: its share rounded down, and one more for the largest remainders.
-
-    Equal remainders: the first class is served first.
+    Of equal remainders the first class's comes first.
     """
     total = int(per_class.sum())
     share, remainder = np.divmod(count * per_class, total)

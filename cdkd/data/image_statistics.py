@@ -1,4 +1,4 @@
-"""Mean and std of the training pixels, and the number of test images that are training images too."""
+"""Mean and std of the training pixels, and the number of test images that are also training images."""
 
 from __future__ import annotations
 

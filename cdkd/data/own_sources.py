@@ -1,7 +1,6 @@
 """A user's own data sources: a file `sources/x.py` of the project, or `package.module:name`.
 
-The file holds a function `read(root: Path) -> Arrays`; root is the project's folder. To import this needs no
-NumPy.
+The file has a function `read(root: Path) -> Arrays`; root is the project's folder. Needs no NumPy.
 """
 
 from __future__ import annotations

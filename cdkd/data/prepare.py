@@ -50,8 +50,7 @@ def prepare(
     Measured mean and std are those of train and validation together. With `uncropped`, images keep their own
     sizes, and `size` is the shorter side in evaluation.
 
-    Earlier content of `target` is replaced only after everything was read and written next to it. Raises
-    `BadData`.
+    Earlier content of `target` is replaced only when everything was read and written. Raises `BadData`.
     """
     opened = open_source(source, root, paths, size, progress, test, seed)
     check_labels(opened, source)

@@ -20,8 +20,7 @@ from cdkd.losses import signature
 class Loss(nn.Module):
     """A number to minimise, of one network against one source: a teacher, or another network.
 
-    A subclass is built from one batch of each side's `Features` (for their shapes) and its options,
-    keyword-only:
+    A subclass is built from one batch of `Features` of each side. Its options are keyword-only:
 
         def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 4.0) -> None
 
@@ -53,7 +52,10 @@ class Loss(nn.Module):
         return None
 
     def phase(self, epoch: int) -> Hashable:
-        """Differs between epochs in which `forward` takes different branches: one CUDA graph a phase."""
+        """Differs between epochs in which `forward` takes different branches.
+
+        Each phase has a CUDA graph of its own.
+        """
         return None
 
     def before_step(self, batch: Batch) -> None:
@@ -67,8 +69,7 @@ class Loss(nn.Module):
 class GroupLoss(nn.Module):
     """A number to minimise, of several networks at once.
 
-    Built from one batch's `Outputs`, the teachers' features by name (for their shapes), and options as a
-    `Loss`.
+    Built from one batch of `Outputs` and of the teachers' features by name. Options are as in `Loss`.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING

@@ -34,7 +34,7 @@ def channel_distillation(student_maps: Sequence[Tensor], teacher_maps: Sequence[
     Neither paper nor released code normalises or learns an attention. Where one network has more stages, the
     released code ignores its last ones, without a message.
 
-    Source: Zhou et al., Channel Distillation, 2006.01683; zhouzaida/channel-distillation,
+    Source: Zhou et al., Channel Distillation, 2006.01683; zhouzaida/channel-distillation, its
     `losses/cd_loss.py`.
     """
     means = [

@@ -1,7 +1,7 @@
-"""What every loss of one network keeps, as checks of a loss by its name (`cdkd test loss NAME`).
+"""The checks that every loss of one network must pass; `cdkd test loss NAME` runs them.
 
-A loss that keeps it can be trained in any cohort, resumed and run in half precision. Losses of several
-networks have checks of their own (`group_contract`).
+A loss that passes can be trained in any cohort, resumed and run in half precision. Losses of several networks
+have checks of their own (`group_contract`).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Made(NamedTuple):
         return built
 
     def value(self, loss: Loss, student: Features | None = None, teacher: Features | None = None) -> Tensor:
-        """Of a copy, so that what a loss changes of itself is forgotten."""
+        """The value, computed by a copy: the loss itself does not change."""
         found: Tensor = copy.deepcopy(loss)(student or self.student, teacher or self.teacher, self.batch)
         return found
 
     def train(self, loss: Loss, student: Features) -> None:
-        """The gradients of a first and of a late epoch: a loss may begin otherwise than it goes on."""
+        """Compute gradients in a first and in a late epoch: they may take different branches."""
         for epoch in (0, 1000):
             batch = self.batch._replace(epoch=epoch)
             loss.before_step(batch)
@@ -56,7 +56,7 @@ class Made(NamedTuple):
 
 
 def made(name: str, batch: int = 4) -> Made:
-    """With a teacher of twice the channels, or, where the loss refuses that, of as many."""
+    """With a teacher of twice the channels; if the loss refuses that, of as many."""
     wide = _made(name, batch, (32, 64, 128))
     try:
         wide.loss()
@@ -75,7 +75,7 @@ def _made(name: str, batch: int, channels: tuple[int, ...]) -> Made:
 
 
 def check(name: str) -> Iterator[Result]:
-    """Every check of the loss. Raises Failed where it is none that can be checked."""
+    """Run every check on the loss. Raises Failed for an unknown loss."""
     if not signature.exists(name):
         raise Failed(f"no loss {name!r}; there are {', '.join(signature.names())}")
     if signature.is_group(name):

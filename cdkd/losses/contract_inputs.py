@@ -1,4 +1,4 @@
-"""What the checks of losses give to a loss: features as networks could give them."""
+"""Inputs for the checks of losses: features as networks could give them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSS: two branched networks that predict class and branch together, and teach each other at a live ratio."""
+"""CSS: two branched networks that predict class and branch together, and teach each other."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def channel_self_supervision(
     classes; T: temperature. detach: which of the ratios and the targets carry no gradient; the released code
     detaches neither.
 
-    A live ratio rewards a network for a larger cross-entropy of the other one, and grows without bound as
-    that one falls to 0.
+    A ratio that carries a gradient rewards a network for a larger cross-entropy of the other one. It grows
+    without bound as that one's falls to 0.
 
     Source: Fan et al., Channel Self-Supervision for Online Knowledge Distillation, 2203.11660;
     PumpkinsLemon/CSS, `train.py`.

@@ -43,8 +43,7 @@ def channel_wise_kl(student_map: Tensor, teacher_map: Tensor, temperature: float
 class ChannelWise(Loss):
     """The last maps; the larger is average-pooled to the smaller.
 
-    Where the channels differ the student's map goes through a 1×1 convolution. A bias there would have no
-    effect.
+    Where the channels differ the student's map goes through a 1×1 convolution; a bias would have no effect.
     """
 
     needs = Needs.LAST_MAP

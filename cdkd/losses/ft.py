@@ -32,8 +32,7 @@ def factor_transfer(
     student_factor (of the translator), teacher_factor (of the paraphraser): [B, C, H, W]; C may differ in the
     released form. The larger one is average-pooled to the smaller. An all-zero factor has zero gradient.
 
-    The released form compares attention maps, not factors, and averages over H·W; the weight 200 belongs to
-    it.
+    The released form compares attention maps, not factors, and averages over H·W; its weight is 200.
 
     Source: Kim, Park and Kwak, Paraphrasing Complex Network, 1802.04977; RepDistiller, `distiller_zoo/FT.py`.
     """

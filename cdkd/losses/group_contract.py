@@ -1,4 +1,4 @@
-"""What every loss of several networks keeps, as checks of a loss by its name (`cdkd test loss NAME`)."""
+"""The checks that every loss of several networks must pass; `cdkd test loss NAME` runs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdkd.losses.base import Ensemble, GroupLoss, build
 from cdkd.losses.contract_inputs import changed, every_option_has_a_default, features, tensors
 
 CLASSES, CHANNELS, BRANCHES = 10, (16, 32, 64), 3
-EPOCHS = (0, 1000)  # a loss may begin otherwise than it goes on
+EPOCHS = (0, 1000)  # a first and a late one: they may take different branches
 
 
 class Made(NamedTuple):
@@ -40,7 +40,7 @@ class Made(NamedTuple):
         return built
 
     def value(self, loss: GroupLoss) -> Tensor:
-        """The sum of its parts, of a copy, so that what a loss changes of itself is forgotten."""
+        """The sum of its parts, computed by a copy: the loss itself does not change."""
         return total(copy.deepcopy(loss)(self.outputs, self.teachers, self.batch))
 
     def changed(self, function: Callable[[Tensor], Tensor]) -> Made:
@@ -63,7 +63,7 @@ class Made(NamedTuple):
         return [x for side in sides for one in side.values() for x in tensors(one)]
 
     def trained(self) -> tuple[Made, GroupLoss]:
-        """With gradients, of a first and of a late epoch."""
+        """Compute gradients in a first and in a late epoch."""
         marked, loss = self.changed(lambda x: x.detach().clone().requires_grad_()), self.loss()
         for epoch in EPOCHS:
             batch = self.batch._replace(epoch=epoch)
@@ -97,7 +97,7 @@ def made(name: str, batch: int = 4) -> Made:
 
 
 def check(name: str) -> Iterator[Result]:
-    """Every check of the loss."""
+    """Run every check on the loss."""
     return results(CHECKS, made(name))
 
 

@@ -19,8 +19,7 @@ def logit_match(student_logits: Tensor, teacher_logits: Tensor, nominal_batch: i
         (1 / B₀) Σ_b Σ_k (sg[z_t] − z_s)²
 
     student_logits, teacher_logits: [B, K]; nominal_batch: B₀, the recipe's batch. The released code divides
-    by it even where a batch is smaller, so that an epoch's last images count less. No gradient enters the
-    teacher.
+    by it also where a batch is smaller. sg: no gradient enters the teacher.
 
     Source: Zhou et al., Rocket Launching, 1708.04106; HaoranZhao1988/CTKD, `train.py`.
     """

@@ -52,9 +52,9 @@ def diverse_peers(
 class DiversePeers(GroupLoss):
     """Peers and a leader: branches of one trunk, or whole networks.
 
-        a_ij = softmax_j(q_i · k_j),   q_i = W_q h_i, k_i = W_k h_i, from D to D/8 without bias, h: pooled
-        features
+        a_ij = softmax_j(q_i · k_j),   q_i = W_q h_i,   k_i = W_k h_i
 
+    h: a peer's pooled features, [B, D]; W_q, W_k: learned, from D to D/8, without bias
     leader: the network that follows and is meant to be deployed; without it the group's last.
     """
 

@@ -23,10 +23,11 @@ def relational_kd(
 ) -> Tensor:
     """Differences of the pooled features' geometry.
 
-        d_ij = sqrt(max(‖e_i − e_j‖², 1e-12)), d_ii = 0, divided by the mean of its positive entries, on each
-        side u_ij = (e_j − e_i) / max(‖e_j − e_i‖, 1e-12),   A_ijk = u_ij · u_ik RKD  = distance_weight ·
-        mean_{ij} h(d^s − d^t) + angle_weight · mean_{ijk} h(A^s − A^t) h(x) = x²/2 where |x| < 1, else |x| −
-        ½
+        d_ij = sqrt(max(‖e_i − e_j‖², 1e-12)), d_ii = 0, divided by the mean of its positive entries, for
+               student and teacher separately
+        u_ij = (e_j − e_i) / max(‖e_j − e_i‖, 1e-12),   A_ijk = u_ij · u_ik
+        RKD  = distance_weight · mean_{ij} h(d^s − d^t) + angle_weight · mean_{ijk} h(A^s − A^t)
+        h(x) = x²/2 where |x| < 1, else |x| − ½
 
     student_pooled: [B, D_s], teacher_pooled: [B, D_t]; D may differ. Means over all B² and B³ entries, the
     zeros with equal indices included; the student's mean distance is differentiated. A batch of one has no

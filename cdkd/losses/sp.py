@@ -25,8 +25,7 @@ def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         SP = (1/B²) Σ_ij (G^s_ij − G^t_ij)²
 
     student_map: [B, C_s, H_s, W_s]; teacher_map: [B, C_t, H_t, W_t]; nothing but B must agree. The value
-    depends on which images share a batch. A batch of one gives 0. An image whose map is zero has zero
-    gradient.
+    depends on which images share a batch. A batch of one gives 0. An image with a zero map has zero gradient.
 
     Paper and RepDistiller agree; the weight there is 3000.
 

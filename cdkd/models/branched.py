@@ -27,8 +27,7 @@ class MaskedBranches(nn.Module):
 
     make: a freshly drawn plain network for so many classes; branches: n, at most 4
 
-    Source: Fan et al., 2203.11660; PumpkinsLemon/CSS, `resnet_css.py`. Its fourth mask zeroes one column by a
-    slip.
+    Source: Fan et al., 2203.11660; PumpkinsLemon/CSS, `resnet_css.py`. Its fourth mask is wrong: one column.
     """
 
     STAGES_SHARED = 2

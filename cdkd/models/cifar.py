@@ -30,8 +30,7 @@ def wide_resnet(network: str, classes: int, channels: int) -> WideResNet:
 class ResNet(Staged):
     """He et al. 2016, section 4.2, with 1x1 convolutions as shortcuts. Maps: after each stage's last ReLU.
 
-    depth = 6 * blocks + 2, the name's number: it counts the stem, two convolutions a block and the
-    classifier.
+    depth = 6 * blocks + 2, the name's number: stem, classifier, and two convolutions in each block.
     widths: channels of the stem and of the three stages.
     """
 

@@ -1,4 +1,4 @@
-"""What every network keeps, as checks of a network by its name (`cdkd test network NAME`)."""
+"""The checks that every network must pass; `cdkd test network NAME` runs them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Made(NamedTuple):
 
 
 def check(name: str, side: int = 32) -> Iterator[Result]:
-    """Every check of the network, on images of side x side. Raises Failed where there is no such network."""
+    """Run every check on the network, with images of side x side. Raises Failed for an unknown network."""
     if (fault := names.fault(name)) is not None:
         raise Failed(fault)
     return results(CHECKS, Made(name, side))

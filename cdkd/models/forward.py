@@ -33,7 +33,7 @@ class Forward:
             self._compiled = torch.compile(model, dynamic=False)
 
     def __call__(self, images: Tensor, needs: Needs = Needs.NOTHING) -> Features:
-        """needs: of these, the network is asked for what it does not give anyway."""
+        """needs: what losses read; the network computes the optional parts of it on request"""
         model = self._compiled if len(images) == self.recipe.batch else self.model
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             return asked(model, images, needs)

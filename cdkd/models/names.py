@@ -65,7 +65,7 @@ OTHER_NAMES = {  # what others call them, for suggestions
 
 
 def register_network(name: str, builder: str | Callable[[int, int], Any]) -> None:
-    """Give a network of one's own a name for params.yaml.
+    """Give a network of your own a name for params.yaml.
 
     builder: a class or function that takes (classes, channels) and returns an nn.Module whose forward(x,
         needs) returns `Features`; or where to find it, as "package.module:Name", imported when the network is
@@ -102,7 +102,7 @@ def builder(network: str) -> tuple[str | Callable[..., Any], bool]:
 
 
 def stages(network: str) -> int:
-    """The number of its maps; for a network of somebody else, the most that built-in ones have."""
+    """The number of its maps; of a network that is not built in, the most that a built-in one has."""
     three = (
         *CIFAR_RESNETS,
         *WIDE_RESNETS,
@@ -150,8 +150,7 @@ def fault(network: str) -> str | None:
 def suggestion(network: str, among: Iterable[str] | None = None) -> str:
     """The name that was probably meant, as ` (did you mean 'x'?)`; empty where none is near.
 
-    A name without its ending (resnet50), in another spelling (wrn_40_2, ResNet32x4) or of another project is
-    understood.
+    It understands names without an ending (resnet50), other spellings (wrn_40_2), other projects' names.
     """
     names = tuple(known() if among is None else among)
     word = network.lower().replace("_", "-").removesuffix("-bn")

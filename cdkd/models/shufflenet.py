@@ -80,8 +80,7 @@ class UnitV1(ResidualBlock):
 class ShuffleNetV2(Staged):
     """Ma et al. 2018, width 1. Maps: the stages' outputs, of 116, 232 and 464 channels; last_map has 1024.
 
-    Preactivations are RepDistiller's: the last unit's two halves before its ReLU and before the channels are
-    shuffled.
+    Preactivations are RepDistiller's: the last unit's two halves before its ReLU and before the shuffle.
     """
 
     STEM, STAGES = ("conv1", "bn1"), ("layer1", "layer2", "layer3")

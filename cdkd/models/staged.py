@@ -1,4 +1,4 @@
-"""The frame of a convolutional network: stem, stages, mean over height and width, classifier."""
+"""The base class of convolutional networks: stem, stages, mean over height and width, classifier."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Staged(nn.Module, ABC):
         return self._through(Trunk(x, stem=stem if needs & Needs.STEM else None), stages, needs)
 
     def tail(self, start: Trunk, needs: Needs = Needs.NOTHING) -> Features:
-        """What follows, from a trunk that may be another network's. It does not write into what that gave."""
+        """The rest of the forward pass. The trunk may be another network's; its tensors are not changed."""
         x, maps, stem, preactivations = self._through(start, len(self.STAGES), needs)
         last = self.last_map(x)
         pooled = last.mean((2, 3))
@@ -97,7 +97,7 @@ class Staged(nn.Module, ABC):
         return (*self.STEM, *self.STAGES[:stages])
 
     def cut(self, stages: int) -> Self:
-        """This network without its trunk, in place: `tail` is what is left of it."""
+        """Remove the trunk from this network, in place: afterwards it can only run `tail`."""
         for name in self.trunk_parts(stages):
             delattr(self, name)
         return self

@@ -52,13 +52,12 @@ def timm_network(network: str, classes: int, channels: int) -> nn.Module:
 
 
 class TimmNetwork:
-    """Placed in front of a timm class: its forward gives `Features`; everything else stays timm's.
+    """A subclass is made of this and a timm class: its forward returns `Features`, all else stays timm's.
 
     Maps, NCHW, from timm's `forward_intermediates`: its last four, or of a network whose maps are all of one
     size (a vision transformer) four evenly spaced ones. last_map: what timm's head reads, without class
     tokens; a head that pools by a token does not average it. A network that does not end with one linear
-    layer (deit's distilled ones) has no `classifier`. There is no stem and there are no maps before an
-    activation.
+    layer (deit's distilled ones) has no `classifier`. No network has a stem, or maps before an activation.
     """
 
     cdkd_name: str

@@ -26,10 +26,11 @@ class VGG(Staged):
     """Five blocks of 3x3 convolutions, with 2x2 max-pooling after each of the first three.
 
     Images of 64x64 and more are pooled after the fourth too (RepDistiller: of 64x64 exactly). The smallest
-    image is 8x8; 32x32 gives maps of 16, 8, 4 and 4. Maps: the outputs of blocks two to five after their last
-    ReLU, before pooling;
-    preactivations: after their last BatchNorm. Stem: the first block's output, as in RepDistiller's list.
-    The convolutions keep a bias in front of their BatchNorm, as RepDistiller's do: parameter counts agree.
+    image is 8x8; 32x32 gives maps of 16, 8, 4 and 4.
+
+    Maps: the outputs of blocks two to five after their last ReLU, before pooling. Preactivations: after their
+    last BatchNorm. Stem: the first block's output, as in RepDistiller's list. The convolutions keep a bias in
+    front of their BatchNorm, as RepDistiller's do: parameter counts agree.
     """
 
     STEM, STAGES = ("block0",), ("block1", "block2", "block3", "block4")

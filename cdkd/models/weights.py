@@ -12,7 +12,7 @@ from cdkd.core.errors import BadCheckpoint
 
 
 def load_weights(model: torch.nn.Module, path: Path, sha256: str) -> None:
-    """Fill a network from a safetensors file of known digest; names and shapes must fit, values be finite."""
+    """Load a safetensors file of known digest. Names and shapes must fit, values must be finite."""
     try:
         content = path.read_bytes()
     except OSError as error:

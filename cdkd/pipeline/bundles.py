@@ -1,4 +1,4 @@
-"""Runs that are carried: export the plan, import results, share one's own."""
+"""Runs on other machines and in other projects: export a plan, import results, share runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from cdkd.storage.files import write_atomically
 
 
 def plan(params: Params, export: Path | None) -> list[str]:
-    """What is trained and what is pending, as lines; export: where to write the plan for the cluster's
-    worker.
-    """
+    """The finished and the pending runs, as lines. export: the file for the plan of the cluster's worker."""
     from cdkd.cluster import plan_file
 
     params = full(params)  # with the methods that searches found
@@ -42,7 +40,7 @@ def plan(params: Params, export: Path | None) -> list[str]:
 
 
 def share(params: Params, folder: Path) -> list[str]:
-    """The finished runs of params.yaml as a bundle that `cdkd import` reads, with params.yaml and own code.
+    """Write the finished runs of params.yaml for `cdkd import`, with params.yaml and the user's own code.
 
     The bundle's records carry configuration, code digest and environment. Raises `BadData`, `BadParams`.
     """
@@ -76,7 +74,7 @@ def share(params: Params, folder: Path) -> list[str]:
 
 
 def import_results(params: Params, folder: Path) -> list[str]:
-    """Results of a plan, put into the store; the next `dvc repro` finds them there and trains nothing.
+    """Put results of a plan into the store. The next `dvc repro` finds them there and trains nothing.
 
     folder: the worker's, the `results` in it, or what `share` wrote
     """

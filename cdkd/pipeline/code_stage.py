@@ -1,8 +1,7 @@
 """The pipeline's first stage: checks params.yaml, and writes one small digest file for each stage and method.
 
-DVC cannot run code to decide what is stale. Every other stage depends on its own file here, so that after an
-edit only the stages run again whose code does something else than before; and none runs before params.yaml is
-checked.
+DVC cannot run code to decide what is stale. Every other stage depends on its own file here. After an edit
+only the stages run again whose code has changed, and none runs before params.yaml is checked.
 """
 
 from __future__ import annotations

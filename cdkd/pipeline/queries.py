@@ -21,7 +21,7 @@ def full(params: Params) -> Params:
 
 
 def todays_studies(params: Params) -> dict[str, Result]:
-    """The workspace's studies; none before data and teacher are there."""
+    """The workspace's studies that match today's params; none without data or teacher."""
     try:
         data = read_meta(data_folder(params))
         return results(params, data, trained_teacher(params, data))
@@ -35,9 +35,7 @@ def expected(params: Params) -> dict[tuple[str, int], str]:
 
 
 def todays_runs(params: Params) -> list[RunSpec]:
-    """Every run of today's params, data and code, the teacher's first; none before data and teacher are
-    there.
-    """
+    """Every run of today's params, data and code, the teacher's first; none without data or teacher."""
     try:
         data = read_meta(data_folder(params))
         record = trained_teacher(params, data)
@@ -64,7 +62,7 @@ def trained_teacher(params: Params, data: Meta) -> Record:
 
 
 def any_teacher(params: Params, data: Meta) -> Record | None:
-    """The finished teacher, where there is one."""
+    """The finished teacher, or None."""
     try:
         return trained_teacher(params, data)
     except BadData:

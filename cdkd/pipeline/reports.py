@@ -1,4 +1,4 @@
-"""Made from records: the report, comparisons with other experiments and published results, MLflow's view."""
+"""Made from records: the report, comparisons with other experiments, and MLflow's pages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _address(params: Params) -> str | None:
 
 
 def explain(params: Params, method: str) -> list[str]:
-    """Differences between a method here and as it is published, for a terminal."""
+    """Differences between a method and its published recipe, for a terminal."""
     from cdkd.report.collect import collect
     from cdkd.report.explain import explain as differences
     from cdkd.report.explain import lines
@@ -92,7 +92,7 @@ def tables(params: Params) -> str:
 
 
 def track(params: Params) -> str:
-    """The MLflow view of everything that this workspace and its store hold, completed from the records."""
+    """Add all runs of this workspace and its store to MLflow, from their records."""
     from cdkd.report.figures import run_pictures
     from cdkd.tracking import describe, rebuild
 

@@ -1,6 +1,4 @@
-"""Trains what the store lacks: cohort by cohort, each under its lock, in several processes where that is
-faster.
-"""
+"""Trains the runs that the store lacks: cohort by cohort, each under its lock, in one or more processes."""
 
 from __future__ import annotations
 
@@ -26,9 +24,9 @@ if TYPE_CHECKING:
 def jobs(params: Params) -> int:
     """Processes that train students at once.
 
-    Seeds share nothing, and one thread for each of two processes is faster than two threads for one. A
-    function of the params and the machine, never of what is pending: the number of threads affects the last
-    bits.
+    Seeds share nothing, and two processes with one thread each are faster than one with two. The number
+    depends on the params and the machine, never on what is pending, because the number of threads affects the
+    last bits.
     """
     return 1 if has_gpu() else min(cores(), len(params.seeds))
 
@@ -46,7 +44,7 @@ def train_pending(
     *,
     wait: bool = True,
 ) -> None:
-    """Train what the store lacks, cohort by cohort, each under its lock.
+    """Train the runs that the store lacks, cohort by cohort, each under its lock.
 
     A cohort that another process trains comes last, or with `wait` false not at all.
     """

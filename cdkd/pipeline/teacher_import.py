@@ -46,7 +46,7 @@ def import_teacher(params: Params, file: Path) -> list[str]:
 
 
 def _free_path(folder: Path, file: Path, digest: str) -> Path:
-    """A path that no other weights have: params.yaml of another experiment may name them."""
+    """A path that no other weights have, because another experiment's params.yaml may name these."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-")[:80] or "teacher"
     path = folder / f"{name}.safetensors"
     taken = path.exists() and sha256(path) != digest

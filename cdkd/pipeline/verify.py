@@ -238,7 +238,7 @@ def _compared(
 
 
 def _caveats(record: Record, again: Record) -> Iterator[str]:
-    """Why equality was not promised."""
+    """Reasons why equal bits were not promised."""
     if difference := environment_diff(_environment(record), _environment(again)):
         yield f"  the environments differ, so that equality was not promised: {difference}"
     if record.circumstances.get("exact") is False:

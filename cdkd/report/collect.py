@@ -106,8 +106,7 @@ def _slim(record: Record) -> Record:
 
 
 def _without_duplicates(folder: Path, found: tuple[FoundRun, ...]) -> tuple[FoundRun, ...]:
-    """A second file with another result of the same run makes the run unusable; an identical copy does no
-    harm."""
+    """A run with a second file that has another result cannot be used. An identical copy does not matter."""
     mine = {f"seed-{run.seed}.json" for run in found}
     others: dict[str, Record] = {}
     for path in sorted(folder.glob("*.json")):

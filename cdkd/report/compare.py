@@ -1,5 +1,4 @@
-"""Several experiments in one table, as surveys have it: methods × pairs of networks, with the published
-values."""
+"""Several experiments in one table, as in surveys: methods × pairs of networks, with published values."""
 
 from __future__ import annotations
 
@@ -55,8 +54,7 @@ class Experiment:
 
 
 def named(root: Path, names: Sequence[str]) -> list[Params]:
-    """The experiments of these names, each once: the active params.yaml if it is one, else that of
-    experiments/."""
+    """The experiments with these names, each once, from params.yaml or from experiments/."""
     known = Experiments(root)
     active = load(root / "params.yaml") if (root / "params.yaml").exists() else None
     found = []

@@ -1,5 +1,4 @@
-"""The parts of a report before it is written as HTML, Markdown or LaTeX: sections of text, tables and
-figures."""
+"""The parts of a report, independent of HTML, Markdown and LaTeX: sections of text, tables and figures."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ class Link(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A value with its interval on the scale from `left` to `right`; the HTML page draws it, with a mark at
-    0."""
+    """A value with its interval on the scale from `left` to `right`, which the HTML page draws."""
 
     value: float
     low: float | None
@@ -31,8 +29,7 @@ class Bar(NamedTuple):
 class Cell:
     """A cell with more than its text.
 
-    strong: bold; hint: shown when the pointer rests on the cell; order: what the page sorts by, if not by the
-    text
+    strong: bold; hint: shown when the pointer rests on the cell; order: the page sorts by it, else by text
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""What a record holds beyond error rates: confusion matrix, calibration, agreement with the teacher."""
+"""The error analysis of a record: confusion matrix, calibration, agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class ErrorAnalysis:
     """Measured on the test split after the last epoch. Shares in percent.
 
     confusion: images by true class (rows) and predicted class (columns)
-    count, confidence, right: of each bin of the maximal probability, its images, the sum of that probability,
-    and
-        how many were classified correctly
+    count, confidence, right: for each bin of the largest probability its images, the sum of that probability,
+        and how many images were classified correctly
     agreement, kl and the fields below them: None for a teacher, and where they were not measured
     """
 
@@ -42,8 +41,7 @@ class ErrorAnalysis:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean of |accuracy - confidence| over the bins, weighted by their
-        images."""
+        """Expected calibration error: mean of |accuracy - confidence| over bins, weighted by images."""
         return float(100 * np.abs(self.right - self.confidence).sum() / self.images)
 
     @property
@@ -99,8 +97,7 @@ def _parse(part: Mapping[str, Any]) -> ErrorAnalysis:
 
 
 def _counts(lines: Sequence[str]) -> np.ndarray:
-    """One line a true class, one number a predicted class; numpy parses them a hundred times faster than
-    Python."""
+    """A line for each true class, a number for each predicted class; numpy parses them fastest."""
     if not lines or any(len(line) > MAX_LINE or line.count(" ") != len(lines) - 1 for line in lines):
         raise ValueError("the confusion counts are not square")
     with warnings.catch_warnings():

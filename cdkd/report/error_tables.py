@@ -57,8 +57,7 @@ def measures_table(rows: Sequence[Row]) -> Grid | None:
 
 
 def class_differences(rows: Sequence[Row]) -> Classes:
-    """Every method's error in every class minus the student's, seed by seed; the classes of a method are one
-    family."""
+    """Errors in every class minus the student's, seed by seed; the family is a method's classes."""
     base = next((row for row in rows if row.name == BASE), None)
     if base is None:
         return {}

@@ -1,7 +1,6 @@
 """Differences between our recipe and that of a published result, and the known effect of each difference.
 
-explain.yaml holds the published recipes and known effects with their sources; this module compares them with
-params.
+explain.yaml has the published recipes and known effects with their sources. They are compared with params.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ class Difference:
 def explain(
     params: Params, method: str, row: Row | None = None, teacher: Row | None = None
 ) -> list[Difference]:
-    """The differences to the published result of this method and pair of networks, else to the nearest known
-    pair's.
+    """The differences to the published result of this method and pair, or of the nearest known pair.
 
     Empty where nothing is published that could be compared.
     row: our results of the method, means over its seeds; teacher: the teacher's

@@ -1,4 +1,4 @@
-"""The history of a run as columns of numbers, in a twentieth of the memory of nested dictionaries."""
+"""The history of a run as columns of numbers, which take a twentieth of the memory of nested dictionaries."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The report as LaTeX: tables for a paper, and one document that compiles. Needs booktabs, graphicx and
-array."""
+"""The report as LaTeX: tables for a paper, and a complete document. Needs booktabs, graphicx and array."""
 
 from __future__ import annotations
 

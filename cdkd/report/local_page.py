@@ -1,4 +1,4 @@
-"""What differs from run to run although the results are equal: commits, dates, times and links to MLflow.
+"""Values that differ from run to run although the results are equal: commits, dates, times, links to MLflow.
 
 It is written to local.html and local.csv in the report's folder, which git ignores.
 """

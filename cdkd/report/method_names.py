@@ -19,8 +19,7 @@ REMARKS = {"two stage": "two-stage", "tuned": "tuned", "released": "released for
 
 
 def paper_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name as a paper has it; a name stays as it is where a word is unknown or two methods would be
-    called the same."""
+    """Each name as a paper writes it, unless a word is unknown or two methods would get the same name."""
     found = {name: _paper_name(name) for name in names}
     counts = Counter(found.values())
     return {name: title if counts[title] == 1 else name for name, title in found.items()}

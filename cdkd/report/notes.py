@@ -94,8 +94,7 @@ def useless_teacher(row: Row) -> str | None:
 
 
 def git_notes(rows: Iterable[Row]) -> list[str]:
-    """Runs whose commit does not name their code. The fingerprint's code digest does, so these change no
-    number."""
+    """Runs whose commit does not identify their code. The code digest does, so no number is affected."""
     counted = [run for row in rows for run in row.runs if run.ok]
     dirty = [run for run in counted if _git(run).get("dirty")]
     outside = [run for run in counted if _git(run).get("commit") is None]

@@ -1,7 +1,6 @@
-"""Where the numbers come from: data, weights, code and environment behind them, and the commands that repeat
-them.
+"""Where the numbers come from: data, weights, code, environment, and the commands that repeat them.
 
-What is here is the same for the same results; dates, times, commits and links are in `local_page.py`.
+All of it is the same for equal results; dates, times, commits and links are in `local_page.py`.
 """
 
 from __future__ import annotations

@@ -59,8 +59,7 @@ def table() -> tuple[dict[str, str], ...]:
 
 
 def find(published: Published | None, method: str) -> Reference | None:
-    """The published result for one of our methods, or for "teacher": the preferred source's, else the first
-    listed.
+    """The published result for a method, or for "teacher": the preferred source's, else the first one.
 
     A method without an entry in `published.methods` is looked up under its own name.
     """

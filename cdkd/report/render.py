@@ -50,8 +50,7 @@ def render(
     deviations: method -> differences between our recipe and the published one
     class_names: of the data set's classes, in order
     mlflow: address of the experiment's page, for links to the runs: "http://127.0.0.1:5000/#/experiments/1"
-    Equal results give equal bytes, wherever and whenever they are rendered, in all files but local.html and
-    local.csv.
+    Equal results give equal bytes, on any machine and at any time; only local.html and local.csv may differ.
     """
     all_rows = rows(params, found, tuned)
     students = tuple(all_rows.values())
@@ -95,7 +94,7 @@ def render(
 
 
 def _remove_old(target: Path, files: Files) -> None:
-    """Files of an earlier report that today's records or studies no longer give."""
+    """Remove files of an earlier report that this one does not have."""
     ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
     old = [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")]
     old += [f"metrics/{path.name}" for path in target.glob("metrics/*.json")]

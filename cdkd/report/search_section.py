@@ -1,5 +1,4 @@
-"""The section on hyperparameter searches: trials, importance of parameters, gain from tuning, and the effect
-of EDT."""
+"""The section on searches: trials, importance of parameters, gain from tuning, effect of EDT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which section of the report holds what, in which order."""
+"""The sections of the report, in their order, and what each contains."""
 
 from __future__ import annotations
 

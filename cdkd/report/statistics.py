@@ -25,11 +25,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Summary:
-    """n values: mean, sample standard deviation (ddof 1; None below two values) and the t interval of the
-    mean.
+    """n values: their mean, sample standard deviation (ddof 1), and t interval of the mean.
 
-    low and high are None below two values, and where all values are equal: equal values do not prove
-    certainty.
+    std, low and high are None below two values. low and high are also None where all values are equal,
+    because equal values do not prove certainty.
     """
 
     mean: float | None
@@ -118,8 +117,7 @@ def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979): the i-th smallest of m times m - i + 1, never below the one before,
-    at most 1."""
+    """Holm's step-down correction (1979): the i-th smallest of m times m - i + 1, monotone, at most 1."""
     order = np.argsort(p, kind="stable")
     steps = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
     corrected = np.empty(len(p))
@@ -150,8 +148,7 @@ def _hedges(freedom: int) -> float:
 
 
 def _further_seeds(paired: Paired, family: int) -> int | None:
-    """Seeds to add, at the observed mean and spread, until |t| exceeds the two-sided critical value at ALPHA
-    / family."""
+    """Seeds to add, at this mean and spread, until |t| exceeds its two-sided bound at ALPHA / family."""
     if not paired.mean or not paired.std:
         return None
     enough = np.flatnonzero(_half_widths(ALPHA / family) * paired.std < abs(paired.mean))

@@ -97,9 +97,10 @@ def svg(figure: Figure, **options: Any) -> bytes:
 
 
 def _shorter(drawn: bytes) -> bytes:
-    """The same picture in fewer bytes: a hundredth of a point is enough for a curve (whole glyphs and
-    transformations stay as they
-    are), and neither comments nor indentation are seen."""
+    """The same picture in fewer bytes: curves to a hundredth of a point, no comments, no indentation.
+
+    Glyphs and transformations keep their digits.
+    """
     drawn = re.sub(rb"\n\s*", b"\n", re.sub(rb"<!--.*?-->", b"", drawn))
     return re.sub(
         rb' d="[^"]*"',

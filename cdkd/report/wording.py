@@ -49,7 +49,7 @@ def p_value(p: float | None) -> str:
 
 
 def verdict(paired: Paired, base: str) -> str:
-    """What the differences to a baseline show, and how many seeds are missing where they show nothing."""
+    """The result of a comparison with a baseline; where it is undecided, how many more seeds are needed."""
     if paired.verdict in SIGNIFICANT:
         return SIGNIFICANT[paired.verdict].format(base=base)
     if paired.verdict in NO_TEST:

@@ -89,7 +89,7 @@ def train_cohort(
     with watch(specs, circumstances) as watcher, Progress(_title(specs)) as progress:
         recorder = _Recorder(cohort, store, watcher, progress, circumstances, prune)
         for run in cohort.runs:
-            if run.history:  # killed between its epoch and what was to follow
+            if run.history:  # the process was killed after the run's last epoch, before the run was stored
                 recorder.settle(run)
         cohort.train(recorder.on_epoch, stop, CHECKPOINT_SECONDS)
     if failed := [run for run in cohort.runs if run.failed]:
@@ -127,7 +127,7 @@ class _Recorder:
         self.settle(run)
 
     def settle(self, run: Run) -> None:
-        """Give the run up, or put it into the store, where its time has come."""
+        """Store a run that has ended; give up one that the search prunes."""
         if not run.done and self.prune(self.cohort.specs[run.key], run.history):
             run.pruned = True
             self.planned -= run.recipe.epochs - run.epoch
@@ -190,7 +190,7 @@ def record_of(
 def adopt_teacher(
     root: Path, store: Store, spec: RunSpec, data_folder: Path, file: str, recipe: Recipe
 ) -> None:
-    """A teacher from a file: loaded strictly, evaluated on the test split, stored without a history."""
+    """Evaluate a teacher from a file on the test split, and store it as a run without a history."""
     device = choose_device()
     meta = read_meta(data_folder)
     model = network(spec.config["network"], spec.config["data"], spec.seed, device)

@@ -19,7 +19,7 @@ from cdkd.core.errors import BadRecord
 
 try:
     from orjson import loads  # four times as fast
-except ModuleNotFoundError:  # the machine of a worker
+except ModuleNotFoundError:  # on a worker's machine
     from json import loads  # type: ignore[assignment]
 
 FORMAT = 2

@@ -32,7 +32,7 @@ class Store:
         self.locks = shared / "locks"
 
     def has(self, fingerprint: str) -> bool:
-        """Whether something is there, without reading it."""
+        """Whether the store has a run under the fingerprint; the run is not read."""
         return (self.folder / fingerprint).exists()
 
     def get(self, fingerprint: str) -> Record | None:

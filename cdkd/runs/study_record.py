@@ -35,7 +35,7 @@ class Result:
     """A study.
 
     name: as in params.yaml; config: everything that affects its trials; key: digest of config
-    trials: those that are over; planned: how many were asked for
+    trials: those that have ended; planned: how many the study has in all
     importance, importance_std: each parameter's share of the variance of the values, mean and standard
         deviation over the forests of the evaluator; empty where the values do not vary
     """

@@ -18,7 +18,7 @@ from cdkd.runs.study_record import Result
 
 
 def study_config(params: Params, name: str, data: Meta, teacher: Record) -> dict[str, Any]:
-    """Everything that affects the trials of a study except their number. Other values make another study."""
+    """Everything that affects a study's trials, except their number. Other values begin a new study."""
     space = params.search[name]
     study = space.study
     chosen = {

@@ -77,7 +77,7 @@ class PostgresLocks:
 
 
 class Storage:
-    """Optuna's storage, whose calls raise `BadStudy` where the database is damaged, locked or away."""
+    """Optuna's storage, whose calls raise `BadStudy` where the database is damaged, locked or unreachable."""
 
     def __init__(self, optuna_storage: RDBStorage, url: URL) -> None:
         self.optuna_storage, self.url = optuna_storage, url

@@ -1,4 +1,4 @@
-"""One worker of a study: takes trials, trains them side by side, records their values. Many may share one."""
+"""A worker of a study: takes trials, trains them side by side, records their errors. There may be many."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOLDER, LOST, REASON, DIGEST = "cdkd.holder", "cdkd.lost", "cdkd.reason", "cdkd.
 CLAIMS = "cdkd.claims"  # of a study: how many trials were taken so far
 ERROR = "validation_top1_error"
 METRIC = "top-1 error on validation (%)"  # as the dashboard shows it
-PAUSE = 0.5  # seconds between looks at what other workers do
+PAUSE = 0.5  # seconds between two looks at the other workers' progress
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,8 @@ class Worker:
     def _abandoned(self, trial: FrozenTrial) -> bool:
         """Whether its worker is dead.
 
-        A trial that costs a second worker, while others look on, kills its workers: it fails.
+        If a second worker died while it trained the trial, the trial probably kills its workers: it is marked
+        as failed.
         """
         with faults_as_one_line(self.storage.url):
             holder, claim = trial.user_attrs.get(HOLDER, ["nobody", 0])
@@ -213,7 +214,7 @@ class Worker:
             self._train_cohort(list(plans.values()), report)
             for plan in plans.values():
                 record = self.store.get(plan.fingerprint)
-                if record is not None:  # perhaps of another study, which did not prune it
+                if record is not None:  # it may have been trained by another study, which did not prune it
                     report(plan, record.history)
                     for one in trials_of[plan.fingerprint]:
                         one.failed = one.failed or record.reason or ""
@@ -231,7 +232,7 @@ class Worker:
     def _report(
         self, one: RunningTrial, history: Sequence[Row], place: int, earlier: Sequence[FrozenTrial]
     ) -> None:
-        """Write the new epochs of a run's history to the database, and decide whether the trial is pruned."""
+        """Write a run's new epochs to the database, and decide whether the trial is pruned."""
         for row in history:
             step = place * self.space.trial_epochs + row["epoch"]
             if one.over or step in one.curve:
@@ -241,7 +242,7 @@ class Worker:
             one.pruned = propose.should_prune(self.space, earlier, one.curve)
 
     def _train_cohort(self, plans: list[RunSpec], prune: Prune) -> None:
-        """Train what the store lacks; a run that another process trains is waited for."""
+        """Train the runs that the store lacks. If another process trains one of them, wait for it."""
         from cdkd.runs.execution import train_cohort
 
         weights = self.store.weights(self.teacher.fingerprint)

@@ -132,7 +132,7 @@ def _lock(handle: int, draft: str) -> bool:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: nobody clears there
+    except OSError:  # a file system without locks: drafts are never cleared there
         pass
     return os.path.exists(draft)
 

@@ -1,4 +1,4 @@
-"""A table of rows in a file that takes disk for the rows that were written."""
+"""A table of rows in a file that needs disk space only for the rows that were written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RowsFile:
         self.width, self._bytes = width, 4 * width
 
     def read(self, places: NDArray[numpy.int64]) -> NDArray[numpy.int32]:
-        """The rows at these places; zeros where nothing was written."""
+        """The rows with these numbers; zeros where nothing was written."""
         found = numpy.zeros((len(places), self.width), numpy.int32)
         for row, offset in self._rows(found, places):
             os.preadv(self._file.fileno(), [row], offset)
@@ -39,7 +39,7 @@ class RowsFile:
                 os.pwrite(self._file.fileno(), row[done:], offset + done)
 
     def clear(self) -> None:
-        """Give the disk back."""
+        """Remove all rows and free their disk space."""
         os.ftruncate(self._file.fileno(), 0)
 
     def _rows(

@@ -1,6 +1,6 @@
-"""MLflow: shows runs while they train, and completes the view from the records afterwards.
+"""MLflow: shows runs while they train, and adds afterwards what is missing, from the records.
 
-Records are the source and MLflow a copy, which may fail, lag or be deleted; nothing is read back from it.
+MLflow holds a copy of the records, which may fail, lag or be deleted; nothing is read back from it.
 May import everything up to `search`; MLflow is imported here only, and only once something is to be written.
 Start at `view.py` (one experiment), then `tracker.py` (live) and `records.py` (from records).
 """

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its data: a SQLite file of the project; created, checked, moved with its checkout."""
+"""MLflow's database, a SQLite file of the project: created, checked, adapted to a moved checkout."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def import_mlflow() -> None:
 
 
 def create_tables(address: str, path: Path) -> None:
-    """Create the tables, which takes seconds: whole or absent, for MLflow never repairs a half-made file."""
+    """Create the tables, in seconds. The file is complete or absent: MLflow never repairs half of one."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy.engine import make_url
 
@@ -110,7 +110,7 @@ def create_tables(address: str, path: Path) -> None:
 
 
 def relocate_artifacts(path: Path, here: Path, patience: float) -> None:
-    """Let every artifact of this project lie in `here`, wherever the checkout was when it was logged."""
+    """Change the addresses of all artifacts to the folder `here`: the checkout may have moved."""
     with contextlib.closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as connection:
         locations = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         pattern = re.compile(rf"(file://.*/{re.escape(ARTIFACTS)})(?:/.*)?")

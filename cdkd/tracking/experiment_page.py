@@ -1,4 +1,4 @@
-"""What MLflow's page of an experiment shows first: a headline, and the table of runs. Needs no MLflow."""
+"""MLflow's page of an experiment: its headline, and the settings of its table of runs. Needs no MLflow."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ STUDY_NOTE = """Searches: a run for each study, below it a run for each trial, w
 
 
 def methods(state: str | None) -> set[str]:
-    """The methods that a view names; none where another program wrote it."""
+    """The methods that a view lists; none if another program wrote it."""
     try:
         return {group.removeprefix("tag.method.") for group in read_view(state or "{}")["groupsExpanded"]}
     except (ValueError, KeyError, TypeError, zlib.error):
@@ -96,7 +96,7 @@ def read_view(state: str) -> Any:
 
 
 def _compressed(state: Mapping[str, Any]) -> str:
-    """The charts of every loss are longer than a tag may be; they repeat themselves."""
+    """Compressed, because the charts of many losses are longer than a tag may be."""
     return COMPRESSED + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
 

@@ -28,7 +28,7 @@ Rows = list[tuple[Row, int]]  # a row of the history and its time in millisecond
 
 
 class Named(Protocol):
-    """What a run has before it is trained (a plan) and after (a record)."""
+    """What the specification and the record of a run have in common."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -51,7 +51,7 @@ def group_name(method: str) -> str:
 
 
 def command(run: Named) -> str:
-    """What a user types to get this run, whichever command happened to train it."""
+    """The command that gives this run, whichever command trained it."""
     return "cdkd teacher" if run.method == TEACHER else f"cdkd distill {run.method}"
 
 

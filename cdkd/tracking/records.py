@@ -1,4 +1,4 @@
-"""The view completed from the records, whatever part of it exists."""
+"""Completes MLflow's runs from the records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, 
 def rebuild(
     root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None
 ) -> tuple[int, int]:
-    """Create the runs that MLflow lacks and complete the partial ones; how many of each. A second call: 0, 0.
+    """Create the runs that MLflow lacks and complete partial ones. Returns how many; a second call: 0, 0.
 
     A run whose numbers differ from its record is written again: the database was damaged or edited.
     Runs without a record are left as they are: one that shows as RUNNING may be in training, or was killed
@@ -126,7 +126,7 @@ def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
 
 @contextlib.contextmanager
 def faults_as_one_line(root: Path) -> Iterator[None]:
-    """What the store raises outside MLflow's client."""
+    """Turn exceptions that MLflow's store raises outside its client into one line."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:

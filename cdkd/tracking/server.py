@@ -71,7 +71,7 @@ def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and every child of it: the group is asked, then made to."""
+    """End the server and its children: SIGTERM to the process group, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)

@@ -1,4 +1,4 @@
-"""A tracker in a process of its own, so that training shares neither interpreter nor memory with MLflow.
+"""Writes to MLflow from a separate process, so that training shares neither interpreter nor memory with it.
 
 The training process writes one JSON line for each event into a pipe. `cdkd.pipeline.mlflow_writer` reads them
 into a `Tracker` and ends with the pipe; where the trainer was killed, its runs are marked as killed.
@@ -33,7 +33,7 @@ def wait_for_writers() -> None:
 
 
 class SubprocessTracker:
-    """Sends what happens in a cohort to the writer's process. Only `close` waits, and nothing raises."""
+    """Sends the events of a cohort to the writer's process. Only `close` waits, and no method raises."""
 
     def __init__(
         self, root: Path, experiment: str, seed: int, runs: Sequence[tuple[RunSpec, Mapping[str, Any]]]

@@ -103,7 +103,7 @@ class Tracker:
             self._events.put(event)
 
     def _work(self) -> None:
-        due = time.monotonic()  # at once: the runs are to be seen from their beginning
+        due = time.monotonic()  # at once, so that runs are shown from their beginning
         while True:
             last = not self._take(due)
             try:
@@ -131,7 +131,7 @@ class Tracker:
                 self._records.append(content)
 
     def _flush(self, last: bool) -> None:
-        """Write everything that waits. What fails waits on; nothing is written twice."""
+        """Write all queued events. Those that fail stay in the queue; none is written twice."""
         view = self._view = self._view or View(self.root, self.experiment, LOCKED_PATIENCE)
         with view.locked():
             for fingerprint, (run, circumstances) in self.runs.items():

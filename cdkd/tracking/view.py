@@ -110,7 +110,7 @@ class View:
         )
 
     def show_methods(self, methods: Iterable[str]) -> None:
-        """Let the page open on these methods and those that it shows already."""
+        """Add these methods to those that the page shows."""
         old = self.client.get_experiment(self.experiment).tags.get(experiment_page.VIEW)
         new = experiment_page.view({*methods, *experiment_page.methods(old)})
         if new != old:
@@ -193,7 +193,7 @@ class View:
         self.client.set_tag(key, fields.MODEL, model.model_id)
 
     def mark(self, run: Any, tag: str, value: str) -> None:
-        """Set a tag where it is another."""
+        """Set a tag, unless it has this value already."""
         if run.data.tags.get(tag) != value:
             self.client.set_tag(run.info.run_id, tag, value)
 

@@ -152,6 +152,6 @@ def student_run(
 
 
 def _cacheable(runs: Sequence[Run], epochs: int) -> bool:
-    """Whether in some epoch no run reads the teacher's maps, but some run reads its other features."""
+    """Whether there is an epoch in which runs read the teacher's features, but none reads its maps."""
     needs = [needs_of(runs, epoch, TEACHER) for epoch in range(epochs)]
     return any(need and not need & ~SMALL for need in needs)

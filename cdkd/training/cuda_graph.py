@@ -19,12 +19,11 @@ WARM_UP = 3  # steps: libraries choose and allocate on their first calls, which 
 
 
 class CudaGraphStep:
-    """A training step: recorded once on CUDA and then replayed, with the same kernels and bits; on a CPU,
-    called.
+    """A training step. On CUDA it is recorded once and replayed, with the same kernels and bits.
 
     Values that change from step to step must be in tensors that keep their memory: weights, sums, the
-    learning rate. Batches of another size than the first (an epoch's last) are computed, not replayed.
-    CDKD_CUDA_GRAPHS=0 turns replaying off.
+    learning rate. Batches of another size than the first (an epoch's last) are computed, not replayed. On a
+    CPU, or with CDKD_CUDA_GRAPHS=0, every step is computed.
     """
 
     def __init__(self, step: Callable[[Batch], None], device: torch.device, *, record: bool = True) -> None:

@@ -15,7 +15,7 @@ from cdkd.core.host import host
 
 
 def choose_device() -> torch.device:
-    """CUDA if available, without TF32, and deterministic unless CDKD_DETERMINISTIC=0 asks for speed."""
+    """CUDA if available, without TF32. Algorithms are deterministic unless CDKD_DETERMINISTIC=0 is set."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False

@@ -78,8 +78,7 @@ class Evaluation:
         )
 
     def final_metrics(self, model: nn.Module) -> dict[str, Any]:
-        """Confusion matrix (one text for each true class), reliability of the confidence; see
-        `Record.result`.
+        """Confusion matrix (a text for each true class) and reliability; see `Record.result`.
 
         With a reference also the agreement with the teacher.
         """

@@ -118,11 +118,11 @@ class Learner(nn.Module):
         return self.networks[name or self.deployed]
 
     def metrics(self, evaluation: Evaluation) -> Row:
-        """Further values of a history's row, about more than the deployed network."""
+        """Further values for the history, about all networks; none for a lone student."""
         return {}
 
     def training_cost(self, image: tuple[int, int, int]) -> dict[str, Any]:
-        """Further values of a result, about more than the deployed network. image: (H, W, C)"""
+        """Further values for the result, about all networks; none for a lone student. image: (H, W, C)"""
         return {}
 
     def state(self) -> dict[str, Any]:

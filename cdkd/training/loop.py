@@ -64,7 +64,7 @@ def train(
             if run.failed is not None:
                 continue
             row = run.close_epoch(len(batches.split), evaluation)
-            if row is not None and (keep or run.done):  # a diverged state never replaces a good one
+            if row is not None and (keep or run.done):  # the state of a diverged run is not saved
                 run.save()
             on_epoch(run, row)
         if last:

@@ -117,7 +117,7 @@ class Objective(nn.Module):
         return needs
 
     def add_parts(self, teachers: Mapping[str, Features], parts: Parts) -> None:
-        """Compute what depends on a teacher alone, where no other run of the cohort has done so."""
+        """Compute the parts that depend on a teacher alone, unless another run of the cohort has done so."""
         for one in self.each():
             part = one.part()
             if (

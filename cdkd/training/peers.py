@@ -53,8 +53,7 @@ def diversity(logits: Sequence[Tensor]) -> Tensor:
 
         1/(number of pairs) Σ_{i<j} ‖softmax(z_i) − softmax(z_j)‖₂
 
-    logits: m times [B, K]. One network alone: 0. The released code of OKDDip and CSS adds 1e-6 to each
-    element.
+    logits: m times [B, K]. One network alone: 0. The released code of OKDDip and CSS adds 1e-6 everywhere.
 
     Source: Chen et al., 1912.00350, section 4.4.
     """

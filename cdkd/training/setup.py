@@ -78,7 +78,7 @@ def split(folder: Path, meta: Meta, device: torch.device, name: str) -> Split:
 def teacher_of(spec: RunSpec, weights: Path, recipe: Recipe, device: torch.device) -> Teacher:
     """The frozen teacher in eval mode. Raises `BadCheckpoint` for another file than the specification's.
 
-    It answers a split in batches of the evaluation's size, which is large whatever the recipe's batch.
+    It evaluates a split in large batches, whatever the recipe's batch.
     """
     config = spec.config["teacher"]
     model = network(config["network"], spec.config["data"], 0, device)

@@ -20,7 +20,8 @@ class Teacher:
     """A frozen network.
 
     batchnorm: train: as in the released code of CD, with batch statistics, and running ones that drift
-    least: fewer images are repeated up to so many; None: `FULL`, or the recipe's batch if that is smaller
+    least: a batch of fewer images is filled up to so many by repeating images; None: `FULL`, or the recipe's
+        batch if that is smaller
     """
 
     def __init__(

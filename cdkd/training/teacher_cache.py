@@ -23,8 +23,7 @@ Answer = Callable[[Tensor], Features]  # images [B, C, H, W] to features whose m
 
 
 class TeacherCache:
-    """A table of rows, one for each (image, view): logits, pooled and channel means in float32, and a
-    checksum.
+    """A table with a row for each (image, view): logits, pooled, channel means (float32), and a checksum.
 
     A row is used only if its checksum fits its content and position. For a hole, a half-written or damaged
     row, or a row that another process is writing, the teacher is computed again. The file is sparse: only
@@ -52,7 +51,7 @@ class TeacherCache:
         width = sum(self.widths)
         self.slots = min(
             images * views, int(gigabytes * 1e9) // (4 * (width + 2))
-        )  # the first images, where not all have room
+        )  # if the disk space is not enough for all images: the first ones
         # odd factors: any one changed bit changes the sum
         self._factors = numpy.random.default_rng(0).integers(
             0, 2**63, width, dtype=numpy.uint64
@@ -66,7 +65,7 @@ class TeacherCache:
                 self._stop_keeping(error)
 
     def __call__(self, batch: Batch, answer: Answer) -> Features:
-        """The features of a batch: what is known from the table, the rest from the teacher."""
+        """The features of a batch: valid rows of the table, otherwise the teacher's output."""
         if self._rows is None or batch.crops is None:
             return answer(batch.images)
         places = (batch.indices * self.views + batch.crops).numpy()
@@ -100,7 +99,10 @@ class TeacherCache:
         )
 
     def _stop_keeping(self, error: OSError) -> None:
-        """The teacher is asked from now on. A full disk gets back what was kept: checkpoints need it more."""
+        """From now on the teacher computes everything.
+
+        On a full disk the cache is cleared: checkpoints need the space more.
+        """
         if self._rows is not None:
             self._rows.clear()
         self._rows = None

@@ -26,7 +26,7 @@ from cdkd.pipeline.doctor.teacher_accuracy import teacher, teacher_error
 
 
 def examine(root: Path, *, quick: bool) -> Iterator[Finding]:
-    """The page line by line, each as soon as it is known. quick: without what takes minutes (`SLOW`)."""
+    """The results, a line as soon as it is known. quick: without checks that take minutes (`SLOW`)."""
     site = Site(root, quick=quick)
     for check in CHECKS:
         if quick and check in SLOW:

@@ -37,7 +37,7 @@ LEAST_FREE = 1e9  # bytes of disk
 COPIES = 3  # a run is in the store, in the workspace and in DVC's cache
 
 
-# What else may change the last bits: what is unset is the machine's own choice.
+# Settings that may change the last bits. Where one is unset the library chooses by the machine.
 UNSET = (
     "MKL_NUM_THREADS",
     "MKL_CBWR",
@@ -56,7 +56,7 @@ SILENT = {
 
 
 def packages(site: Site) -> Verdict:
-    """What is installed, against requirements.lock."""
+    """Compares the installed packages with requirements.lock."""
     path = site.root / "requirements.lock"
     if not path.is_file() and not (site.root / "cdkd").is_dir():  # a project of its own has no lock
         return Verdict(f"Python {platform.python_version()}; no requirements.lock to compare with", [])
@@ -182,7 +182,7 @@ def bf16(site: Site) -> Verdict:
 
 
 def telemetry(site: Site) -> Verdict:
-    """Nothing leaves the machine: of what `cdkd` starts by the environment, of `dvc` by its own settings."""
+    """Whether telemetry is off: for `cdkd` by environment variables, for `dvc` by its own settings."""
     faults = [
         Fault("BAD", f"{name} is not set", f"`export {name}={values[-1]}`")
         for name, values in SILENT.items()
@@ -219,14 +219,12 @@ def disk(site: Site) -> Verdict:
 
 
 def _locked(path: Path) -> Iterator[tuple[str, str, str | None, bool]]:
-    """What the lock file asks for on this machine: name, version, the version that is installed, and whether
-    that fits.
-    """
+    """The lock file's packages for this machine: name, locked and installed version, whether they agree."""
     text = path.read_text(encoding="utf-8")  # a line that hashes follow ends in a backslash
     lines = [line.removesuffix("\\").strip() for line in text.splitlines() if line[:1].isalnum()]
     try:
         from packaging.requirements import Requirement
-    except ImportError:  # nothing here understands markers: the lines that have one are left out
+    except ImportError:  # markers are not evaluated here: lines that have one are left out
         for line in (line for line in lines if ";" not in line):
             name, _, version = line.partition("==")
             found = _installed(name.partition("[")[0])

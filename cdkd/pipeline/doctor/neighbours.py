@@ -1,4 +1,4 @@
-"""Locks, and the files of other programs and caches: DVC, MLflow, the teacher's outputs."""
+"""Checks of locks, of DVC's cache, of MLflow's database and of the cache of the teacher's outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this checkout has made: params, data, the store, the workspace, checkpoints."""
+"""Checks of the project's own files: params, data, the store, the workspace, checkpoints."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def params(site: Site) -> Verdict:
 
 
 def data(site: Site) -> Verdict:
-    """Prepared data by their digests; of a large split the size and the checksums, by which training checks
-    each image.
-    """
+    """Compares prepared data with their digests; of a large split only the size and the file of checksums."""
     faults, folders = [], [path.parent for path in sorted((site.root / "data").glob(f"*/{FILE}"))]
     active = data_folder(site.params) if site.params else None
     if active is not None and active not in folders:
@@ -58,7 +56,7 @@ def data(site: Site) -> Verdict:
 
 
 def store(site: Site) -> Verdict:
-    """Every entry: its record's seal, its fingerprint, its weights."""
+    """Checks every run of the store: its record's digest, its fingerprint, its weights."""
     faults = []
     for key, entry in site.stored.items():
         if isinstance(entry, CdkdError):
@@ -86,7 +84,7 @@ def store(site: Site) -> Verdict:
 
 
 def leftovers(site: Site) -> Verdict:
-    """What was set aside as damaged, and what killed processes left behind."""
+    """Runs that were set aside as damaged, and files that killed processes left."""
     faults = []
     aside = sorted(site.store.folder.glob("damaged-*"))
     if aside:
@@ -123,7 +121,7 @@ def leftovers(site: Site) -> Verdict:
 
 
 def runs(site: Site) -> Verdict:
-    """The workspace's runs: each in itself, and against the store's."""
+    """Checks the workspace's runs, and compares them with the store's."""
     faults, paths = [], sorted((site.root / "runs").glob("*/*/seed-*.json"))
     for path in paths:
         again = _restored(site, path)
@@ -153,7 +151,7 @@ def runs(site: Site) -> Verdict:
 
 
 def stale_runs(site: Site) -> Verdict:
-    """Runs of the workspace that today's params and code would not give."""
+    """Runs of the workspace that were trained with other params or code than today's."""
     if site.params is None or site.data is None:
         return NOTHING
     paths = sorted(runs_folder(site.params).glob("*/seed-*.json"))
@@ -227,7 +225,7 @@ def _check_data(folder: Path) -> None:
 
 
 def _restored(site: Site, path: Path) -> str | None:
-    """How a run comes back to the workspace; None where params.yaml knows no such method."""
+    """The command that restores a run to the workspace; None for a method that params.yaml does not have."""
     experiment, method = path.parts[-3:-1]
     if site.params is None or experiment != site.params.experiment:
         return f"`cdkd use {experiment}` and `dvc repro` take the store's, or train it again"

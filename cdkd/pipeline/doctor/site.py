@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """summary: shown if there is no fault; empty: no line is shown."""
+    """summary: shown if there is no fault, unless it is empty"""
 
     summary: str
     faults: list[Fault]

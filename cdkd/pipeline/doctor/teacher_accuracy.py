@@ -26,7 +26,7 @@ def teacher_error(site: Site) -> Verdict:
 
 
 def teacher(site: Site) -> Verdict:
-    """The teacher's weights measured again: the same bits, on the machine and versions of its record."""
+    """Evaluate the teacher again. On the machine and versions of its record the bits are the same."""
     if site.params is None or site.data is None:
         return NOTHING
     record = site.teacher
@@ -68,9 +68,7 @@ def _weights(site: Site, record: Record) -> Path | None:
 
 
 def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Errors and loss on the test split, and the environment they were measured in: with as many threads as
-    then.
-    """
+    """Errors and loss on the test split, with as many threads as in the record; and the environment."""
     import torch
 
     from cdkd.core.schedule import Recipe

@@ -60,8 +60,7 @@ def _matrix(axes: Axes, title: str, change: np.ndarray, labels: Sequence[str]) -
 
 
 def reliability(rows: Mapping[str, Row]) -> Figure | None:
-    """Accuracy against confidence in the bins that hold images, over all seeds; grey bars: share of the
-    images."""
+    """Accuracy against confidence in bins, over all seeds; grey bars: share of the images."""
     found = [name for name in rows if rows[name].analyses][:MAX_PANELS]
     if not found:
         return None
@@ -98,8 +97,7 @@ def reliability(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def _change(row: Row, base: Row) -> np.ndarray | None:
-    """Confusions in percent of the true class minus the baseline's, mean over the seeds that both have;
-    diagonal 0."""
+    """Confusions in percent of the true class minus the baseline's, mean over common seeds; diagonal 0."""
     pairs = [
         (analysis.confusion, base.analyses[seed].confusion)
         for seed, analysis in row.analyses.items()

@@ -26,8 +26,7 @@ def students(rows: Mapping[str, Row]) -> list[str]:
 
 
 def highlighted(rows: Mapping[str, Row]) -> dict[str, LineStyle]:
-    """The methods that charts draw in colour, each in its own: the baselines and the best; all where they are
-    few."""
+    """The methods that have a colour of their own: the baselines and the best, or all if they are few."""
     names = students(rows)
     if len(names) > len(COLOURS):
         measured = [name for name in names if rows[name].top1.mean is not None]
@@ -86,9 +85,8 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """So many panels with common axes, filled row by row; the rest of the last row stays empty.
 
-    width, height: of one panel; column_gap, row_gap: between two, all in inches. The panels fill the figure:
-    labels lie
-    outside, and `style.svg_and_png` cuts where they end. (matplotlib's layout engines take seconds.)
+    width, height: of one panel; column_gap, row_gap: between two, all in inches. The panels fill the figure.
+    Labels are outside it, and `style.svg_and_png` includes them. (matplotlib's layout engines take seconds.)
     """
     across = min(across, count)
     down = math.ceil(count / across)

@@ -82,8 +82,7 @@ def _close_up(
 
 
 def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
-    """The weights of every method whose weights change, as they were used, and the learning rate below: a
-    strip each."""
+    """A strip for every method whose weights change, with the weights as used; below, the learning rate."""
     weights = {name: _weights(params, rows[name]) for name in students(rows)}
     changing = [
         name for name, those in weights.items() if any(len(set(values)) > 1 for values in those.values())
@@ -166,8 +165,7 @@ def shares(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def alignment(rows: Mapping[str, Row]) -> Figure | None:
-    """Similarity of the student's and the teacher's channel means, a panel for every stage, from shallow to
-    deep."""
+    """Similarity of the student's and the teacher's channel means; a panel a stage, shallow to deep."""
     methods = students(rows)
     histories = [history for name in methods for history in rows[name].histories]
     stages = max((len(history.names("alignment")) for history in histories), default=0)
@@ -204,8 +202,7 @@ def _weights(params: Params, row: Row) -> dict[str, list[float]]:
 
 
 def _rates(params: Params, rows: Mapping[str, Row]) -> list[tuple[str, list[float]]]:
-    """Each learning rate over the epochs and its methods: a search may choose one for its method. The
-    commonest comes last."""
+    """Each learning rate over the epochs with its methods, the commonest last. A search may choose one."""
     methods_of: dict[tuple[float, ...], list[str]] = {}
     for name in students(rows):
         recipe = params.tuned.get(name, params.training).resolved

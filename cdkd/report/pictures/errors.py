@@ -56,8 +56,7 @@ def errors(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def forest(rows: Mapping[str, Row]) -> Figure | None:
-    """Mean difference to the baseline with its 95 % interval, every seed's difference as a small point, the
-    result."""
+    """Mean difference to the baseline with its 95 % interval, seeds as small points, the result."""
     tested = (row.minus for row in rows.values())
     bases = {base for minus in tested for base, paired in minus.items() if paired.n}
     base = next((base for base in BASELINES if base in bases), None)

@@ -1,4 +1,4 @@
-"""Networks that were trained together: how different they are, and what each of them is worth."""
+"""Networks that were trained together: their diversity and their errors."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ MAX_SLICES = 6  # parameters that have a panel each
 
 
 def history(study: Result) -> Figure | None:
-    """Every finished trial by its number, the best so far as steps; pruned trials at their last error, as
-    crosses."""
+    """Every finished trial by its number, the best so far as steps, pruned trials as crosses."""
     finished = sorted(study.finished, key=lambda trial: trial.number)
     if not finished:
         return None
@@ -74,8 +73,7 @@ def history(study: Result) -> Figure | None:
 
 
 def slices(study: Result) -> Figure | None:
-    """Error against each parameter, in order of importance. The worst tenth is at the upper edge, as
-    triangles."""
+    """Error against each parameter, in order of importance. Triangles: the worst tenth."""
     finished = sorted(study.finished, key=lambda trial: trial.number)
     if len(finished) < 2:
         return None
@@ -129,8 +127,7 @@ def slices(study: Result) -> Figure | None:
 
 
 def pareto(studies: Mapping[str, Result]) -> Figure | None:
-    """Error against the epochs of a trial, over studies of several lengths; steps: the lowest error for at
-    most so many."""
+    """Error against the epochs of a trial, over several studies. Steps: the lowest error so far."""
     points = {
         name: [(len(trial.curve), trial.value or 0.0) for trial in study.finished]
         for name, study in studies.items()
