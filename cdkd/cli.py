@@ -181,6 +181,10 @@ def check(arguments: argparse.Namespace) -> None:
         f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds"
         f" = {runs} runs of {params.training.epochs} epochs; no fault"
     )
+    if params.training.preset is not None:
+        from cdkd.report.notes import recipe
+
+        print(f"training: preset {params.training.recipe}: {recipe(params.training)}")
     if params.training.precision == "bf16":
         print(f"training.precision: bf16; {_bf16()}")
 

@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from cdkd.config import groups, schema, term_schema
+from cdkd.config import groups, presets, schema, term_schema
 from cdkd.core import group, schedule
 from cdkd.losses import signature
 
@@ -157,6 +157,16 @@ def section(name: str) -> str:
         lines += [markdown("\n\n".join(paragraphs)), ""]
     if name in ("training", "methods.term"):
         lines += ["Epochs may also be shares of the training: 0.25 of 8 epochs is epoch 2.", ""]
+    if name == "training":
+        lines += [
+            "Recipes of papers that `preset` names. Own values go before it; its epochs are shares:",
+            "",
+        ]
+        lines += [
+            f"* `{key}`: {escape(one.source)}. `{written(dict(one.values))}`"
+            for key, one in presets.PRESETS.items()
+        ]
+        lines += [""]
     for key, one in fields.items():
         default = "required" if key in required else f"default `{written(one.get('default'))}`"
         lines += [f"## {key}", f"{kind(one, described.get('$defs', {}))}; {default}.", ""]

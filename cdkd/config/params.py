@@ -15,6 +15,7 @@ from cdkd.config.epochs import MAX_EPOCHS, resolved_method
 from cdkd.config.faults import Faults, suggest
 from cdkd.config.groups import with_student
 from cdkd.config.methods import check_name, methods_of
+from cdkd.config.presets import expanded
 from cdkd.config.reading import read
 from cdkd.config.schema import SOURCES, Data, Report, Student, Teacher, Training
 from cdkd.config.search_space import Space
@@ -91,14 +92,15 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     """Read every section, each with the values that it needs of earlier ones."""
     _check_keys(raw, faults)
     experiment = check_name(raw["experiment"], ("experiment",), faults) if "experiment" in raw else ""
-    training = sections.training_of(raw["training"], faults) if "training" in raw else None
+    recipe = expanded(raw.get("training"))
+    training = sections.training_of(recipe, raw["training"], faults) if "training" in raw else None
     teacher = None
     if "teacher" in raw:
-        teacher = sections.teacher_of(raw["teacher"], training, raw.get("training"), faults)
+        teacher = sections.teacher_of(raw["teacher"], training, recipe, faults)
     student = sections.student_of(raw["student"], faults) if "student" in raw else None
     data = sections.data_of(raw["data"], training, faults) if "data" in raw else None
     seeds = sections.seeds_of(raw["seeds"], faults) if "seeds" in raw else ()
-    epochs = sections.epochs_of(raw.get("training"))
+    epochs = sections.epochs_of(recipe)
     written = with_student(raw.get("methods"), None if student is None else student.network)
     methods = methods_of(written, epochs, faults) if "methods" in raw else {}
     rows = None

@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from cdkd.config.epochs import MAX_EPOCHS
+from cdkd.config.faults import suggest
+from cdkd.config.presets import PRESETS
 from cdkd.core import own_code
 from cdkd.core.schedule import Recipe
 from cdkd.data import own_sources
@@ -61,6 +63,12 @@ def _network(value: str) -> str:
     return value
 
 
+def _preset(value: str) -> str:
+    if value not in PRESETS:
+        raise PydanticCustomError("preset", f"expected one of {', '.join(PRESETS)}{suggest(value, PRESETS)}")
+    return value
+
+
 def _source(value: str) -> str:
     if value not in SOURCES and not own_sources.exists(value):
         known = [*SOURCES, *own_code.names(own_code.SOURCES)]
@@ -76,6 +84,7 @@ Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 Number = Annotated[Any, BeforeValidator(_number)]  # whole or not, as it was written
 Text = Annotated[str, Field(max_length=500)]
 Network = Annotated[str, AfterValidator(_network)]
+Preset = Annotated[str, AfterValidator(_preset)]
 Source = Annotated[str, AfterValidator(_source)]
 Texts = Annotated[tuple[Text, ...], Strict(False), Field(max_length=MAX_LISTED)]
 Channels = Annotated[
@@ -151,7 +160,8 @@ class Augmentation(Section):
 class Training(Section):
     """A recipe: an optimiser and its learning rate over time. Epochs count from 0.
 
-    recipe: its name in reports
+    preset: a paper's recipe, on top of which the other values go; see the list below
+    recipe: its name in reports; without one it is named after the preset
     learning_rate: the highest, which the schedule multiplies by a factor
     momentum: of sgd
     weight_decay: of all parameters, BatchNorm's and biases too; in adamw apart from the gradient
@@ -174,6 +184,7 @@ class Training(Section):
     clip: largest norm of a step's gradient over all parameters, to which a larger one is scaled down; 0: none
     """
 
+    preset: Preset | None = None
     recipe: Text = "unnamed"
     epochs: Annotated[PositiveInt, Field(le=MAX_EPOCHS)]
     batch: Annotated[int, Field(ge=2, le=MAX_BATCH)] = 64  # BatchNorm needs two images
@@ -199,7 +210,7 @@ class Training(Section):
 
     @property
     def resolved(self) -> Recipe:
-        return Recipe.of(self.model_dump(exclude={"recipe"}))
+        return Recipe.of(self.model_dump(exclude={"preset", "recipe"}))
 
 
 class Teacher(Section):

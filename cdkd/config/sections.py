@@ -7,7 +7,9 @@ from typing import Any
 
 from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_recipe
 from cdkd.config.faults import Faults, Place, show, suggest
-from cdkd.config.recipe import check_recipe, layered
+from cdkd.config.layers import layered
+from cdkd.config.presets import PRESET, expanded
+from cdkd.config.recipe import check_recipe
 from cdkd.config.schema import (
     MAX_LISTED,
     MAX_SEED,
@@ -27,16 +29,19 @@ def epochs_of(training: Any) -> int | None:
     return epochs if integer and 0 < epochs <= MAX_EPOCHS else None
 
 
-def training_of(value: Any, faults: Faults) -> Training | None:
+def training_of(value: Any, written: Any, faults: Faults) -> Training | None:
+    """value: the section with its preset written out; written: as params.yaml has it"""
     training: Training | None = faults.section(Training, _recipe(value, ("training",), faults), ("training",))
-    check_recipe(training, value, ("training",), faults)
+    check_recipe(training, written, ("training",), faults)
     return training
 
 
 def teacher_of(value: Any, training: Training | None, written: Any, faults: Faults) -> Teacher | None:
     """The teacher, whose recipe is the students' except for what `teacher.training` sets.
 
-    training: the students', None where it is faulty; written: the same as params.yaml writes it
+    With a preset of its own it has nothing of the students' recipe.
+    training: the students', None where it is faulty; written: the same as params.yaml writes it, its preset
+        written out
     """
     if not isinstance(value, dict):
         faults.add(("teacher",), f"{show(value)}; expected a section with network, seed, training")
@@ -118,6 +123,8 @@ def seeds_of(value: Any, faults: Faults) -> tuple[int, ...]:
 
 def _merged(own: dict[str, Any], written: Any) -> dict[str, Any]:
     """The teacher's own part of the recipe on top of the students', shares still as they are written."""
+    if PRESET in own:
+        return dict(expanded(own))
     if written is None:  # its own faults are listed already; check what can be checked of the teacher's
         return {"epochs": MAX_EPOCHS} | own
     return layered(written, own)

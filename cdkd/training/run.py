@@ -73,8 +73,8 @@ class Run:
         ended = self.pruned or self.diverged is not None or self.failed is not None
         return ended or self.epoch >= self.recipe.epochs
 
-    def open_epoch(self, steps: int) -> None:
-        """steps: how many the epoch has"""
+    def open_epoch(self, steps: int = 1) -> None:
+        """steps: how many the epoch has, which a rate that changes by steps depends on"""
         self.steps = steps
         self.learner.open_epoch(self.epoch, self.recipe.learning_rate_at(self.epoch, 0, steps))
         for total in self._sums.values():

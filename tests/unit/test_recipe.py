@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cdkd.config.experiments import Experiments
 from cdkd.config.faults import Faults
+from cdkd.config.layers import layered
 from cdkd.config.params import load
-from cdkd.config.recipe import layered
-from cdkd.config.schema import Training
+from cdkd.config.presets import PRESETS
+from cdkd.config.schema import Augmentation, Training
 from cdkd.config.search_space import built
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Recipe
@@ -23,6 +25,7 @@ from cdkd.data.batches import Batches, Split
 from cdkd.report.notes import recipe as in_words
 from cdkd.training.optimiser import Optimiser, optimiser_of
 
+ROOT = Path(__file__).parents[2]
 RECIPE = Training(epochs=8, batch=16, learning_rate=0.05).resolved
 GOOD = """\
 experiment: small
@@ -277,6 +280,54 @@ def test_values_on_top_of_others() -> None:
         "schedule": "linear",
         "augmentation": {"pad": 4, "flip": True},
     }
+
+
+def with_preset(preset: str, teacher: str = "{}") -> str:
+    text = GOOD.replace("{epochs: 4, batch: 32, TRAINING}", f"{{preset: {preset}}}")
+    return text.replace("{TEACHER}", teacher)
+
+
+@pytest.mark.parametrize(
+    ("preset", "experiment"),
+    [
+        ("crd", "cifar100-resnet32x4-resnet8x4"),
+        ("cd-cifar", "cifar100-resnet152-resnet50"),
+        ("cd-imagenet", "imagenet-resnet34-resnet18"),
+        ("online", "cifar100-online-resnet32"),
+    ],
+)
+def test_a_preset_is_its_experiments_recipe(preset: str, experiment: str, tmp_path: Path) -> None:
+    known = Experiments(ROOT).load(experiment)
+    path = tmp_path / "params.yaml"
+    path.write_text(with_preset(preset))
+    assert load(path).training.resolved == known.training.resolved
+
+
+def test_own_values_go_before_a_presets(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "{epochs: 4, batch: 32, TRAINING}", "{preset: crd, epochs: 16, augmentation: {pad: 1}}"
+    )
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("{TEACHER}", "{preset: modern, epochs: 30}"))
+    params = load(path)
+    training, teacher = params.training, params.teacher.training
+    assert (training.milestones, training.batch, training.learning_rate) == ((10, 12, 14), 64, 0.05)
+    assert training.augmentation == Augmentation(pad=1, flip=True)
+    assert training.recipe == "crd with other epochs, augmentation"
+    assert (teacher.optimiser, teacher.warmup, teacher.batch, teacher.recipe) == (
+        "adamw", 2, 1024, "modern with other epochs",
+    )  # fmt: skip
+    path.write_text(with_preset("crdd"))
+    with pytest.raises(BadParams) as caught:
+        load(path)
+    (line,) = str(caught.value).splitlines()[1:]
+    assert "training.preset: 'crdd'; expected one of crd, cd-cifar" in line
+    assert "did you mean 'crd'?" in line
+
+
+def test_the_readme_names_every_preset() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in PRESETS if f"`{name}`" not in text] == []
 
 
 def test_a_searchs_trials_keep_their_schedule() -> None:
