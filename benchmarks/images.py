@@ -1,4 +1,4 @@
-"""The images that both sides train on: CIFAR-100 where it is at hand, else noise of its shape."""
+"""The images that both sides train on: CIFAR-100 where it is at hand, else noise; other sides are noise."""
 
 from __future__ import annotations
 
@@ -37,25 +37,29 @@ def folder() -> Path | None:
     return None
 
 
-def choose(wanted: str) -> Pixels:
-    """auto: real images where they are at hand.
+def choose(wanted: str, side: int = SIDE) -> Pixels:
+    """auto: real images where they are at hand and of this side.
 
     The caller says which they were: compressible or not, both cost the same to train on.
     """
-    if wanted == "random" or (wanted == "auto" and folder() is None):
+    if wanted == "random" or (wanted == "auto" and (side != SIDE or folder() is None)):
         return "random"
     return "cifar100"
 
 
-def load(split: Literal["train", "test"], count: int, pixels: Pixels) -> Images:
+def load(split: Literal["train", "test"], count: int, pixels: Pixels, side: int = SIDE) -> Images:
     """The first `count` images of a split."""
-    return _cifar100(split, count) if pixels == "cifar100" else _random(split, count)
+    if pixels == "random":
+        return _random(split, count, side)
+    if side != SIDE:
+        raise SystemExit(f"--side {side}: images of CIFAR-100 have {SIDE}; --pixels random takes any")
+    return _cifar100(split, count)
 
 
-def _random(split: str, count: int) -> Images:
+def _random(split: str, count: int, side: int) -> Images:
     generator = np.random.default_rng([0, split == "test"])
     return Images(
-        generator.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8), generator.integers(0, CLASSES, count)
+        generator.integers(0, 256, (count, side, side, 3), np.uint8), generator.integers(0, CLASSES, count)
     )
 
 

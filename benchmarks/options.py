@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-LEAST = {"batch": 2, "steps": 1, "warmup": 0, "threads": 1, "evaluate": 1}
+LEAST = {"batch": 2, "side": 8, "steps": 1, "warmup": 0, "threads": 1, "evaluate": 1}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -13,6 +13,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--teacher", default="resnet32x4", help="%(default)s")
     options.add_argument("--student", default="resnet8x4", help="%(default)s")
     options.add_argument("--batch", type=int, default=64, help="%(default)s")
+    options.add_argument("--side", type=int, default=32, help="of the images; %(default)s")
     options.add_argument("--steps", type=int, default=4, help="steps that are measured; %(default)s")
     options.add_argument("--warmup", type=int, default=1, help="steps before them; %(default)s")
     options.add_argument("--threads", type=int, default=1, help="%(default)s")

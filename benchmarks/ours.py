@@ -69,20 +69,23 @@ def make(options: argparse.Namespace, seed: int, folder: Path) -> Cohort:
     """All that is known here of how this project builds a cohort: compare
     `cdkd.training.cohort.build_cohort`.
 
-    Read of options: teacher, student, batch, precision, engine, cache, pixels, images, evaluate, methods (a
-    list of names).
+    Read of options: teacher, student, batch, side, precision, engine, cache, pixels, images, evaluate,
+    methods (a list of names).
     """
     device = torch.device("cpu")
     params = Experiments(images.ROOT).load(EXPERIMENT)
     recipe = replace(
         params.training.resolved, batch=options.batch, precision=options.precision, engine=options.engine
     )
-    shape = {"classes": images.CLASSES, "image": [images.SIDE, images.SIDE, 3]}
-    train = _split(images.load("train", options.images, options.pixels), device)
-    test = _split(images.load("test", options.evaluate, options.pixels), device)
+    shape = {"classes": images.CLASSES, "image": [options.side, options.side, 3]}
+    train = _split(images.load("train", options.images, options.pixels, options.side), device)
+    test = _split(images.load("test", options.evaluate, options.pixels, options.side), device)
     batches = Batches(train, recipe.augmentation, recipe.batch)
     teacher = Teacher(
-        as_if_trained(network(options.teacher, shape, 0, device), images.load("train", 64, options.pixels)),
+        as_if_trained(
+            network(options.teacher, shape, 0, device),
+            images.load("train", 64, options.pixels, options.side),
+        ),
         recipe,
     )
     sample = next(evaluation(test, recipe.augmentation, batch=2))
@@ -358,7 +361,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     if count < 1 or found.seeds < 1:
         options.error("--students and --seeds: expected at least 1")
     found.methods = list(itertools.islice(itertools.cycle(names), count))
-    found.pixels = images.choose(found.pixels)
+    found.pixels = images.choose(found.pixels, found.side)
     return found
 
 

@@ -55,10 +55,12 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 def loaders(options: argparse.Namespace, pixels: images.Pixels) -> tuple[DataLoader[Any], DataLoader[Any]]:
     normalise = [transforms.ToTensor(), transforms.Normalize(images.MEAN, images.STD)]
     augment = transforms.Compose(
-        [transforms.RandomCrop(images.SIDE, padding=4), transforms.RandomHorizontalFlip(), *normalise]
+        [transforms.RandomCrop(options.side, padding=4), transforms.RandomHorizontalFlip(), *normalise]
     )
-    train = Pictures(images.load("train", options.images, pixels), augment)
-    test = Pictures(images.load("test", options.evaluate, pixels), transforms.Compose(normalise))
+    train = Pictures(images.load("train", options.images, pixels, options.side), augment)
+    test = Pictures(
+        images.load("test", options.evaluate, pixels, options.side), transforms.Compose(normalise)
+    )
     return (
         DataLoader(
             train, batch_size=options.batch, shuffle=True, num_workers=options.workers, drop_last=True
@@ -68,11 +70,19 @@ def loaders(options: argparse.Namespace, pixels: images.Pixels) -> tuple[DataLoa
 
 
 def train_step(
-    student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
+    student: nn.Module,
+    teacher: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    autocast: bool,
 ) -> tuple[float, float]:
-    logits = student(x).logits
-    with torch.no_grad():
-        soft = teacher(x).logits
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = student(x).logits
+        with torch.no_grad():
+            soft = teacher(x).logits
+    logits, soft = logits.float(), soft.float()
     hard = F.cross_entropy(logits, y)
     kd = (
         F.kl_div(
@@ -103,12 +113,14 @@ def evaluate(model: nn.Module, loader: DataLoader[Any]) -> float:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    pixels = images.choose(options.pixels)
+    pixels = images.choose(options.pixels, options.side)
     train, test = loaders(options, pixels)
-    teacher = as_if_trained(build(options.teacher, images.CLASSES), images.load("train", 64, pixels))
+    some = images.load("train", 64, pixels, options.side)
+    teacher = as_if_trained(build(options.teacher, images.CLASSES), some)
     student = build(options.student, images.CLASSES)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
 
+    autocast = options.precision == "bf16"
     training, idle, evaluation = Clock(), Clock(), Clock()
     first: Spent | None = None
     before, step, losses, accuracies, tested = children_seconds(), 0, [], [], []
@@ -119,7 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(min(epoch, total - start)):
             with training if step >= options.warmup else idle:
                 x, y = next(batches)
-                loss, accuracy = train_step(student, teacher, optimizer, x, y)
+                loss, accuracy = train_step(student, teacher, optimizer, x, y, autocast=autocast)
             first = first or since_start()
             losses.append(loss)
             accuracies.append(accuracy)
@@ -136,7 +148,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "batch": options.batch,
         "students": 1,
         "methods": "kd",
-        "precision": "float32",
+        "precision": options.precision,
         "engine": "eager",
         "cache": "off",
         "pixels": pixels,
@@ -169,6 +181,12 @@ def main(words: Sequence[str] | None = None) -> None:
         type=int,
         default=2,
         help="of each DataLoader; 0: images are made in the training process",
+    )
+    options.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="bf16: the one line of autocast that many add; %(default)s",
     )
     report(measure(parse(options, words)))
 

@@ -1,13 +1,14 @@
 """The comparison: the reference and this project's variants, interleaved, as a table and a CSV.
 
-    python -m benchmarks.run             # K = 1 to 8, a warm cache, batch 128; a quarter of an hour on two
-    slow cores python -m benchmarks.run --quick     # K = 1, 4; two or three
-    python -m benchmarks.run --full      # two pairs, two batches, bf16, a warm cache, growth with images and
-    seeds; an hour or two
+    python -m benchmarks.run             # K = 1 to 8, bf16, a warm cache, batch 128; half an hour
+    python -m benchmarks.run --quick     # K = 1, 4; two or three minutes
+    python -m benchmarks.run --shapes    # small networks, small batches, 8 and 224 pixels; half an hour
+    python -m benchmarks.run --full      # two pairs, two batches, growth with images and seeds; two hours
 
 Each measurement is a process of its own with one thread. Variants take turns, round after round, so that what
 else the machine does falls on all of them alike; numbers are medians over the rounds, ratios are to the
-median of the reference with the same pair and batch in the same run.
+median of the float32 reference with the same pair, side and batch in the same run. Where the processor has
+bf16 arithmetic the reference also runs under one line of autocast.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RATE = "images_per_second_per_student"
 EMULATED = "emulated: this processor has no bfloat16 arithmetic"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-WHAT = ("variant", "pair", "batch", "K", "methods", "precision", "engine", "cache", "images", "seeds")
+WHAT = ("variant", "pair", "side", "batch", "K", "methods", "precision", "engine", "cache", "images", "seeds")
 HOW_FAST = (RATE, "slowest", "fastest", "ratio", "rounds", "evaluation_images_per_second", "peak_mb")
 WHERE = ("threads", "pixels", "machine", "python", "torch", "commit", "date", "note")
 
@@ -63,6 +64,15 @@ MODES: dict[str, dict[str, Any]] = {
         "rounds": 3,
         "steps": 2,
     },
+    "shapes": {
+        "students": [1],
+        "precisions": ["float32", "bf16"],
+        "caches": ["off"],
+        "pairs": [],
+        "batches": [],
+        "rounds": 3,
+        "steps": 2,
+    },
     "full": {
         "students": [1, 2, 4, 8],
         "precisions": ["float32", "bf16"],
@@ -73,12 +83,20 @@ MODES: dict[str, dict[str, Any]] = {
         "steps": 5,
     },
 }
+# --shapes: teacher, student, side of the images, batch, students
+SHAPES: tuple[tuple[str, str, int, int, tuple[int, ...]], ...] = (
+    ("resnet20", "resnet8", 32, 64, (1, 11)),
+    ("resnet20", "resnet8", 32, 8, (1,)),
+    ("resnet20", "resnet8", 8, 64, (1, 11)),
+    ("resnet34-imagenet", "resnet18-imagenet", 224, 32, (1,)),
+    ("resnet34-imagenet", "resnet18-imagenet", 224, 8, (1,)),
+)
 GROWN_IMAGES, GROWN_SEEDS = (1_000, 10_000, 50_000), (3,)
 
 
 @dataclass(frozen=True)
 class Variant:
-    side: str  # reference or ours
+    loop: str  # reference or ours
     teacher: str
     student: str
     batch: int
@@ -88,11 +106,12 @@ class Variant:
     cache: str = "off"
     images: int | None = None
     seeds: int = 1
+    side: int = 32  # of the images
 
     @property
     def name(self) -> str:
-        if self.side == "reference":
-            return "reference"
+        if self.loop == "reference":
+            return "reference" if self.precision == "float32" else "reference, autocast"
         odd = [
             value for value, usual in ((self.precision, "float32"), (self.engine, "eager")) if value != usual
         ]
@@ -102,22 +121,26 @@ class Variant:
         return ", ".join([f"K = {self.students}", *odd])
 
     @property
-    def peers(self) -> tuple[str, str, int]:
-        """What it shares with the reference that it is held against."""
-        return self.teacher, self.student, self.batch
+    def reference(self) -> Variant:
+        """The one that its ratio is to."""
+        return Variant("reference", self.teacher, self.student, self.batch, side=self.side)
 
     def command(self, options: argparse.Namespace) -> list[str]:
         """The child that measures it once."""
         words = [
             sys.executable,
             "-m",
-            f"benchmarks.{self.side}",
+            f"benchmarks.{self.loop}",
             "--teacher",
             self.teacher,
             "--student",
             self.student,
             "--batch",
             str(self.batch),
+            "--side",
+            str(self.side),
+            "--precision",
+            self.precision,
         ]
         words += [
             "--steps",
@@ -129,12 +152,12 @@ class Variant:
             "--pixels",
             options.pixels,
         ]
-        if self.side == "reference":
+        if self.loop == "reference":
             return [*words, "--workers", str(options.workers)]
         words += ["--images", str(self.images)] if self.images else []
         return words + [
             word
-            for name in ("students", "precision", "engine", "cache", "seeds")
+            for name in ("students", "engine", "cache", "seeds")
             for word in (f"--{name}", str(getattr(self, name)))
         ]
 
@@ -143,7 +166,7 @@ class Variant:
         students' steps.
         """
         steps: int = options.steps + options.warmup
-        return 3 + steps * self.seeds * self.batch / 64 * (2 + self.students)
+        return 3 + steps * self.seeds * self.batch / 64 * (self.side / 32) ** 2 * (2 + self.students)
 
 
 def variants(options: argparse.Namespace) -> Iterator[Variant]:
@@ -153,18 +176,36 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
     for pair in options.pairs:
         teacher, _, student = pair.partition(":")
         for batch in options.batches:
-            yield Variant("reference", teacher, student, batch)
+            yield from _references(Variant("reference", teacher, student, batch), options.precisions)
             if batch == options.batches[0]:
                 yield from _grid(options, teacher, student, batch)
             else:
                 for count in sorted({options.students[0], options.students[-1]}):
                     yield Variant("ours", teacher, student, batch, count)
+    if options.shapes:
+        for teacher, student, side, batch, counts in SHAPES:
+            reference = Variant("reference", teacher, student, batch, side=side)
+            yield from _references(reference, options.precisions)
+            for precision in _fast(options.precisions):
+                for count in counts:
+                    yield Variant("ours", teacher, student, batch, count, precision, side=side)
     if options.full:
         teacher, _, student = options.pairs[0].partition(":")
         for images in GROWN_IMAGES:
             yield Variant("ours", teacher, student, options.batches[0], options.students[-1], images=images)
         for seeds in GROWN_SEEDS:
             yield Variant("ours", teacher, student, options.batches[0], options.students[0], seeds=seeds)
+
+
+def _fast(precisions: Sequence[str]) -> list[str]:
+    """Those that this processor has the arithmetic for."""
+    return [precision for precision in precisions if precision != "bf16" or bf16_arithmetic()]
+
+
+def _references(float32: Variant, precisions: Sequence[str]) -> Iterator[Variant]:
+    """As it is, and under one line of autocast."""
+    for precision in dict.fromkeys(("float32", *_fast(precisions))):
+        yield replace(float32, precision=precision)
 
 
 def _grid(options: argparse.Namespace, teacher: str, student: str, batch: int) -> Iterator[Variant]:
@@ -196,6 +237,7 @@ class Measurements:
         own = {
             "variant": variant.name,
             "pair": f"{variant.teacher}->{variant.student}",
+            "side": variant.side,
             "batch": variant.batch,
             "K": variant.students,
         }
@@ -206,7 +248,7 @@ class Measurements:
                 variant, EMULATED if variant.precision == "bf16" and not bf16_arithmetic() else ""
             ),
         }
-        rate, reference = self.rate(variant), self.rate(Variant("reference", *variant.peers))
+        rate, reference = self.rate(variant), self.rate(variant.reference)
         if rate is None:
             return own
         rates = [each[RATE] for each in measured]
@@ -297,14 +339,19 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal, a block for each pair and batch."""
     width = max(len(row["variant"]) for row in rows)
     lines = []
-    for block in dict.fromkeys((row["pair"], row["batch"]) for row in rows):
-        lines += ["", f"{block[0]}, batch {block[1]}, images/s per student by processor time, one thread"]
+    blocks = dict.fromkeys((row["pair"], row["side"], row["batch"]) for row in rows)
+    for block in blocks:
+        pair, side, batch = block
+        lines += [
+            "",
+            f"{pair}, {side} pixels, batch {batch}, images/s per student by processor time, one thread",
+        ]
         lines.append(
             f"{'':{width}}  {'images/s':>8}  {'ratio':>6}  {'lowest - highest':>16}  {'eval/s':>7}  "
             f"{'peak MB':>7}"
         )
         for row in rows:
-            if (row["pair"], row["batch"]) != block:
+            if (row["pair"], row["side"], row["batch"]) != block:
                 continue
             if RATE not in row:
                 lines.append(f"{row['variant']:{width}}  {row['note']}")
@@ -346,6 +393,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(description="the reference and this project, interleaved")
     mode = options.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="K = 1 and 4, two rounds")
+    mode.add_argument("--shapes", action="store_true", help="small networks, small batches, 8 and 224 pixels")
     mode.add_argument(
         "--full",
         action="store_true",
@@ -376,7 +424,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, help="the CSV; without it, results/<quick, default or full>.csv here"
     )
     found = options.parse_args(words)
-    name = "quick" if found.quick else "full" if found.full else "default"
+    name = next((mode for mode in MODES if getattr(found, mode, False)), "default")
     for key, value in MODES[name].items():
         if getattr(found, key) is None:
             setattr(found, key, value)

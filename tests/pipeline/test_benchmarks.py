@@ -54,7 +54,7 @@ def test_the_reference() -> None:
 
 
 def test_the_reference_goes_through_epochs_without_workers() -> None:
-    found = told("reference", f"{TINY} --workers 0 --images 16 --steps 4")
+    found = told("reference", f"{TINY} --workers 0 --images 16 --steps 4 --side 16 --precision bf16")
     assert all(positive(found[name]) for name in MEASURED)
     assert found["workers_seconds"] == 0
     assert math.isfinite(found["last_loss"])
@@ -65,7 +65,7 @@ def test_the_reference_goes_through_epochs_without_workers() -> None:
     [
         ("", ["kd"]),
         ("--students 3 --precision bf16", ["kd", "cd", "cd_gkd"]),
-        ("--methods student,fitnets --seeds 2", ["student", "fitnets"]),
+        ("--methods student,fitnets --seeds 2 --side 16", ["student", "fitnets"]),
         ("--students 7 --cache warm", ["kd", "cd", "cd_gkd", "cd_gkd_edt", "rkd", "student", "kd"]),
     ],
 )
