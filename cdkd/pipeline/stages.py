@@ -120,7 +120,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
     if params.search:
-        from cdkd.search.study import complete_study, join_study, stored_study
+        from cdkd.search.study import complete_study, join_study, restore_study, stored_study
 
         data = read_meta(data_folder(params))
         record = trained_teacher(params, data)
@@ -132,6 +132,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
         _warn_if_useless(record)
         for name, space in params.search.items():
             wanted = name == only or (only is None and space.study.method is not None)
+            restore_study(params, name, data, record)
             before = stored_study(params, name, data, record)
             run_workers = partial(_run_search_workers, params, name)
             result = complete_study(params, name, data, record, run_workers) if wanted else before
@@ -139,12 +140,16 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
                 found[name] = result
                 if wanted and result != before:
                     show_study(params, result)
+    tuned = with_tuned(params, found)
+    for method in tuned.tuned:
+        specs = [student_plan(tuned, data, record, method, seed) for seed in params.seeds]
+        restore(tuned, Store(params.root), specs)
     remove_folder(folder)
     folder.mkdir(parents=True)
     for name, result in found.items():
         result.write(folder / f"{name}.json")
-    for method in with_tuned(params, found).tuned:
-        distill(with_tuned(params, found), method)
+    for method in tuned.tuned:
+        distill(tuned, method)
     return list(found.values())
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdkd.config.params import Params
+from cdkd.config.paths import runs_folder
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadRecord, CdkdError
 from cdkd.data.prepared import Meta
@@ -44,6 +45,21 @@ def complete_study(
             )
     result.write(_path(params, result.key))
     return result
+
+
+def restore_study(params: Params, name: str, data: Meta, teacher: Record) -> None:
+    """Keep the workspace's study if it is in the workspace alone, for example because DVC pulled it."""
+    pulled = runs_folder(params) / "search" / f"{name}.json"
+    key = digest(study_config(params, name, data, teacher))
+    if _path(params, key).exists() or not pulled.exists():
+        return
+    try:
+        result = study_record.read(pulled)
+    except BadRecord as fault:
+        log.warning("%s; not restored", fault)
+        return
+    if result.key == key:
+        result.write(_path(params, key))
 
 
 def join_study(params: Params, name: str, data: Meta, teacher: Record, workers: int) -> None:

@@ -201,6 +201,16 @@ def test_a_study_that_is_finished_trains_nothing(whole: Path) -> None:
     assert "7 of 7 trials ended" in output
 
 
+def test_a_pulled_study_and_its_method_are_taken_and_nothing_trains(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "project")
+    shutil.rmtree(folder / ".cdkd")  # DVC pulls data and runs alone
+    output = searched(folder, "--study", "small")
+    assert "epoch " not in output
+    assert study(folder) == study(whole)
+    tuned = "runs/tiny/search/edt_tuned/seed-0.json"
+    assert (folder / tuned).read_bytes() == (whole / tuned).read_bytes()
+
+
 WILD = (
     GRID.partition("      cd: ")[0]
     + """\
