@@ -29,12 +29,13 @@ _PUBLISHED = {"yes": "the published value is within our 95 % interval"}
 
 
 def title(params: Params) -> str:
-    """Data set, networks and recipe by name; the experiment's own name where that is another."""
+    """Experiment (unless it has the data set's name), data set, networks, recipe and number of epochs."""
     part = f" ({params.data.train_images} training images)" if params.data.train_images else ""
     name = "" if params.experiment == params.data.source else f"{params.experiment}: "
     data = DATASETS.get(params.data.source, params.data.source)
     pair = f"{params.teacher.network} → {params.student.network}"
-    return f"{name}{data}{part}, {pair}, recipe {params.training.recipe}"
+    training = params.training
+    return f"{name}{data}{part}, {pair}, recipe {training.recipe}, {training.epochs} epochs"
 
 
 def headline(rows: Mapping[str, Row]) -> tuple[Text, ...]:
