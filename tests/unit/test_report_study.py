@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
+from cdkd.core.schedule import Method, Recipe, Term, Weight
 from cdkd.report.pictures.epochs import schedules
 from cdkd.report.pictures.trials import frontier, slices
 from cdkd.report.search_section import edt_sentences, pictures_of, section, tuned_sentences
@@ -253,19 +253,13 @@ def test_a_study_file_is_read_back_and_distrusted(tmp_path: Path) -> None:
 
 def test_a_searched_learning_rate_has_a_strip_of_its_own() -> None:
     def training(rate: float) -> Any:
-        recipe = Recipe(
-            4,
-            32,
-            rate,
-            0.9,
-            0.0,
-            False,
-            (2,),
-            0.1,
-            0,
-            "float32",
-            "eager",
-            Augmentation(0, "zeros", False, None),
+        recipe = Recipe.of(
+            {"epochs": 4, "batch": 32, "learning_rate": rate, "momentum": 0.9, "weight_decay": 0.0}
+            | {"nesterov": False, "milestones": (2,), "decay": 0.1, "warmup": 0, "precision": "float32"}
+            | {
+                "engine": "eager",
+                "augmentation": {"pad": 0, "padding": "zeros", "flip": False, "resized_crop": None},
+            }
         )
         return SimpleNamespace(epochs=4, resolved=recipe)
 
