@@ -14,6 +14,7 @@ from pydantic import Field, Strict
 from cdkd.core.errors import BadParams
 
 LARGEST = 1_000_000_000  # of any number that a loss takes
+SMALLEST = 1e-12  # of a positive one: neither it nor its square is 0 in float32
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
@@ -24,7 +25,7 @@ NAMED: dict[str, Any] = {
     "bool": bool,
     "str": Text,
     "float": Number,
-    "PositiveFloat": Annotated[Number, Field(gt=0)],
+    "PositiveFloat": Annotated[Number, Field(gt=0), Field(ge=SMALLEST)],
     "NonNegativeFloat": Annotated[Number, Field(ge=0)],
     "NegativeFloat": Annotated[Number, Field(lt=0)],
     "NonPositiveFloat": Annotated[Number, Field(le=0)],

@@ -108,6 +108,9 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
         rows = [*map(str, written), *methods_given(raw.get("search"))]
         written = {name: resolved_method(terms, epochs or MAX_EPOCHS) for name, terms in written.items()}
     search = studies_of(raw.get("search", {}), written, training, faults)
+    if search and data is not None and data.validation == 0:
+        what = "0; the studies of search compare their trials on it: expected more"
+        faults.add(("data", "validation"), what)
     report = sections.report_of(raw.get("report", {}), rows, faults)
     if (
         faults.found

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from cdkd.config.epochs import MAX_EPOCHS
 from cdkd.config.faults import suggest
+from cdkd.config.option_types import SMALLEST
 from cdkd.config.presets import PRESETS
 from cdkd.core import own_code
 from cdkd.core.schedule import Recipe
@@ -188,12 +189,12 @@ class Training(Section):
     recipe: Text = "unnamed"
     epochs: Annotated[PositiveInt, Field(le=MAX_EPOCHS)]
     batch: Annotated[int, Field(ge=2, le=MAX_BATCH)] = 64  # BatchNorm needs two images
-    learning_rate: Annotated[PositiveFloat, Field(le=MAX_RATE)] = 0.05
+    learning_rate: Annotated[PositiveFloat, Field(ge=SMALLEST), Field(le=MAX_RATE)] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 5e-4
     nesterov: bool = False
     milestones: Milestones = ()
-    decay: Annotated[PositiveFloat, Field(le=1)] = 0.1
+    decay: Annotated[PositiveFloat, Field(ge=SMALLEST), Field(le=1)] = 0.1
     warmup: Epoch = 0
     precision: Literal["float32", "bf16"] = "float32"
     engine: Literal["eager", "compile"] = "eager"

@@ -21,6 +21,7 @@ from cdkd.data.decode import decoded, is_image
 from cdkd.data.draw import draw
 from cdkd.data.layouts import SPLIT_OF, recognise
 from cdkd.data.listing import Files, count_suffixes
+from cdkd.data.splits import first_missing
 
 Pairs = list[tuple[Entry, str]]  # image, class
 
@@ -147,12 +148,14 @@ def _drawn(pairs: Pairs, number: dict[str, int], share: float, seed: int) -> tup
             f"data.test: {share} of {len(pairs)} images is {count}; expected at least 1, and not all"
         )
     labels = np.array([number[category] for _, category in pairs], np.int64)
-    test = set(draw(labels, count, "test", seed).tolist())
-    train = [pair for index, pair in enumerate(pairs) if index not in test]
-    kept = {category for _, category in train}
-    if lost := [category for _, category in pairs if category not in kept]:
-        raise BadData(f"data.test: {share} leaves class {lost[0]!r} without a training image; expected less")
-    return train, [pairs[index] for index in sorted(test)]
+    test = draw(labels, count, "test", seed)
+    what = f"data.test: {share} of {len(pairs)} images is {count}, which leaves"
+    if (lost := first_missing(labels, np.delete(labels, test), list(number))) is not None:
+        raise BadData(f"{what} {lost} without a training image; expected less")
+    if (lost := first_missing(labels, labels[test], list(number), least=2)) is not None:
+        raise BadData(f"{what} {lost} without a test image; expected more")
+    chosen = set(test.tolist())
+    return [pair for index, pair in enumerate(pairs) if index not in chosen], [pairs[index] for index in test]
 
 
 def _ordered(pairs: Pairs) -> Pairs:

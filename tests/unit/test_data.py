@@ -176,10 +176,19 @@ def test_train_images_are_drawn_before_validation_and_are_bounded(tmp_path: Path
     assert "1001; expected at most the source's 1000" in refusal(
         lambda: made(tmp_path / "b", train_images=1001)
     )
-    assert "without a training image" in refusal(lambda: made(tmp_path / "b", train_images=9))
+    assert "train_images: 9 of 1000 leaves class '8' of 97 images without a training image" in refusal(
+        lambda: made(tmp_path / "b", train_images=9)
+    )
     assert "leaves none to train on" in refusal(
         lambda: made(tmp_path / "b", train_images=10, validation=0.99)
     )
+    text = refusal(lambda: made(tmp_path / "b", train_images=12, validation=0.8))
+    assert "data.validation: 0.8 of 12 training images is 10, which leaves class '0' of 1 image" in text
+    assert "0.00049 of 1000 training images is none" in refusal(
+        lambda: made(tmp_path / "b", validation=0.00049)
+    )
+    assert not (tmp_path / "b").exists()
+    assert made(tmp_path / "c", train_images=10, validation=0.0).counts["train"] == 10
     assert not (tmp_path / "b").exists()
 
 

@@ -129,7 +129,10 @@ def test_a_test_split_is_drawn_when_asked(tmp_path: Path) -> None:
     assert meta.overlap == 0
     assert from_folder(tmp_path / "b", folder, test=0.2).digest == meta.digest
     assert from_folder(tmp_path / "c", folder, test=0.2, seed=1).digest != meta.digest
-    assert "leaves class" in refusal(lambda: from_folder(tmp_path / "d", folder, test=0.95))
+    text = refusal(lambda: from_folder(tmp_path / "d", folder, test=0.95))
+    assert "0.95 of 30 images is 28, which leaves class 'ant' of 10 images without a training image" in text
+    text = refusal(lambda: from_folder(tmp_path / "d", folder, test=0.05))
+    assert "0.05 of 30 images is 2, which leaves class 'cat' of 10 images without a test image" in text
     whole = tree(tmp_path / "y", pictures())
     text = refusal(lambda: from_folder(tmp_path / "d", whole, test=0.2))
     assert "has the test split 'test' already; remove data.test" in text

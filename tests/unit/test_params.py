@@ -572,6 +572,8 @@ BOUNDS = [
     ("epochs: 4,", "epochs: 10000000,", "training.epochs", "expected at most 100000"),
     ("network: resnet14", "network: resnet14, cache: 1e9", "teacher.cache", "expected at most 100000"),
     ("network: resnet14", "network: resnet14, seed: 1e3", "teacher.seed", "expected a whole number"),
+    ("learning_rate: 0.05", "learning_rate: 1e-320", "training.learning_rate", "at least 1e-12"),
+    ("temperature: 4", "temperature: 1e-320", "methods.kd.kd.temperature", "expected at least 1e-12"),
     ("temperature: 4", "temperature: 1e30", "methods.kd.kd.temperature", "expected at most 1e+09"),
     ("decay: 0.9", "decay: 1e9", "methods.edt.cd.decay", "expected at most 1000"),
     (
@@ -599,6 +601,13 @@ def test_every_number_has_a_bound(write: Any, old: str, new: str, place: str, ex
         assert expected in found[1]
     else:
         load(path)
+
+
+def test_a_search_needs_a_validation_split(write: Any) -> None:
+    study = "search: {s: {base: kd, space: {kd.weight: {low: 0.5, high: 1}}}}\n"
+    load(write(GOOD + study))
+    (line,) = faults(write(GOOD.replace("train_images: 100", "validation: 0") + study))[1:]
+    assert "data.validation: 0; the studies of search compare their trials on it" in line
 
 
 def test_a_weight_that_grows_beyond_all_bounds_is_a_fault_and_not_an_overflow(write: Any) -> None:
