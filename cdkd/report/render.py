@@ -54,43 +54,55 @@ def render(
     """
     all_rows = rows(params, found, tuned)
     students = tuple(all_rows.values())
-    nothing = all(run.state == "missing" for row in students for run in row.runs)
-    pictures = {} if nothing else draw(params, all_rows, class_names)
-    if search_section is not None:
-        for name, svg, png, _ in search_section.pictures:
-            pictures |= {f"{name}.svg": svg, f"{name}.png": png}
-    drawn = {
-        name: Picture(name, caption, alt)
-        for name, (caption, alt) in PICTURES.items()
-        if f"{name}.svg" in pictures
-    }
+    pictures = _drawn(params, all_rows, search_section, class_names)
     report = Report(
         params=params,
         rows=all_rows,
         pairs=all_pairs(students),
         classes=class_differences(students),
-        pictures=drawn,
+        pictures={
+            name: Picture(name, caption, alt)
+            for name, (caption, alt) in PICTURES.items()
+            if f"{name}.svg" in pictures
+        },
         class_names=class_names,
         deviations=deviations,
         search=search_section,
     )
-    links = partial(_link, mlflow)
-    document = compose(report)
     lines = _console(report)
-    files: Files = {**_tables(report), **_numbers(report), **pictures}
-    files["report.md"] = markdown.markdown(document)
-    files["report.tex"] = latex.latex(document)
-    files["report.html"] = page(document, pictures)
-    for name, numbers in _metrics(all_rows).items():
-        files[f"metrics/{name}.json"] = json.dumps(numbers, allow_nan=False) + "\n"
+    files = {**_tables(report), **_numbers(report), **pictures, **_pages(report, pictures, mlflow)}
     files["tables.txt"] = "\n".join(lines) + "\n"
     files[".gitignore"] = IGNORE
-    local = page(compose(report, links), pictures), comma_separated(local_quantities(students, links))
-    files |= dict(zip(FILES, local, strict=True))
     for name, content in files.items():
         write_atomically(target / name, content)
     _remove_old(target, files)
     return lines
+
+
+def _drawn(
+    params: Params,
+    all_rows: Mapping[str, Row],
+    search_section: SearchSection | None,
+    class_names: Sequence[str],
+) -> dict[str, bytes]:
+    """The figures as files."""
+    nothing = all(run.state == "missing" for row in all_rows.values() for run in row.runs)
+    pictures = {} if nothing else draw(params, all_rows, class_names)
+    for name, svg, png, _ in search_section.pictures if search_section is not None else ():
+        pictures |= {f"{name}.svg": svg, f"{name}.png": png}
+    return pictures
+
+
+def _pages(report: Report, pictures: Mapping[str, bytes], mlflow: str | None) -> Files:
+    """The report in each format, and the local page, which alone has links to MLflow."""
+    document, links = compose(report), partial(_link, mlflow)
+    local = page(compose(report, links), pictures), comma_separated(local_quantities(report.all_rows, links))
+    return {
+        "report.md": markdown.markdown(document),
+        "report.tex": latex.latex(document),
+        "report.html": page(document, pictures),
+        **dict(zip(FILES, local, strict=True)),
+    }
 
 
 def _remove_old(target: Path, files: Files) -> None:
@@ -119,8 +131,12 @@ def _tables(report: Report) -> Files:
 
 
 def _numbers(report: Report) -> Files:
-    """What the other tables show, as CSV."""
-    files: Files = {"runs.csv": comma_separated(run_quantities(report.all_rows))}
+    """The numbers of the other tables as CSV, and DVC's metrics as JSON."""
+    files: Files = {
+        f"metrics/{name}.json": json.dumps(numbers, allow_nan=False) + "\n"
+        for name, numbers in _metrics(report.rows).items()
+    }
+    files["runs.csv"] = comma_separated(run_quantities(report.all_rows))
     if curves := curve_quantities(report.all_rows):
         files["curves.csv"] = comma_separated(curves)
     files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))

@@ -97,65 +97,71 @@ def compose(report: Report, links: Links | None = None) -> Document:
     links: to the runs in MLflow; with them the document is the local page, which also holds dates and times
     """
     rows = report.all_rows
-    tables = [report.grid(heading, shown) for heading, shown in report.tables.items()]
-    grids = [
-        *tables[:1],
-        *(
-            replace(grid, caption=SAME_COLUMNS) if grid.caption == tables[0].caption else grid
-            for grid in tables[1:]
-        ),
-    ]
-    papers = Collapsed(
-        "Paragraph for a paper: protocol, seeds, statistics", (methods_paragraph(report.params, rows),)
-    )
-    sections = [Section("tables", "Tables", (*grids, papers))]
-    if not report.empty:
-        differences = (
-            *_pictures(report, "forest"),
-            *_shortened(baseline_tables(rows)),
-            *_all_pairs(report),
-        )
-        sections += [
-            Section("seeds", "Single seeds", _pictures(report, "errors")),
-            Section("differences", "Are the differences significant?", differences),
-            Section(
-                "training",
-                "Training curves",
-                _pictures(report, "curves", "schedules", "shares", "alignment", "peers"),
-            ),
-            Section("errors", "Calibration, agreement and classes", _error_blocks(report)),
-            Section("networks", "Networks", (networks(rows), *_peers(rows))),
-        ]
-    sections += _search(report.search)
-    if any(report.deviations.values()):
-        sections.append(
-            Section("published", "Differences to the published recipes", _deviations(report.deviations))
-        )
-    notes = [f"{note}." for note in table_notes(report.params, rows)]
-    methods = Items(tuple(legend(report.params, rows)))
-    sections += [
-        Section(
-            "notes",
-            "Notes",
-            (
-                *((Items.plain(notes),) if notes else ()),
-                Collapsed("Methods as run (weight, term, options; epochs count from 0)", (methods,)),
-            ),
-        ),
+    measured = [] if report.empty else _measured(report)
+    local = [local_section(rows, links)] if links is not None and not report.empty else []
+    sections = (
+        Section("tables", "Tables", _table_blocks(report)),
+        *measured,
+        *_search(report.search),
+        *_published(report.deviations),
+        Section("notes", "Notes", _note_blocks(report)),
         Section(
             "provenance",
             "Where the numbers come from",
             (inputs(rows), Collapsed("Every run", (runs_table(rows),))),
         ),
-        *([local_section(rows, links)] if links is not None and not report.empty else []),
+        *local,
         Section("reproduce", "How to reproduce this report", reproduce(report.params, rows)),
-    ]
+    )
     lead: tuple[Block, ...] = (
         *headline(report.rows),
         overview(rows, links or no_links),
         setting(report.params, report.rows[TEACHER]),
     )
     return Document(title(report.params), lead, tuple(section for section in sections if section.blocks))
+
+
+def _table_blocks(report: Report) -> tuple[Block, ...]:
+    """The tables of methods. Those with the first one's columns do not explain them again."""
+    first, *others = (report.grid(heading, shown) for heading, shown in report.tables.items())
+    return (
+        first,
+        *(replace(one, caption=SAME_COLUMNS) if one.caption == first.caption else one for one in others),
+        Collapsed(
+            "Paragraph for a paper: protocol, seeds, statistics",
+            (methods_paragraph(report.params, report.all_rows),),
+        ),
+    )
+
+
+def _measured(report: Report) -> list[Section]:
+    """The sections that need results."""
+    rows = report.all_rows
+    differences = (*_pictures(report, "forest"), *_shortened(baseline_tables(rows)), *_all_pairs(report))
+    curves = _pictures(report, "curves", "schedules", "shares", "alignment", "peers")
+    return [
+        Section("seeds", "Single seeds", _pictures(report, "errors")),
+        Section("differences", "Are the differences significant?", differences),
+        Section("training", "Training curves", curves),
+        Section("errors", "Calibration, agreement and classes", _error_blocks(report)),
+        Section("networks", "Networks", (networks(rows), *_peers(rows))),
+    ]
+
+
+def _note_blocks(report: Report) -> tuple[Block, ...]:
+    rows = report.all_rows
+    notes = [f"{note}." for note in table_notes(report.params, rows)]
+    methods = Items(tuple(legend(report.params, rows)))
+    return (
+        *((Items.plain(notes),) if notes else ()),
+        Collapsed("Methods as run (weight, term, options; epochs count from 0)", (methods,)),
+    )
+
+
+def _published(deviations: Mapping[str, Sequence[Deviation]]) -> list[Section]:
+    if not any(deviations.values()):
+        return []
+    return [Section("published", "Differences to the published recipes", _deviations(deviations))]
 
 
 def _pictures(report: Report, *names: str) -> tuple[Picture, ...]:

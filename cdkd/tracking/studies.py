@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdkd.runs.study_record import Result
+from cdkd.runs.study_record import Result, Trial
 from cdkd.runs.study_text import setting_text
 from cdkd.tracking import experiment_page as page
 from cdkd.tracking import fields
@@ -36,48 +36,37 @@ def log_study(root: Path, study: Result, pictures: Mapping[str, bytes]) -> int:
                 view.client.set_experiment_tag(view.experiment, tag, text)
             missing = [trial for trial in study.trials if str(trial.number) not in known]
             for trial in missing:
-                tags = {
-                    TRIAL: str(trial.number),
-                    fields.PARENT: parent.info.run_id,
-                    fields.STATUS: trial.state,
-                }
-                run = _create(
-                    view,
-                    study,
-                    f"{study.name} · trial {trial.number}",
-                    tags | ({"cdkd.reason": trial.reason[:4000]} if trial.reason else {}),
-                )
-                _log(
-                    view,
-                    run.info.run_id,
-                    trial.setting,
-                    {"validation_top1_error": trial.curve},
-                    {} if trial.value is None else {"value": trial.value},
-                )
-                view.client.set_terminated(
-                    run.info.run_id, "FAILED" if trial.state == "failed" else "FINISHED"
-                )
+                _log_trial(view, study, trial, parent.info.run_id)
             if missing or parent.info.status == "RUNNING":
-                best = study.best
-                numbers = {f"importance.{name}": share for name, share in study.importance.items()}
-                _log(
-                    view,
-                    parent.info.run_id,
-                    {},
-                    {},
-                    numbers | ({"best": best.value} if best is not None and best.value is not None else {}),
-                )
-                if best is not None:
-                    view.client.set_tag(
-                        parent.info.run_id, "best", f"trial {best.number}: {setting_text(best.setting)}"
-                    )
-                with tempfile.TemporaryDirectory() as place:
-                    study.write(Path(place, f"{study.name}.json"))
-                    for name, content in pictures.items():
-                        Path(place, name).write_bytes(content)
-                    view.client.log_artifacts(parent.info.run_id, place)
-                view.client.set_terminated(parent.info.run_id, "FINISHED")
+                _end_study(view, study, parent.info.run_id, pictures)
     return len(missing)
+
+
+def _log_trial(view: View, study: Result, trial: Trial, parent: str) -> None:
+    tags = {TRIAL: str(trial.number), fields.PARENT: parent, fields.STATUS: trial.state}
+    if trial.reason:
+        tags["cdkd.reason"] = trial.reason[:4000]
+    key = _create(view, study, f"{study.name} · trial {trial.number}", tags).info.run_id
+    numbers = {} if trial.value is None else {"value": trial.value}
+    _log(view, key, trial.setting, {"validation_top1_error": trial.curve}, numbers)
+    view.client.set_terminated(key, "FAILED" if trial.state == "failed" else "FINISHED")
+
+
+def _end_study(view: View, study: Result, key: str, pictures: Mapping[str, bytes]) -> None:
+    """Log what is known once all trials are, and end the study's run."""
+    numbers = {f"importance.{name}": share for name, share in study.importance.items()}
+    best = study.best
+    if best is not None:
+        view.client.set_tag(key, "best", f"trial {best.number}: {setting_text(best.setting)}")
+        if best.value is not None:
+            numbers["best"] = best.value
+    _log(view, key, {}, {}, numbers)
+    with tempfile.TemporaryDirectory() as place:
+        study.write(Path(place, f"{study.name}.json"))
+        for name, content in pictures.items():
+            Path(place, name).write_bytes(content)
+        view.client.log_artifacts(key, place)
+    view.client.set_terminated(key, "FINISHED")
 
 
 def _create(view: View, study: Result, name: str, tags: Mapping[str, str]) -> Any:
