@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cdkd.core.command_line import argument, command, parser, print_in_any_locale
-from cdkd.core.errors import CdkdError
+from cdkd.core.errors import BadParams, CdkdError
 
 if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
     from cdkd.config.params import Params
@@ -367,7 +367,12 @@ def dashboard(arguments: argparse.Namespace) -> None:
 @command(
     "train a finished run again and compare the bits; exit code 1 if they differ",
     "verify kd",
-    argument("method", metavar="METHOD", help="a method of params.yaml, or teacher"),
+    argument(
+        "method",
+        metavar="METHOD",
+        nargs="?",
+        help="a method of params.yaml, or teacher (default: a run drawn at random, an imported one if any)",
+    ),
     argument("--seed", type=int, help="a seed (default: the first of params.yaml)"),
     argument(
         "--adopt",
@@ -378,7 +383,13 @@ def dashboard(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     from cdkd.pipeline import verify
 
-    same, lines = verify.verify(_params(), arguments.method, arguments.seed, adopt=arguments.adopt)
+    params, method, seed = _params(), arguments.method, arguments.seed
+    if method is None:
+        if seed is not None:
+            raise BadParams(f"--seed {seed}: also expected a METHOD; without one the run is drawn at random")
+        method, seed, line = verify.at_random(params)
+        print(line, flush=True)
+    same, lines = verify.verify(params, method, seed, adopt=arguments.adopt)
     print("\n".join(lines))
     return int(not same)
 

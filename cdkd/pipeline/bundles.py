@@ -12,9 +12,12 @@ from cdkd.core.own_code import KINDS
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import any_teacher, full, todays_runs
+from cdkd.runs import source_archive
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.storage.files import write_atomically
+
+CODE = "code"  # the bundle's folder of source archives
 
 
 def plan(params: Params, export: Path | None) -> list[str]:
@@ -58,11 +61,12 @@ def share(params: Params, folder: Path) -> list[str]:
             f"{params.experiment}: no run of these params and this code is finished; `dvc repro` trains them"
         )
     results_bundle.write(folder, store, params.experiment, records, "float32")
+    for code in {record.code for record in records}:
+        if (archive := source_archive.place(store.code, code)).is_file():
+            _copy(archive, folder / CODE / archive.name)
     own = [path for kind in KINDS for path in sorted((params.root / kind).rglob("*.py"))]
     for path in (params.root / "params.yaml", *own):
-        target = folder / path.relative_to(params.root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, path.read_bytes())
+        _copy(path, folder / path.relative_to(params.root))
     lines = [
         f"{folder}: {len(records)} runs of {params.experiment}, params.yaml, {len(own)} files of own code"
     ]
@@ -71,6 +75,11 @@ def share(params: Params, folder: Path) -> list[str]:
     lines.append(f"environment {', '.join(environments)}")
     lines += [f"not finished: {run.method} seed {run.seed}" for run, record in found if record is None]
     return lines
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, path.read_bytes())
 
 
 def import_results(params: Params, folder: Path) -> list[str]:
@@ -104,4 +113,11 @@ def import_results(params: Params, folder: Path) -> list[str]:
         [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
     )
     runs = {run.fingerprint: run for run in (spec, *students)}
-    return list(results_bundle.into_store(found, runs, store))
+    archives = [source_archive.place(folder / CODE, code) for code in {one.code for one in found.records}]
+    archives = [path for path in archives if path.is_file()]
+    for path in archives:
+        source_archive.unpacked(path)  # is the code that its name says, or refuses the bundle
+    lines = list(results_bundle.into_store(found, runs, store))
+    for path in archives:
+        _copy(path, store.code / path.name)
+    return lines

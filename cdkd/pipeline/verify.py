@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import full
+from cdkd.runs import source_archive
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import code_of
 from cdkd.runs.store import RECORD, WEIGHTS, Store
@@ -51,7 +53,7 @@ def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False
         seed = params.teacher.seed if method == TEACHER else params.seeds[0]
     kept = _kept(params, method, seed)
     record = kept[0].record
-    spec = _spec(kept[0].path, record, method, seed, adopt=adopt)
+    spec = _spec(kept[0].path, record, method, seed, Store(params.root).code, adopt=adopt)
     folder = data_folder(params)
     if read_meta(folder).digest != record.config["data"]["digest"]:
         raise BadData(
@@ -65,6 +67,27 @@ def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False
     if same and adopt:
         lines += _adopted(params, method, record, spec.code)
     return same, lines
+
+
+def at_random(params: Params) -> tuple[str, int, str]:
+    """Method and seed of a run to verify, drawn at random, and a line that says of how many.
+
+    It is one of the imported runs where there are some: the others were trained here.
+    Raises `BadRecord` where params.yaml has no finished run.
+    """
+    params = full(params)
+    paths = {
+        (method, seed): run_folder(params, method) / f"seed-{seed}.json"
+        for method in params.methods
+        for seed in params.seeds
+    }
+    records = {run: read(path) for run, path in paths.items() if path.is_file()}
+    if not records:
+        raise BadRecord(f"{runs_folder(params)}: no finished run; `dvc repro` trains or restores them")
+    imported = [run for run, record in records.items() if record.circumstances.get("imported")]
+    method, seed = secrets.choice(imported or list(records))
+    kind = f"{len(imported)} imported" if imported else f"{len(records)} finished"
+    return method, seed, f"{method} seed {seed}: drawn from {kind} runs"
 
 
 def valid(path: Path, weights: Path) -> Record:
@@ -119,9 +142,10 @@ def _folder(params: Params, method: str) -> Path:
     return runs_folder(params) / TEACHER if method == TEACHER else run_folder(params, method)
 
 
-def _spec(path: Path, record: Record, method: str, seed: int, *, adopt: bool) -> RunSpec:
+def _spec(path: Path, record: Record, method: str, seed: int, archives: Path, *, adopt: bool) -> RunSpec:
     """The specification of the record, with today's code. Raises `BadRecord`.
 
+    archives: the folder of `source_archive`
     adopt: whether the code may be another than the record's
     """
     try:
@@ -138,8 +162,10 @@ def _spec(path: Path, record: Record, method: str, seed: int, *, adopt: bool) ->
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a run's configuration ({type(error).__name__}: {error})") from None
     if code is None or (code != record.code and not adopt):
-        commit = (record.circumstances.get("git") or {}).get("commit")
-        hint = f"; `git checkout {commit[:12]}` has that code" if commit else ""
+        git, archive = record.circumstances.get("git") or {}, source_archive.place(archives, record.code)
+        hint = f"; {archive} has that code" if archive.is_file() else ""
+        if git.get("commit") and not (hint and git.get("dirty")):
+            hint = f"; `git checkout {git['commit'][:12]}` has that code"
         today = (code or "none")[:12]
         raise BadRecord(
             f"{path}: trained with other code than today's (digest {record.code[:12]}, today {today}){hint};"

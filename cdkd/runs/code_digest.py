@@ -48,9 +48,14 @@ def code_digest(networks: tuple[str, ...], losses: tuple[str, ...], *, group: bo
 
     group: whether it trains several networks
     """
+    return digest_of(modules_of(networks, losses, group=group))
+
+
+def modules_of(networks: Iterable[str], losses: Iterable[str], *, group: bool = False) -> tuple[str, ...]:
+    """The modules whose code affects such a run. Raises KeyError for an unknown network or loss."""
     start = (START, GROUP) if group else (START,)
-    modules = (network_module(one) for network in networks for one in {network, names.plain(network)})
-    return digest_of(closure((*start, *modules, *(loss_module(one) for one in losses))))
+    of_networks = (network_module(one) for network in networks for one in {network, names.plain(network)})
+    return closure((*start, *of_networks, *(loss_module(one) for one in losses)))
 
 
 def network_module(network: str) -> str:
@@ -63,8 +68,32 @@ def loss_module(loss: str) -> str:
 
 def digest_of(modules: Iterable[str]) -> str:
     found = {module: meaning(_path(module)) for module in modules}
-    libraries = sorted({library for module in found for library in _libraries(module)})
-    return digest({"modules": found, "libraries": {library: _version(library) for library in libraries}})
+    return digest({"modules": found, "libraries": libraries(found)})
+
+
+def sources(modules: Iterable[str]) -> dict[str, str]:
+    """The text of each file, under its path in the package or project, such as `cdkd/losses/kd.py`."""
+    found = {}
+    for module in modules:
+        path = _path(module)
+        ending = f"/{path.name}" if path.name == "__init__.py" else ".py"
+        found[module.replace(".", "/") + ending] = path.read_text(encoding="utf-8")
+    return found
+
+
+def digest_of_sources(texts: Mapping[str, str], libraries: Mapping[str, str | None]) -> str:
+    """The code digest of what `sources` returned, and of the versions of its libraries."""
+    modules = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): meaning_of(text)
+        for name, text in texts.items()
+    }
+    return digest({"modules": modules, "libraries": dict(libraries)})
+
+
+def libraries(modules: Iterable[str]) -> dict[str, str | None]:
+    """Versions of the libraries whose classes are networks of these modules."""
+    names = sorted({library for module in modules for library in _libraries(module)})
+    return {name: _version(name) for name in names}
 
 
 def closure(start: Iterable[str]) -> tuple[str, ...]:

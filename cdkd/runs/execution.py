@@ -17,6 +17,7 @@ from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import Recipe
 from cdkd.data.prepared import read_meta
 from cdkd.models.weights import load_weights
+from cdkd.runs import source_archive
 from cdkd.runs.code_digest import code_digest
 from cdkd.runs.record import Record, git_state
 from cdkd.runs.store import Store
@@ -81,6 +82,8 @@ def train_cohort(
     cohort = build_cohort(
         specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache)
     )
+    for spec in specs:
+        source_archive.keep(store.code, spec)
     circumstances = {
         "environment": dict(cohort.environment),
         "git": git_state(root),

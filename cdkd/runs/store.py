@@ -30,6 +30,7 @@ class Store:
         self.folder = shared / "store"
         self.checkpoints = shared / "checkpoints"
         self.locks = shared / "locks"
+        self.code = shared / "code"  # see `source_archive`
 
     def has(self, fingerprint: str) -> bool:
         """Whether the store has a run under the fingerprint; the run is not read."""

@@ -415,6 +415,9 @@ def test_shared_runs_are_imported_in_another_project(home: Clone, away: Away, tm
         assert taken is not None
         assert taken.circumstances["imported"] is True
         assert store.weights(record.fingerprint).is_file()
+    assert {path.stem for path in store.code.iterdir()} == {
+        record.code for record in results_bundle.read(tmp_path / "shared").records
+    }
 
 
 def test_results_that_belong_to_other_params_are_refused(home: Clone, away: Away, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load, save
 
 from cdkd.pipeline.verify import environment_diff, first_difference
+from cdkd.runs import source_archive
 from cdkd.runs.record import Record, read
 from tests.clone import Clone, snapshot
 from tests.pipeline.test_doctor import (
@@ -51,6 +52,22 @@ def test_a_student_comes_out_again(finished: Clone) -> None:
         f"{record['result']['weights_sha256'][:12]}...\n"
     )
     assert snapshot(finished) == before
+
+
+def test_a_run_is_drawn_at_random(finished: Clone) -> None:
+    drawn, *lines = finished.run("cdkd", "verify").splitlines()
+    run, _, rest = drawn.partition(": ")
+    assert rest == "drawn from 2 finished runs"
+    assert run in ("student seed 0", "kd seed 0")
+    assert lines[0].startswith(f"{run}: bit-identical")
+    assert "also expected a METHOD" in finished.run("cdkd", "verify", "--seed", "0", code=2)
+
+
+def test_the_source_of_each_run_is_kept(finished: Clone) -> None:
+    code = finished.record("kd")["code"]
+    texts = source_archive.unpacked(finished.folder / ".cdkd" / "code" / f"{code}.zip")
+    assert "cdkd/losses/kd.py" in texts
+    assert len(list((finished.folder / ".cdkd" / "code").iterdir())) == 3  # of the teacher, student and kd
 
 
 def test_the_teacher_comes_out_again_with_the_threads_of_its_record(finished: Clone) -> None:
