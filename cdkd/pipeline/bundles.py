@@ -113,11 +113,7 @@ def import_results(params: Params, folder: Path) -> list[str]:
         [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
     )
     runs = {run.fingerprint: run for run in (spec, *students)}
-    archives = [source_archive.place(folder / CODE, code) for code in {one.code for one in found.records}]
-    archives = [path for path in archives if path.is_file()]
-    for path in archives:
-        source_archive.unpacked(path)  # is the code that its name says, or refuses the bundle
     lines = list(results_bundle.into_store(found, runs, store))
-    for path in archives:
-        _copy(path, store.code / path.name)
+    for one in found.records:  # they were trained with today's code, or were refused
+        source_archive.keep(store.code, runs[one.fingerprint])
     return lines
