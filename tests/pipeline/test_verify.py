@@ -64,10 +64,11 @@ def test_a_run_is_drawn_at_random(finished: Clone) -> None:
 
 
 def test_the_source_of_each_run_is_kept(finished: Clone) -> None:
-    code = finished.record("kd")["code"]
-    texts = source_archive.unpacked(finished.folder / ".cdkd" / "code" / f"{code}.zip")
-    assert "cdkd/losses/kd.py" in texts
-    assert len(list((finished.folder / ".cdkd" / "code").iterdir())) == 3  # of the teacher, student and kd
+    folder, record = finished.folder / ".cdkd" / "code", finished.record
+    assert "cdkd/losses/kd.py" in source_archive.unpacked(folder / f"{record('kd')['code']}.zip")
+    assert "cdkd/losses/kd.py" not in source_archive.unpacked(folder / f"{record('student')['code']}.zip")
+    codes = {record(method)["code"] for method in ("teacher", "student", "kd")}
+    assert {path.stem for path in folder.iterdir()} == codes
 
 
 def test_the_teacher_comes_out_again_with_the_threads_of_its_record(finished: Clone) -> None:
