@@ -73,7 +73,7 @@ def check(kind: str, built_in: list[str]) -> None:
             raise BadParams(f"{kind}/{name}.py: expected a name of {EXPECTED}, without '-'")
 
 
-def is_spelt_well(name: str) -> bool:
+def is_well_formed(name: str) -> bool:
     """A name of a file, or `package.module:Name`."""
     module, colon, item = name.partition(":")
     parts = [*module.split("."), item] if colon else [name]

@@ -26,7 +26,7 @@ def names() -> list[str]:
 @cached
 def exists(name: str) -> bool:
     """Whether a function of this name is there; its file is read, not run."""
-    module = own_code.module_of(SOURCES, name) if own_code.is_spelt_well(name) else None
+    module = own_code.module_of(SOURCES, name) if own_code.is_well_formed(name) else None
     path = own_code.locate(module) if module is not None else None
     if path is None:
         return False

@@ -115,7 +115,7 @@ def _loss(name: str) -> _Class:
 @cached
 def _found(name: str) -> _Class | None:
     """The loss in a file: the class that is named, or the last one that derives from a contract."""
-    if not own_code.is_spelt_well(name) or not (file := _file(name)).is_file():
+    if not own_code.is_well_formed(name) or not (file := _file(name)).is_file():
         return None
     named = own_code.item_of(name)
     classes = [node.name for node in _tree(file).body if isinstance(node, ast.ClassDef)]

@@ -21,7 +21,7 @@ def names() -> list[str]:
 @cached
 def reference(name: str) -> str | None:
     """Where the network is built, as `networks.x:Name`; None without such a file or a network in it."""
-    if ":" in name or not own_code.is_spelt_well(name):
+    if ":" in name or not own_code.is_well_formed(name):
         return None
     module = own_code.module_of(NETWORKS, name)
     path = own_code.locate(module) if module is not None else None

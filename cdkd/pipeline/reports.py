@@ -73,8 +73,9 @@ def explain(params: Params, method: str) -> list[str]:
 
 def compare(root: Path, names: list[str]) -> list[str]:
     """Several experiments in one table, from their records or committed reports; returns its lines."""
-    from cdkd.report.compare import Experiment, folder, named
     from cdkd.report.compare import compare as write
+    from cdkd.report.compare import folder, named
+    from cdkd.report.comparison_table import Experiment
 
     found = [
         Experiment(params, expected(params), runs_folder(params), report_folder(params))

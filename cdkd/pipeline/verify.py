@@ -233,7 +233,9 @@ def _again(
 
     with tempfile.TemporaryDirectory(prefix="cdkd-verify-") as scratch:
         store = Store(Path(scratch))
-        train_cohort(root, store, [spec], data, teacher)  # without the cache: the teacher is asked anew, too
+        train_cohort(
+            root, store, [spec], data, teacher
+        )  # without the cache: the teacher computes its outputs again, too
         record, weights = store.get(spec.fingerprint), store.weights(spec.fingerprint)
         if record is None:
             raise CdkdError(

@@ -10,7 +10,7 @@ from cdkd.report.collect import FoundRun
 from cdkd.report.csv_files import FORMULA
 from cdkd.runs.record import Record
 
-COLUMNS = {"method", "seed", "state", "top1_error", "top5_error", "best_epoch_top1_error", "fingerprint"}
+COLUMNS = {"method", "seed", "state", "top1_error", "fingerprint"}  # reports of older versions have no others
 
 
 def committed_runs(report: Path, experiment: str) -> dict[str, tuple[FoundRun, ...]] | None:
@@ -23,7 +23,9 @@ def committed_runs(report: Path, experiment: str) -> dict[str, tuple[FoundRun, .
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if not set(reader.fieldnames or ()) >= COLUMNS:
-                raise BadRecord(f"{path}: not a report's list of runs; `cdkd report` writes it anew")
+                raise BadRecord(
+                    f"{path}: not a report's list of runs; expected the columns {', '.join(sorted(COLUMNS))}"
+                )
             for line in reader:
                 run = _run(line, experiment)
                 found[run.method] = (*found.get(run.method, ()), run)
@@ -39,11 +41,11 @@ def _run(line: dict[str, str], experiment: str) -> FoundRun:
     if state != "ok":
         return FoundRun(method, seed, state, detail=line.get("detail") or "")
     last = {"test_top1_error": _percent(line["top1_error"])}
-    if line["top5_error"]:
-        last["test_top5_error"] = _percent(line["top5_error"])
+    if top5 := line.get("top5_error"):
+        last["test_top5_error"] = _percent(top5)
     result = {"last": last}
-    if line["best_epoch_top1_error"]:
-        result["best"] = {"test_top1_error": _percent(line["best_epoch_top1_error"])}
+    if best := line.get("best_epoch_top1_error"):
+        result["best"] = {"test_top1_error": _percent(best)}
     record = Record(line["fingerprint"], experiment, method, seed, "finished", {}, [], result, {})
     return FoundRun(method, seed, "ok", record)
 

@@ -8,26 +8,22 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from cdkd.config.faults import Faults
 from cdkd.config.methods import method_of
 from cdkd.config.params import Params
-from cdkd.config.reading import read
 from cdkd.config.schema import Normalisation, Published, Training
 from cdkd.core.schedule import Method, Term
 from cdkd.report.collect import TEACHER
 from cdkd.report.notes import formula
-from cdkd.report.published import Reference, find, table
+from cdkd.report.published import Reference, find
+from cdkd.report.published_recipes import KNOWLEDGE, Recipe, knowledge, nearest, recipe_of
 from cdkd.report.summary import Row
 from cdkd.report.wording import decimals, mean_std, plural
 
-KNOWLEDGE = Path(__file__).with_name("explain.yaml")
 UNKNOWN = "not known"
 NOTHING = "–"
-Recipe = Mapping[str, Any]  # one of explain.yaml's recipes
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,9 @@ def explain(
     name = (pair.methods if pair else {}).get(method) or knowledge()["names"].get(method, method)
     there, near = find(pair, method), None
     if there is None:
-        near = _nearest(params, method, name)
+        near = nearest(params, method, name)
         there = find(near, method)
-    recipe = _recipe(near or pair, there)
+    recipe = recipe_of(near or pair, there)
     if there is None:
         return list(_remarks(name, recipe))
     found = [_result(params, row, there, near)]
@@ -103,56 +99,6 @@ def lines(params: Params, method: str, differences: Sequence[Difference]) -> lis
                 ).rstrip()
             )
     return [*found, "", *(f"[{number}] {source}" for number, source in enumerate(sources, 1))]
-
-
-@cache
-def knowledge() -> dict[str, Any]:
-    return read(KNOWLEDGE)[0]
-
-
-def _nearest(params: Params, method: str, name: str) -> Published | None:
-    """Another pair on the same data with a published result of this method whose recipe is known.
-
-    A pair that shares a network with ours is preferred.
-    """
-    asked = params.report.published
-    data = asked.dataset if asked else knowledge()["datasets"].get(params.data.source)
-    known = [one for one in knowledge()["recipes"] if one["data"] == data and name in one["methods"]]
-    sources = tuple(one["source"] for one in known)
-    rows = (
-        [
-            row
-            for row in table()
-            if row["dataset"] == data and row["method"] == name and row["source"].startswith(sources)
-        ]
-        if sources
-        else []
-    )
-    rows.sort(
-        key=lambda row: (row["student"] != params.student.network, row["teacher"] != params.teacher.network)
-    )
-    if not rows:
-        return None
-    first = rows[0]
-    source = first["source"].partition("@")[0]
-    return Published(
-        dataset=first["dataset"],
-        teacher=first["teacher"],
-        student=first["student"],
-        source=source,
-        methods={method: name, TEACHER: TEACHER},
-    )
-
-
-def _recipe(pair: Published | None, row: Reference | None) -> Recipe | None:
-    """The recipe of the published result; where it has none, that of the other results of the pair."""
-    if pair is None:
-        return None
-    origin = row.source if row else pair.source
-    for one in knowledge()["recipes"]:
-        if one["data"] == pair.dataset and origin.startswith(one["source"]):
-            return {**one, "training": one["training"] | one.get("students", {}).get(pair.student, {})}
-    return None
 
 
 def _result(params: Params, row: Row | None, there: Reference, near: Published | None) -> Difference:

@@ -46,7 +46,7 @@ class Watcher(Protocol):
 Watch = Callable[[Sequence[RunSpec], Mapping[str, Any]], contextlib.AbstractContextManager[Watcher]]
 
 
-class Nobody:
+class NoWatcher:
     """Follows nothing."""
 
     def epoch(self, fingerprint: str, row: Mapping[str, Any], /) -> None: ...
@@ -54,8 +54,8 @@ class Nobody:
 
 
 @contextlib.contextmanager
-def nobody(specs: Sequence[RunSpec], circumstances: Mapping[str, Any]) -> Iterator[Watcher]:
-    yield Nobody()
+def no_watcher(specs: Sequence[RunSpec], circumstances: Mapping[str, Any]) -> Iterator[Watcher]:
+    yield NoWatcher()
 
 
 def train_cohort(
@@ -66,7 +66,7 @@ def train_cohort(
     teacher_weights: Path | None,
     *,
     cache: float = 0.0,
-    watch: Watch = nobody,
+    watch: Watch = no_watcher,
     stop: Callable[[], bool] = lambda: False,
     prune: Prune = lambda spec, history: False,
 ) -> None:

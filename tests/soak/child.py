@@ -75,9 +75,9 @@ def _mute() -> None:
     from cdkd.pipeline import scheduler
 
     def unwatched(params: Any, plans: Any, circumstances: Any) -> Any:
-        from cdkd.runs.execution import nobody
+        from cdkd.runs.execution import no_watcher
 
-        return nobody(plans, circumstances)
+        return no_watcher(plans, circumstances)
 
     scheduler._track = unwatched
 

@@ -17,7 +17,9 @@ from cdkd.config.schema import Published, Report
 from cdkd.core.errors import BadParams, BadRecord
 from cdkd.core.schedule import Term, Weight
 from cdkd.report.collect import collect
-from cdkd.report.compare import Experiment, compare, folder, named
+from cdkd.report.committed import committed_runs
+from cdkd.report.compare import compare, folder, named
+from cdkd.report.comparison_table import Experiment
 from cdkd.report.render import render
 from tests.unit.test_report import CE, KD, a_diverged_record, a_record, keep, today
 
@@ -176,6 +178,13 @@ def test_a_damaged_committed_report_is_one_clear_line(
     (report / "runs.csv").write_text(text)
     with pytest.raises(BadRecord, match=r"^[^\n]*runs\.csv: not a report's list of runs[^\n]*$"):
         compare([replace(two[0], runs=tmp_path / "nowhere", report=report)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("experiment", ["digits", "cifar100-look"])
+def test_the_reports_in_the_repository_can_be_compared(experiment: str) -> None:
+    found = committed_runs(Path(__file__).parents[2] / "reports" / experiment, experiment)
+    assert found is not None
+    assert [run.state for run in found["kd"]] == ["ok"] * 3
 
 
 def test_impossible_numbers_of_a_committed_report_are_refused(two: list[Experiment], tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from cdkd.config.experiments import Experiments
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
 from cdkd.report.collect import FoundRun
-from cdkd.report.explain import Difference, explain, knowledge, lines
+from cdkd.report.explain import Difference, explain, lines
 from cdkd.report.published import TABLE
+from cdkd.report.published_recipes import knowledge
 from cdkd.report.summary import Row, rows
 from cdkd.runs.record import Record
 from tests.unit.test_report import a_record

@@ -1,0 +1,67 @@
+"""Published recipes, and known effects of their parts, from explain.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cdkd.config.params import Params
+from cdkd.config.reading import read
+from cdkd.config.schema import Published
+from cdkd.report.collect import TEACHER
+from cdkd.report.published import Reference, table
+
+KNOWLEDGE = Path(__file__).with_name("explain.yaml")
+Recipe = Mapping[str, Any]  # one of explain.yaml's recipes
+
+
+@cache
+def knowledge() -> dict[str, Any]:
+    return read(KNOWLEDGE)[0]
+
+
+def nearest(params: Params, method: str, name: str) -> Published | None:
+    """Another pair on the same data with a published result of this method whose recipe is known.
+
+    A pair that shares a network with ours is preferred.
+    """
+    asked = params.report.published
+    data = asked.dataset if asked else knowledge()["datasets"].get(params.data.source)
+    known = [one for one in knowledge()["recipes"] if one["data"] == data and name in one["methods"]]
+    sources = tuple(one["source"] for one in known)
+    rows = (
+        [
+            row
+            for row in table()
+            if row["dataset"] == data and row["method"] == name and row["source"].startswith(sources)
+        ]
+        if sources
+        else []
+    )
+    rows.sort(
+        key=lambda row: (row["student"] != params.student.network, row["teacher"] != params.teacher.network)
+    )
+    if not rows:
+        return None
+    first = rows[0]
+    source = first["source"].partition("@")[0]
+    return Published(
+        dataset=first["dataset"],
+        teacher=first["teacher"],
+        student=first["student"],
+        source=source,
+        methods={method: name, TEACHER: TEACHER},
+    )
+
+
+def recipe_of(pair: Published | None, row: Reference | None) -> Recipe | None:
+    """The recipe of the published result; where it has none, that of the other results of the pair."""
+    if pair is None:
+        return None
+    origin = row.source if row else pair.source
+    for one in knowledge()["recipes"]:
+        if one["data"] == pair.dataset and origin.startswith(one["source"]):
+            return {**one, "training": one["training"] | one.get("students", {}).get(pair.student, {})}
+    return None
