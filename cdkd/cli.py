@@ -110,10 +110,12 @@ def root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
-def _params() -> Params:
+def _params(copy: Path | None = None) -> Params:
+    """copy: its text is used instead of params.yaml's"""
     from cdkd.config.params import load
+    from cdkd.config.reading import text_of
 
-    return load(root() / "params.yaml")
+    return load(root() / "params.yaml", None if copy is None else text_of(copy))
 
 
 HELPER = argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see processes.helpers
@@ -427,6 +429,41 @@ def plan(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import bundles
 
     print("\n".join(bundles.plan(_params(), arguments.export)))
+
+
+@command(
+    "submit the experiment to Slurm, as site.yaml describes it: what is neither stored nor queued",
+    "submit --dry-run",
+    argument("--dry-run", action="store_true", help="print the scripts instead; needs no Slurm"),
+    argument("--status", action="store_true", help="print what is stored and what is queued instead"),
+    argument("--follow", action="store_true", help="print that until nothing is queued"),
+    argument("--cancel", action="store_true", help="take the experiment's tasks out of the queue instead"),
+)
+def submit(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import submit
+
+    asked = [word for word in ("dry_run", "status", "follow", "cancel") if getattr(arguments, word)]
+    if len(asked) > 1:
+        raise CdkdError("submit: expected one of --dry-run, --status, --follow and --cancel")
+    for line in getattr(submit, asked[0] if asked else "submit")(root()):
+        print(line, flush=True)
+
+
+@command(
+    "do one task of the experiment, as `cdkd submit` lets Slurm do it, or all that is to be trained",
+    "work --task 0",
+    argument(
+        "--task",
+        metavar="TASK",
+        help="teacher, the place of a seed in params.yaml from 0 on, study:NAME, or report (default: the"
+        " teacher and every seed)",
+    ),
+    argument("--params", type=Path, metavar="FILE", help="a copy of params.yaml to use instead"),
+)
+def work(arguments: argparse.Namespace) -> int:
+    from cdkd.pipeline.work import work
+
+    return work(_params(arguments.params), arguments.task)
 
 
 @command(

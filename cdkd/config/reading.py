@@ -28,14 +28,15 @@ def read(
 
     text: what to read instead of the file; expected: what a file holds
     """
-    tree = _parsed(path, _text(path) if text is None else text)
+    tree = _parsed(path, text_of(path) if text is None else text)
     if not isinstance(tree, dict):
         raise BadParams(f"{path}: holds {show(tree)}; expected {expected}")
     plain = _Plain(path)
     return plain.value(tree, ()), plain.lines
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Raises `BadParams` where it is no text, or too long."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

@@ -30,3 +30,7 @@ class BadStudy(CdkdError):
 
 class Diverged(CdkdError):
     """A run's loss or gradient stopped being finite."""
+
+
+class LeaseLost(CdkdError):
+    """Another process has taken over the work of this one, which it took for dead."""

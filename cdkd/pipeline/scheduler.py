@@ -1,9 +1,10 @@
-"""Trains the runs that the store lacks: cohort by cohort, each under its lock, in one or more processes."""
+"""Trains the runs that the store lacks: cohort by cohort, each under its lease, in one or more processes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,32 @@ from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
+from cdkd.storage.leases import Lease
 from cdkd.tracking import wait_for_writers
 
 if TYPE_CHECKING:
     from cdkd.tracking import SubprocessTracker
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a process trains.
+
+    stop: asked after each epoch, and while it waits: end, with checkpoints of what is in training
+    processes: that share this machine's cores; None: as `jobs` says
+    tracked: whether MLflow shows the runs while they are trained
+    """
+
+    stop: Callable[[], bool] = never
+    processes: int | None = None
+    tracked: bool = True
+
+
+DVC = Mode()  # of a stage that DVC runs
 
 
 def jobs(params: Params) -> int:
@@ -43,46 +66,59 @@ def train_pending(
     teacher: Record | None = None,
     *,
     wait: bool = True,
+    mode: Mode = DVC,
 ) -> None:
-    """Train the runs that the store lacks, cohort by cohort, each under its lock.
+    """Train the runs that the store lacks, cohort by cohort, each under its lease.
 
     A cohort that another process trains comes last, or with `wait` false not at all.
     """
-    waiting = [cohort for cohort in cohorts if _pending(store, cohort)]
-    while waiting:
+    stop = mode.stop
+    waiting = [cohort for cohort in cohorts if pending(store, cohort)]
+    while waiting and not stop():
         for cohort in list(waiting):
-            with _cohort_lock(store, cohort, wait=False) as locked:
-                if locked:
-                    _train(params, store, _pending(store, cohort), teacher)
+            with _cohort_lease(store, cohort, wait=False) as held:
+                if held and not stop():
+                    _train(params, store, pending(store, cohort), teacher, mode)
                     waiting.remove(cohort)
         if not wait:
             break
-        if waiting:
-            with _cohort_lock(store, waiting[0], wait=True):
-                _train(params, store, _pending(store, waiting.pop(0)), teacher)
+        if waiting and not stop():
+            with _cohort_lease(store, waiting[0], wait=True, stop=stop) as held:
+                if held:
+                    _train(params, store, pending(store, waiting.pop(0)), teacher, mode)
     if cohorts:
         wait_for_writers()
 
 
-def _pending(store: Store, cohort: list[RunSpec]) -> list[RunSpec]:
+def cohort_name(run: RunSpec) -> str:
+    """Of the lease under which a run and those that are trained with it are trained."""
+    return f"{run.experiment}-{TEACHER if run.is_teacher else 'students'}-seed-{run.seed}"
+
+
+def pending(store: Store, cohort: list[RunSpec]) -> list[RunSpec]:
     return [plan for plan in cohort if store.get(plan.fingerprint) is None]
 
 
 @contextlib.contextmanager
-def _cohort_lock(store: Store, cohort: list[RunSpec], *, wait: bool) -> Iterator[bool]:
-    plan = cohort[0]
-    what = TEACHER if plan.method == TEACHER else "students"
-    with store.lock(
-        f"{plan.experiment}-{what}-seed-{plan.seed}", wait=wait, log=partial(print, flush=True)
-    ) as locked:
-        yield locked
+def _cohort_lease(
+    store: Store, cohort: list[RunSpec], *, wait: bool, stop: Callable[[], bool] = never
+) -> Iterator[Lease | None]:
+    log = partial(print, flush=True)
+    with store.lock(cohort_name(cohort[0]), wait=wait, log=log, stop=stop) as lease:
+        yield lease
 
 
-def _train(params: Params, store: Store, plans: list[RunSpec], teacher: Record | None) -> None:
+def _train(
+    params: Params,
+    store: Store,
+    plans: list[RunSpec],
+    teacher: Record | None,
+    mode: Mode,
+) -> None:
     if not plans:
         return
-    share_cores(1 if teacher is None else jobs(params))
-    from cdkd.runs.execution import adopt_teacher, train_cohort
+    share_cores(1 if teacher is None else mode.processes or jobs(params))
+    from cdkd.runs.execution import adopt_teacher, nobody, train_cohort
 
     if plans[0].config["training"] is None:
         file, recipe = str(params.teacher.weights), params.teacher.training.resolved
@@ -108,7 +144,8 @@ def _train(params: Params, store: Store, plans: list[RunSpec], teacher: Record |
             data_folder(params),
             weights,
             cache=params.teacher.cache,
-            watch=partial(_track, params),
+            watch=partial(_track, params) if mode.tracked else nobody,
+            stop=mode.stop,
         )
 
 

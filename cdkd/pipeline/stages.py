@@ -71,7 +71,7 @@ def teacher(params: Params) -> Record:
     record = _finished(store, spec)
     _warn_if_useless(record)
     _still_todays(params, [spec])
-    _replace(runs_folder(params) / TEACHER, store, [record])
+    replace_copies(runs_folder(params) / TEACHER, store, [record])
     return record
 
 
@@ -102,7 +102,7 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     records = [_finished(store, spec) for spec in wanted]
     if method not in params.tuned:
         _still_todays(params, wanted)
-    _replace(run_folder(params, method), store, records)
+    replace_copies(run_folder(params, method), store, records)
     return records
 
 
@@ -112,11 +112,8 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     only: one study; None: those that define a method. Other finished studies are written there as well.
     helper: be a worker of that study, and leave the rest to the process that started this one
     """
-    if only is not None and only not in params.search:
-        known = ", ".join(params.search) or "none"
-        raise BadParams(
-            f"no study {only!r} in params.yaml; expected one of {known}{suggest(only, params.search)}"
-        )
+    if only is not None:
+        _known_study(params, only)
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
     if params.search:
@@ -151,6 +148,28 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
     for method in tuned.tuned:
         distill(tuned, method)
     return list(found.values())
+
+
+def run_study(params: Params, name: str) -> Result:
+    """Run or continue one study and write it to `runs/<experiment>/search`; what it found is not trained."""
+    from cdkd.search.study import complete_study
+
+    _known_study(params, name)
+    data = read_meta(data_folder(params))
+    workers = partial(_run_search_workers, params, name)
+    result = complete_study(params, name, data, trained_teacher(params, data), workers)
+    folder = runs_folder(params) / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    result.write(folder / f"{name}.json")
+    return result
+
+
+def _known_study(params: Params, name: str) -> None:
+    if name not in params.search:
+        known = ", ".join(params.search) or "none"
+        raise BadParams(
+            f"no study {name!r} in params.yaml; expected one of {known}{suggest(name, params.search)}"
+        )
 
 
 def _run_search_workers(params: Params, name: str) -> None:
@@ -218,7 +237,7 @@ def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
         )
 
 
-def _replace(folder: Path, store: Store, records: list[Record]) -> None:
+def replace_copies(folder: Path, store: Store, records: list[Record]) -> None:
     """Copy these runs into the folder, replacing all others."""
     # under a lock, as another process may restore the same runs
     with store.lock(f"{folder.parent.name}-{folder.name}-copies", wait=True, log=lambda text: None):

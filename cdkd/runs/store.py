@@ -2,8 +2,11 @@
 
 A run is in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, written atomically. A
 finished run whose weights are on another machine has the empty file `weights.absent` instead: it counts, but
-cannot be a teacher. A process locks the cohort that it trains, so that two processes on one store train
-nothing twice.
+cannot be a teacher. A process holds a lease of the cohort that it trains, so that two processes on one store
+train nothing twice, on whichever hosts they run.
+
+What others need of a store is `has`, `get`, `put` (only where there is nothing yet), `weights`, `checkpoint`
+and `lock`. A store in another place than a folder has to give the same.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import draft_folder, sha256, sync_names, write_atomically
-from cdkd.storage.locks import locked
+from cdkd.storage.leases import NOT_EMPTY, SECONDS, Lease, Leases, confirm
 from cdkd.storage.shared import SITE, project_folder, shared_folder
 
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
@@ -26,11 +29,11 @@ RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 class Store:
     def __init__(self, root: Path) -> None:
         """root: the project's folder, the one that holds params.yaml."""
-        shared = _place(root)
+        shared, seconds = _place(root)
         self.folder = shared / "store"
         self.checkpoints = shared / "checkpoints"
-        self.locks = shared / "locks"
         self.code = shared / "code"  # see `source_archive`
+        self.leases = Leases(shared / "leases", seconds)
 
     def has(self, fingerprint: str) -> bool:
         """Whether the store has a run under the fingerprint; the run is not read."""
@@ -59,6 +62,8 @@ class Store:
     def put(self, record: Record, weights: bytes | None) -> None:
         """Store a finished run. If the fingerprint is there already, only weights that it lacks are added.
 
+        Raises `LeaseLost` where another process has taken over the work of this one.
+
         weights: None of a run that diverged, or whose weights are not at hand
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,8 +74,8 @@ class Store:
             elif record.status == "finished":
                 write_atomically(staging / ABSENT, b"")
             write_atomically(staging / RECORD, record.text())
-            if not place.exists():
-                os.replace(staging, place)
+            confirm()
+            if _renamed(staging, place):
                 sync_names(self.folder)
             elif (
                 weights is not None
@@ -95,18 +100,35 @@ class Store:
         return self.checkpoints / fingerprint
 
     def lock(
-        self, name: str, *, wait: bool, log: Callable[[str], None] = print
-    ) -> contextlib.AbstractContextManager[bool]:
-        """Hold the lock `name`: see `storage.locks.locked`."""
-        return locked(self.locks / name, wait=wait, log=log)
+        self,
+        name: str,
+        *,
+        wait: bool,
+        log: Callable[[str], None] = print,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> contextlib.AbstractContextManager[Lease | None]:
+        """Hold the lease `name`: see `storage.leases.Leases.hold`."""
+        return self.leases.hold(name, wait=wait, log=log, stop=stop)
 
 
-def _place(root: Path) -> Path:
+def _place(root: Path) -> tuple[Path, float]:
+    """The store's folder, and the seconds of a lease."""
     if not (project_folder(root) / SITE).is_file():  # a worker elsewhere lacks the library of its schema
-        return shared_folder(root)
-    from cdkd.config.site import store_folder
+        return shared_folder(root), SECONDS
+    from cdkd.config import site
 
-    return store_folder(root)
+    return site.store_folder(root), site.load(root).lease
+
+
+def _renamed(staging: Path, place: Path) -> bool:
+    """Whether the place was free: a folder replaces no other that holds anything."""
+    try:
+        os.replace(staging, place)
+    except OSError as error:
+        if error.errno not in NOT_EMPTY:
+            raise
+        return False
+    return True
 
 
 def _fits(record: Record, weights: Path) -> bool:

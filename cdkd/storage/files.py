@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cdkd.core.errors import CdkdError
+from cdkd.storage.owner import SEPARATOR, Owner
 
 DRAFT = ".tmp"  # how the name of a half-written file ends
+DAY = 86_400.0  # seconds
 
 
 def sha256(path: Path) -> str:
@@ -63,14 +65,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file: after a crash it is the old one or the complete new one; durable on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     start = f".{path.name}."
-    clear_drafts(path.parent, start, DRAFT)
-    while True:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=DRAFT)
-        if _lock(handle, temporary):
-            break
-        os.close(handle)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_signed(start), suffix=DRAFT)
     try:
         with os.fdopen(handle, "wb") as file:
+            _clear_others(Path(temporary), start, DRAFT)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -87,64 +85,47 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def draft_folder(parent: Path, start: str) -> Iterator[Path]:
     """A folder to fill, and to rename when it is complete; removed at the end if it is still there."""
-    clear_drafts(parent, start)
-    while True:
-        folder = tempfile.mkdtemp(dir=parent, prefix=start)
-        handle = os.open(folder, os.O_RDONLY)
-        if _lock(handle, folder):
-            break
-        os.close(handle)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=_signed(start)))
     try:
-        yield Path(folder)
+        _clear_others(folder, start)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
-@contextlib.contextmanager
-def left_behind(draft: Path) -> Iterator[bool]:
-    """Whether the process that made the draft has ended: its lock is free.
+def left_behind(draft: Path, now: float | None = None) -> bool:
+    """Whether the process that made the draft has ended.
 
-    It stays locked inside the block.
+    One on another host counts as ended when it has written nothing for a day.
+    now: by the clock that sets the times of files there
     """
+    owner = Owner.parse(SEPARATOR.join(draft.name.split(SEPARATOR)[-5:-1]))
+    if owner is not None and owner.is_here:
+        return owner.has_ended
     try:
-        handle = os.open(draft, os.O_RDONLY)
-    except OSError:  # renamed or removed by now
-        yield False
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ended = True
-    except OSError:  # locked; or a file system without locks, where it cannot be known
-        ended = False
-    try:
-        yield ended
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, draft: str) -> bool:
-    """Lock a new draft; False if another process found it unlocked before that and removed it.
-
-    The kernel frees the lock when the process ends, in whatever way; a process number would be used again.
-    """
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        written = max(path.stat().st_mtime for path in (draft, *(draft.rglob("*") if draft.is_dir() else ())))
+    except (OSError, ValueError):  # renamed or removed by now
         return False
-    except OSError:  # a file system without locks: drafts are never cleared there
-        pass
-    return os.path.exists(draft)
+    return bool((time.time() if now is None else now) - written > DAY)
 
 
-def clear_drafts(folder: Path, start: str, end: str = "") -> None:
+def clear_drafts(folder: Path, start: str, end: str = "", now: float | None = None) -> None:
     """Remove what processes left that were killed while they wrote."""
     for draft in folder.glob(f"{glob.escape(start)}*{end}"):
-        with left_behind(draft) as ended:
-            if ended and draft.is_dir():
+        if left_behind(draft, now):
+            if draft.is_dir():
                 shutil.rmtree(draft, ignore_errors=True)
-            elif ended:
+            else:
                 draft.unlink(missing_ok=True)
+
+
+def _clear_others(own: Path, start: str, end: str = "") -> None:
+    """own: a draft that was just made, whose time is the file server's"""
+    clear_drafts(own.parent, start, end, own.stat().st_mtime)
+
+
+def _signed(start: str) -> str:
+    return f"{start}{Owner.me().text}{SEPARATOR}"
 
 
 def sync_names(folder: Path) -> None:

@@ -5,7 +5,7 @@ May import everything up to `search`; MLflow is imported here only, and only onc
 Start at `view.py` (one experiment), then `tracker.py` (live) and `records.py` (from records).
 """
 
-from cdkd.tracking.database import stored_experiment_id, uri
+from cdkd.tracking.database import server_address, stored_experiment_id, uri
 from cdkd.tracking.records import describe, experiment_id, rebuild
 from cdkd.tracking.studies import log_study
 from cdkd.tracking.subprocess_tracker import SubprocessTracker, wait_for_writers
@@ -18,6 +18,7 @@ __all__ = [
     "experiment_id",
     "log_study",
     "rebuild",
+    "server_address",
     "stored_experiment_id",
     "uri",
     "wait_for_writers",

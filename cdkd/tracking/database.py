@@ -44,14 +44,14 @@ def artifacts(root: Path) -> Path:
     return folder(root) / "artifacts"
 
 
-def server(root: Path) -> str | None:
+def server_address(root: Path) -> str | None:
     """The address of the server that keeps the view, where it is not the project's own file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or site.load(root).tracking
 
 
 def uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, else site.yaml's, else the SQLite file in the project's folder."""
-    if address := server(root):
+    if address := server_address(root):
         return address
     from sqlalchemy.engine import URL
 

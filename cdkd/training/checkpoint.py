@@ -20,6 +20,7 @@ import torch
 
 from cdkd.core.errors import BadCheckpoint
 from cdkd.storage.files import write_atomically
+from cdkd.storage.leases import confirm
 
 FORMAT = 2
 KEPT = 2
@@ -34,8 +35,10 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
     """Save the state after `epoch` epochs.
 
     The pointer moves once the state is on the disk; older states are then removed. A full disk leaves the
-    previous states. Call it with the run locked: it also removes what a killed save left behind.
+    previous states. Call it with the run locked: it also removes what a killed save left behind. Raises
+    `LeaseLost` where another process has taken the run over.
     """
+    confirm()
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -117,6 +120,7 @@ def _states(folder: Path) -> Noted:
 
 def _point(folder: Path, states: Noted) -> None:
     """Move the pointer, and remove the states that it no longer names."""
+    confirm()
     write_atomically(folder / "LAST", json.dumps({"format": FORMAT, "states": states}))
     _clear(folder, {"LAST", *(str(noted["file"]) for noted in states)})
 

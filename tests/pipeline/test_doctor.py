@@ -25,6 +25,7 @@ from cdkd.pipeline import doctor
 from cdkd.pipeline.doctor import Site, machine, teacher_accuracy
 from cdkd.runs.record import Record, read
 from cdkd.runs.store import Store
+from cdkd.storage.owner import Owner
 from tests.clone import Clone, snapshot
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,7 @@ methods:
 """
 PINNED = ("torch", "numpy", "safetensors", "pydantic")
 OBJECT = b"what DVC keeps"
+DEAD = Owner.me()._replace(pid=2**22 + 1).text  # a process that no system has
 
 
 def finished_checkout(factory: pytest.TempPathFactory) -> Clone:
@@ -306,14 +308,14 @@ BREAKAGES = {
     ),
     "a killed put": Breakage(
         "leftovers",
-        lambda clone: make_file(clone.folder / STORE / ".staging-0a-x" / "x"),
+        lambda clone: make_file(clone.folder / STORE / f".staging-0a-{DEAD}~x" / "x"),
         "warn",
         "of killed processes",
         "`rm -r",
     ),
     "half a file": Breakage(
         "leftovers",
-        lambda clone: make_file(clone.folder / "runs" / ".seed-0.json.abc.tmp"),
+        lambda clone: make_file(clone.folder / "runs" / f".seed-0.json.{DEAD}~abc.tmp"),
         "warn",
         "half-written",
         "-delete`",
@@ -451,8 +453,8 @@ def test_a_held_lock_and_who_holds_it(clone: Clone) -> None:
             clone, "UPDATE runs SET status = 'RUNNING' WHERE name = 'kd · seed 0'"
         )  # it may well be in training
         found = unsound(page(clone, "--quick"))
-    assert [(line.mark, line.what) for line in found] == [("warn", "locks")]
-    assert f"digits-students-seed-0 is locked by process {os.getpid()} (" in found[0].text
+    assert [(line.mark, line.what) for line in found] == [("warn", "leases")]
+    assert f"digits-students-seed-0 is held by process {os.getpid()} (" in found[0].text
     assert "python" in found[0].text
     assert f"`kill {os.getpid()}`" in found[0].hint
 
@@ -604,9 +606,9 @@ def test_before_anything_was_run(clone: Clone) -> None:
 def test_whatever_lies_about_there_is_no_traceback(clone: Clone) -> None:
     root = clone.folder
     nested = "[" * 100_000
-    for place in ("store", "locks", "checkpoints"):
+    for place in ("store", "leases", "checkpoints"):
         make_file(root / ".cdkd" / place / "0a")
-    (root / ".cdkd/locks/a-folder").mkdir()
+    (root / ".cdkd/leases/a-folder").mkdir()
     for name, content in (
         ("0b", b""),
         ("0c", b"[]"),
@@ -626,7 +628,7 @@ def test_whatever_lies_about_there_is_no_traceback(clone: Clone) -> None:
     for file in ("mlflow.db", "mlflow.db-wal"):
         (root / ".cdkd/mlflow" / file).write_text("x")
     bad = {line.what for line in page(clone, code=1) if line.mark == "BAD"}
-    assert {"packages", "telemetry", "params", "data", "store", "runs", "locks", "dvc cache", "mlflow"} <= bad
+    assert {"packages", "telemetry", "params", "data", "store", "runs", "dvc cache", "mlflow"} <= bad
 
 
 def test_the_cures_heal(clone: Clone) -> None:

@@ -646,11 +646,12 @@ def test_workers_on_one_postgresql_finish_each_trial_once_though_one_is_killed(
 
     def at_work() -> list[int]:
         return [
-            place for place, folder in enumerate(folders) if list((folder / ".cdkd" / "locks").glob("run-*"))
+            place for place, folder in enumerate(folders) if list((folder / ".cdkd" / "leases").glob("run-*"))
         ]
 
-    wait_until(at_work)  # one of them has a trial in training
-    victim = at_work()[0]
+    seen: list[int] = []
+    wait_until(lambda: seen.extend(at_work()) or seen)  # one of them has a trial in training
+    victim = seen[0]
     other = 1 - victim
     os.killpg(workers[victim].pid, signal.SIGKILL)
     assert workers[victim].wait(PATIENCE) == -signal.SIGKILL

@@ -105,7 +105,7 @@ def left_by(root: Path) -> Left:
 
 def _another_s(path: Path) -> bool:
     """A lock's file means nothing, and MLflow keeps house by itself."""
-    return path.parts[:2] in ((".cdkd", "locks"), (".cdkd", "mlflow")) or path.parts[0] in (".dvc", ".git")
+    return path.parts[:2] in ((".cdkd", "leases"), (".cdkd", "mlflow")) or path.parts[0] in (".dvc", ".git")
 
 
 def _bits(path: Path) -> str | None:

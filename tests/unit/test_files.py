@@ -4,13 +4,16 @@ stays.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cdkd.storage.files import draft_folder, left_behind, write_atomically
+from cdkd.storage.owner import Owner
 
 WRITER = """
 import sys
@@ -50,12 +53,10 @@ def test_a_killed_writers_file_goes_and_a_living_ones_stays(tmp_path: Path) -> N
     assert place.read_text() == "new"
     (left,) = (path for path in tmp_path.iterdir() if path != place)
     assert left.read_text() == "whole"
-    with left_behind(left) as ended:
-        assert not ended
+    assert not left_behind(left)
     alive.kill()
     alive.wait()
-    with left_behind(left) as ended:
-        assert ended
+    assert left_behind(left)
     write_atomically(place, "newer")
     assert list(tmp_path.iterdir()) == [place]
 
@@ -72,6 +73,20 @@ def test_a_killed_makers_folder_goes_and_a_living_ones_stays(tmp_path: Path) -> 
     with draft_folder(tmp_path, ".draft-") as folder:
         assert list(tmp_path.iterdir()) == [folder]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_of_another_host_stays_for_a_day_after_its_last_byte(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    other = Owner.me()._replace(host="node7", system="elsewhere", pid=1)
+    young, old = (tmp_path / f".file.{other.text}~{name}.tmp" for name in ("young", "old"))
+    folder = tmp_path / f".file.{other.text}~x.tmp"
+    folder.mkdir()
+    for path in (young, old, folder / "a"):
+        path.touch()
+    for path in (old, folder):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    write_atomically(place, "new")
+    assert sorted(tmp_path.iterdir()) == sorted([place, young, folder])  # in the folder something is new
 
 
 def test_an_error_leaves_the_old_file_alone(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cdkd.core.errors import CdkdError
-from cdkd.pipeline.doctor.machine import bf16, determinism, disk, gpu, packages, telemetry
-from cdkd.pipeline.doctor.neighbours import dvc_cache, locks, mlflow, teacher_cache
+from cdkd.pipeline.doctor.machine import bf16, determinism, disk, gpu, packages, site_yaml, telemetry
+from cdkd.pipeline.doctor.neighbours import dvc_cache, leases, mlflow, teacher_cache
 from cdkd.pipeline.doctor.results import (
     checkpoints,
     data,
@@ -22,6 +22,7 @@ from cdkd.pipeline.doctor.results import (
     store,
 )
 from cdkd.pipeline.doctor.site import Check, Fault, Finding, Site, Verdict
+from cdkd.pipeline.doctor.store_folder import store_folder
 from cdkd.pipeline.doctor.teacher_accuracy import teacher, teacher_error
 
 
@@ -66,11 +67,13 @@ CHECKS: tuple[Check, ...] = (
     params,
     data,
     store,
+    store_folder,
+    site_yaml,
     leftovers,
     runs,
     stale_runs,
     checkpoints,
-    locks,
+    leases,
     mlflow,
     teacher_cache,
     dvc_cache,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from cdkd.config.site import load
 from cdkd.core.host import bf16_arithmetic
 from cdkd.core.processes import cores as cores_here
 from cdkd.core.processes import has_gpu
@@ -27,6 +28,7 @@ from cdkd.pipeline.doctor.site import (
 )
 from cdkd.runs.record import Record
 from cdkd.storage.files import unwritable
+from cdkd.tracking.database import shown_uri
 
 DECISIVE_PACKAGES = ("torch", "numpy", "safetensors")
 
@@ -196,6 +198,13 @@ def telemetry(site: Site) -> Verdict:
             )
         )
     return Verdict("off in MLflow and DVC", faults)
+
+
+def site_yaml(site: Site) -> Verdict:
+    found = load(site.root)
+    store = "in .cdkd" if found.store is None else found.store
+    view = f", MLflow on {shown_uri(site.root)}" if found.tracking else ""
+    return Verdict(f"the store is {store}{view}; leases last {found.lease} s", [])
 
 
 def disk(site: Site) -> Verdict:

@@ -15,23 +15,20 @@ from cdkd.core.schedule import TEACHER
 from cdkd.pipeline.doctor.site import Fault, Site, Verdict, amount, dvc_settings, size_of, some
 from cdkd.runs.record import Record
 from cdkd.tracking.database import folder as mlflow_folder
-from cdkd.tracking.database import server, shown_uri
+from cdkd.tracking.database import server_address, shown_uri
 
 REBUILD = "`rm -r .cdkd/mlflow && cdkd track` makes it again from the records"
 
 
-def locks(site: Site) -> Verdict:
-    """The locks that are taken, and the processes that train under them."""
+def leases(site: Site) -> Verdict:
+    """Who trains now."""
     faults = []
-    for name, pid in site.locked.items():
-        who = f"process {pid} ({_words(pid)})" if pid else "a process that is not named"
-        hint = (
-            f"wait for it, or `kill {pid}`: its command continues from the last checkpoint"
-            if pid
-            else f"wait for it; `fuser .cdkd/locks/{name}` finds it"
-        )
-        faults.append(Fault("warn", f"{name} is locked by {who}", hint))
-    return Verdict("none is taken: nothing is in training", faults)
+    for name, owner in site.held.items():
+        words = f" ({_words(owner.pid)})" if owner.is_here else ""
+        where = "" if owner.is_here else f" on {owner.host}"
+        hint = f"wait for it, or `kill {owner.pid}`{where}: its command continues from the last checkpoint"
+        faults.append(Fault("warn", f"{name} is held by {owner}{words}", hint))
+    return Verdict("none is held", faults)
 
 
 def dvc_cache(site: Site) -> Verdict:
@@ -56,7 +53,7 @@ def dvc_cache(site: Site) -> Verdict:
 def mlflow(site: Site) -> Verdict:
     """MLflow's database: undamaged, of the installed MLflow's schema, and no run in it wrongly RUNNING."""
     path = mlflow_folder(site.root) / "mlflow.db"
-    if server(site.root):
+    if server_address(site.root):
         return Verdict(f"kept at {shown_uri(site.root)}, which is not examined", [])
     if not path.exists():
         return Verdict(
@@ -178,7 +175,7 @@ def _abandoned(site: Site, database: sqlite3.Connection) -> Iterator[Fault]:
     ):
         if (
             key is None
-            or f"{experiment}-{TEACHER if method == TEACHER else 'students'}-seed-{seed}" in site.locked
+            or f"{experiment}-{TEACHER if method == TEACHER else 'students'}-seed-{seed}" in site.held
         ):
             continue
         hint = (

@@ -98,7 +98,7 @@ def leftovers(site: Site) -> Verdict:
     if killed := [
         path
         for path in (*site.store.folder.glob(".staging-*"), *(site.root / "data").glob("*/.prepare-*"))
-        if _left(path)
+        if left_behind(path)
     ]:
         places = " ".join(str(path.relative_to(site.root)) for path in killed)
         faults.append(
@@ -110,7 +110,7 @@ def leftovers(site: Site) -> Verdict:
         path
         for folder in (".cdkd", "runs", "data")
         for path in (site.root / folder).rglob(f".*{DRAFT}")
-        if _left(path)
+        if left_behind(path)
     ]:
         text = (
             f"{len(halves)} half-written files, {size_of(halves)}: "
@@ -196,7 +196,7 @@ def checkpoints(site: Site) -> Verdict:
         if isinstance(site.stored.get(folder.name), Record):
             faults.append(Fault("warn", f"{folder.name[:12]}: of a run that is in the store, {size}", hint))
         elif (
-            plan is not None or site.locked or not site.teacher
+            plan is not None or site.held or not site.teacher
         ):  # needed; or perhaps of another experiment that is in training; or unknown
             going += 1
         else:
@@ -252,8 +252,3 @@ def _fingerprint(path: Path) -> str | None:
 
 def _command(plan: RunSpec) -> str:
     return "cdkd teacher" if plan.method == TEACHER else f"cdkd distill {plan.method}"
-
-
-def _left(draft: Path) -> bool:
-    with left_behind(draft) as ended:
-        return ended

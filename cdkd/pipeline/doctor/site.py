@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from cdkd.pipeline.verify import valid
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import ABSENT, RECORD, WEIGHTS, Store
+from cdkd.storage.owner import Owner
 
 Mark = Literal["ok", "warn", "BAD"]
 
@@ -135,9 +135,9 @@ class Site:
         return [plan for key, plan in self.plans.items() if not isinstance(self.stored.get(key), Record)]
 
     @cached_property
-    def locked(self) -> dict[str, int | None]:
-        """The files that are locked, and the process that each names."""
-        return {path.name: _named(path) for path in sorted(self.store.locks.glob("*")) if _is_locked(path)}
+    def held(self) -> dict[str, Owner]:
+        """Who holds which lease."""
+        return {name: holder.owner for name, holder in self.store.leases.all().items()}
 
     def one_line(self, text: object) -> str:
         """A message without the project's own path, on one line."""
@@ -170,21 +170,6 @@ def _entry(place: Path) -> Record | CdkdError:
     except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:
         return BadRecord(f"{place}: cannot be read ({type(error).__name__}: {error})")
     return record
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another process holds the lock: the kernel is asked, and the lock is released at once."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _named(path: Path) -> int | None:
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def some(names: Iterable[str]) -> str:
