@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from cdkd.config import groups, presets, schema, term_schema
+from cdkd.config import groups, presets, schema, site, term_schema
 from cdkd.core import group, schedule
 from cdkd.losses import signature
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ("benchmarks/results/cost.png", "reports/digits/errors.png")
 ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
 TEMPLATE = re.compile(r"^# template: (\S+)$", re.M)
+INCLUDED = re.compile(r"^# file: (\S+)$", re.M)
 FIELD = re.compile(r"((?:\w+, )*\w+): (.*)")
 SECTIONS: Mapping[str, tuple[type[BaseModel], type | None]] = {
     "data": (schema.Data, None),
@@ -37,6 +38,8 @@ SECTIONS: Mapping[str, tuple[type[BaseModel], type | None]] = {
     "search.space": (schema.Parameter, None),
     "report": (schema.Report, None),
     "report.published": (schema.Published, None),
+    "site.yaml": (site.Site, None),
+    "site.yaml.slurm": (site.Slurm, None),
 }
 
 
@@ -62,12 +65,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    return TEMPLATE.sub(lambda found: template(found[1]), markdown.replace("<!-- speed -->", speed()))
+    markdown = INCLUDED.sub(lambda found: included(found[1]), markdown.replace("<!-- speed -->", speed()))
+    return TEMPLATE.sub(lambda found: template(found[1]), markdown)
 
 
 def template(path: str) -> str:
     """A file that `cdkd init` writes."""
     return (ROOT / "cdkd/config/template" / f"{path}.txt").read_text(encoding="utf-8").rstrip()
+
+
+def included(path: str) -> str:
+    """A file of the documentation."""
+    return (ROOT / "docs" / path).read_text(encoding="utf-8").rstrip()
 
 
 def pages() -> Iterator[tuple[str, str]]:

@@ -117,8 +117,11 @@ def restarts() -> int:
 
 def requeue_own_job() -> None:
     """Ask Slurm to run the job of this process again; outside of a job nothing happens."""
-    if in_job():
-        _asked(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], Path.cwd())
+    if not in_job():
+        return
+    names = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")  # a task may have the number of its whole array
+    own = "_".join(os.environ[name] for name in names if name in os.environ)
+    _asked(["scontrol", "requeue", own or os.environ["SLURM_JOB_ID"]], Path.cwd())
 
 
 def _asked(words: Sequence[str], folder: Path, text: str | None = None) -> str:

@@ -3,7 +3,8 @@
     python -m cdkd.cluster.worker plan.json --out DIR --data cifar100-1.zip cifar100-2.zip --minutes 9
 
 The teacher is trained first, then one cohort for each seed, into a store under DIR. The same command resumes
-from the last checkpoints. Finished runs are in DIR/results, for `cdkd import` in the project.
+from the last checkpoints, and several workers with one DIR share the cohorts. Finished runs are in
+DIR/results, for `cdkd import` in the project.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -24,8 +26,9 @@ from cdkd.cluster.plan_data import PROJECT, prepared
 from cdkd.cluster.plan_file import Plan
 from cdkd.core.errors import BadCheckpoint, CdkdError, Diverged
 from cdkd.core.run_spec import RunSpec
-from cdkd.runs.store import Store
+from cdkd.runs.store import Store, cohort_name
 from cdkd.storage.files import sha256, write_atomically
+from cdkd.storage.leases import any_lost
 
 
 class Train(Protocol):
@@ -67,13 +70,12 @@ class Worker:
         if not self.remaining():
             return
         weights = None if self.own else self._known_teacher(given)
-        folder = prepared(self.plan, self.out, data)
+        with self.store.lock("data", wait=True):
+            folder = prepared(self.plan, self.out, data)
         weights = weights or self._trained_teacher(folder)
-        for seed, runs in self.plan.seeds.items() if weights else ():
-            if pending := self._pending(runs):
-                self._train(
-                    f"seed {seed}: {', '.join(run.method for run in pending)}", pending, folder, weights
-                )
+        for wait in (False, True):  # what another worker trains comes last
+            for runs in self.plan.seeds.values() if weights else ():
+                self._train(runs, folder, weights, wait=wait)
 
     def remaining(self) -> list[RunSpec]:
         """The runs still to be trained, the teacher's among them where it is trained here."""
@@ -84,13 +86,15 @@ class Worker:
 
         kind: of the students' weights
         """
-        found = [self.store.get(run.fingerprint) for run in (self.plan.teacher, *self.plan.students)]
-        records = [record for record in found if record is not None]
-        if not records:
-            return None
-        files = results_bundle.write(self.out / "results", self.store, self.plan.experiment, records, kind)
+        folder = self.out / "results"
+        with self.store.lock("results", wait=True):  # as another worker may write them, too
+            found = [self.store.get(run.fingerprint) for run in (self.plan.teacher, *self.plan.students)]
+            records = [record for record in found if record is not None]
+            if not records:
+                return None
+            files = results_bundle.write(folder, self.store, self.plan.experiment, records, kind)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
-        return f"{self.out / 'results'}: {len(records)} runs in {sizes}"
+        return f"{folder}: {len(records)} runs in {sizes}"
 
     def _pending(self, runs: Sequence[RunSpec]) -> list[RunSpec]:
         return [
@@ -99,12 +103,24 @@ class Worker:
             if run.fingerprint not in self.plan.stored and self.store.get(run.fingerprint) is None
         ]
 
-    def _train(self, what: str, runs: Sequence[RunSpec], folder: Path, weights: Path | None) -> None:
-        if not self.deadline.over:
-            print(what, flush=True)
+    def _train(self, runs: Sequence[RunSpec], folder: Path, weights: Path | None, *, wait: bool) -> None:
+        """Train what is pending of a cohort; wait: also if another worker trains it now."""
+        if not self._pending(runs):
+            return
+        log = partial(print, flush=True)
+        with self.store.lock(
+            cohort_name(runs[0]), wait=wait, log=log, stop=lambda: self.deadline.over
+        ) as lease:
+            pending = self._pending(runs)
+            if lease is None or not pending or self.deadline.over:
+                return
+            what = f"seed {runs[0].seed}: {', '.join(run.method for run in pending)}"
+            print(f"teacher: {runs[0].config['network']}" if runs[0].is_teacher else what, flush=True)
             self.deadline.begin()
-            self.train(PROJECT, self.store, runs, folder, weights, stop=self.deadline)
-            self.results("none")  # now, as the next cohort may be killed without warning
+            self.train(
+                PROJECT, self.store, pending, folder, weights, stop=lambda: any_lost() or self.deadline()
+            )
+        self.results("none")  # now, as the next cohort may be killed without warning
 
     def _trained(self, plan: Plan) -> str | None:
         """The sha256 of a teacher that was trained here."""
@@ -132,8 +148,7 @@ class Worker:
         Completes the students' fingerprints in the plan.
         """
         plan = self.plan.teacher
-        if self._pending([plan]):
-            self._train(f"teacher: {plan.config['network']}", [plan], folder, None)
+        self._train([plan], folder, None, wait=True)
         record = self.store.get(plan.fingerprint)
         if record is not None and record.status != "finished":
             raise Diverged(f"the teacher diverged, so nobody can learn from it: {record.reason}")
@@ -189,16 +204,13 @@ def carry_out(arguments: argparse.Namespace, train: Train) -> Iterator[str]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CdkdError(f"{out}: cannot be made or written ({error.strerror})") from None
-    with Store(out).lock("worker", wait=False) as locked:
-        if not locked:
-            raise CdkdError(f"{out}: another worker is running in it")
-        worker = Worker(plan, out, train, deadline)
-        try:
-            worker.run(arguments.data, arguments.teacher)
-        finally:
-            if (written := worker.results(arguments.weights)) is not None:
-                print(written, flush=True)
-        left = worker.remaining()
+    worker = Worker(plan, out, train, deadline)
+    try:
+        worker.run(arguments.data, arguments.teacher)
+    finally:
+        if (written := worker.results(arguments.weights)) is not None:
+            print(written, flush=True)
+    left = worker.remaining()
     yield f"remaining: {len(left)} runs" if left else "complete"
 
 

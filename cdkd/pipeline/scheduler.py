@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cdkd.config import site
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
 from cdkd.core.errors import BadCheckpoint
 from cdkd.core.processes import cores, has_gpu, share_cores
 from cdkd.core.run_spec import RunSpec
-from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
-from cdkd.runs.store import Store
+from cdkd.runs.store import Store, cohort_name
 from cdkd.storage.leases import Lease
 from cdkd.tracking import wait_for_writers
 
@@ -90,11 +90,6 @@ def train_pending(
         wait_for_writers()
 
 
-def cohort_name(run: RunSpec) -> str:
-    """Of the lease under which a run and those that are trained with it are trained."""
-    return f"{run.experiment}-{TEACHER if run.is_teacher else 'students'}-seed-{run.seed}"
-
-
 def pending(store: Store, cohort: list[RunSpec]) -> list[RunSpec]:
     return [plan for plan in cohort if store.get(plan.fingerprint) is None]
 
@@ -118,7 +113,7 @@ def _train(
     if not plans:
         return
     share_cores(1 if teacher is None else mode.processes or jobs(params))
-    from cdkd.runs.execution import adopt_teacher, nobody, train_cohort
+    from cdkd.runs.execution import adopt_teacher, no_watcher, train_cohort
 
     if plans[0].config["training"] is None:
         file, recipe = str(params.teacher.weights), params.teacher.training.resolved
@@ -144,7 +139,8 @@ def _train(
             data_folder(params),
             weights,
             cache=params.teacher.cache,
-            watch=partial(_track, params) if mode.tracked else nobody,
+            checkpoint_seconds=site.load(params.root).checkpoint,
+            watch=partial(_track, params) if mode.tracked else no_watcher,
             stop=mode.stop,
         )
 

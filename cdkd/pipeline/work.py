@@ -24,10 +24,10 @@ from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline import stages
 from cdkd.pipeline.queries import full, restore, todays_runs
-from cdkd.pipeline.scheduler import Mode, cohort_name, pending, train_pending
+from cdkd.pipeline.scheduler import Mode, pending, train_pending
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
-from cdkd.runs.store import Store
+from cdkd.runs.store import Store, cohort_name
 from cdkd.storage import sealed_json
 from cdkd.storage.leases import any_lost
 from cdkd.tracking import server_address
@@ -49,10 +49,11 @@ class Stop:
         """at_once: raise `SystemExit` where the signal comes, instead of ending at the end of the epoch."""
 
         def received(number: int, frame: FrameType | None) -> None:
-            again, self.signal = self.signal is not None, number
-            if at_once or (again and number == signal.SIGTERM):
+            again, self.signal = self.signal == number == signal.SIGTERM, number
+            if at_once or again:
                 raise SystemExit(self.end())
-            print("told to stop: a checkpoint follows at the end of this epoch", flush=True)
+            why = "its time is over" if number == signal.SIGUSR1 else "it is told to stop"
+            print(f"{why}: a checkpoint follows at the end of this epoch", flush=True)
 
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, received)

@@ -66,6 +66,7 @@ def train_cohort(
     teacher_weights: Path | None,
     *,
     cache: float = 0.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Watch = no_watcher,
     stop: Callable[[], bool] = lambda: False,
     prune: Prune = lambda spec, history: False,
@@ -76,6 +77,7 @@ def train_cohort(
 
     root: the project's folder
     cache: gigabytes of disk for the teacher's outputs
+    checkpoint_seconds: least time between checkpoints
     stop: see `training.loop.train`
     prune: asked after every epoch whether to stop a run early
     """
@@ -94,7 +96,7 @@ def train_cohort(
         for run in cohort.runs:
             if run.history:  # the process was killed after the run's last epoch, before the run was stored
                 recorder.settle(run)
-        cohort.train(recorder.on_epoch, stop, CHECKPOINT_SECONDS)
+        cohort.train(recorder.on_epoch, stop, checkpoint_seconds)
     if failed := [run for run in cohort.runs if run.failed]:
         lines = [
             f"{cohort.specs[run.key].method} seed {specs[0].seed}: {_first_line(run.failed)}"

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdkd.core.errors import BadCheckpoint, BadRecord
+from cdkd.core.run_spec import RunSpec
+from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import draft_folder, sha256, sync_names, write_atomically
 from cdkd.storage.leases import NOT_EMPTY, SECONDS, Lease, Leases, confirm
@@ -109,6 +111,11 @@ class Store:
     ) -> contextlib.AbstractContextManager[Lease | None]:
         """Hold the lease `name`: see `storage.leases.Leases.hold`."""
         return self.leases.hold(name, wait=wait, log=log, stop=stop)
+
+
+def cohort_name(run: RunSpec) -> str:
+    """Of the lease under which a run and those of its cohort are trained."""
+    return f"{run.experiment}-{TEACHER if run.is_teacher else 'students'}-seed-{run.seed}"
 
 
 def _place(root: Path) -> tuple[Path, float]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ruamel.yaml import YAML
 
+from cdkd.config import site
 from cdkd.config.params import load
 from cdkd.config.project import add, create, examine
 from cdkd.core import own_code
@@ -55,8 +57,14 @@ def generate() -> ModuleType:
 
 
 @of_pages("yaml")
-def test_yaml_of_a_page_is_valid(project: Path, path: Path, text: str) -> None:
+def test_yaml_of_a_page_is_valid(project: Path, path: Path, text: str, tmp_path: Path) -> None:
     """Each block replaces the sections of a new project's params.yaml that it names."""
+    if text.startswith("# file: "):  # tested by itself
+        return
+    if text.startswith("# site.yaml\n"):
+        (tmp_path / "site.yaml").write_text(text)
+        site.load(tmp_path)
+        return
     own_code.use(project)
     whole = (project / "params.yaml").read_text()
     for key in re.findall(r"^(\w+):", text, re.M):
@@ -75,6 +83,18 @@ def test_own_code_of_a_page_passes_its_contract(project: Path, path: Path, text:
     found = examine(KINDS[named[1]], named[2], project)
     assert len(found) >= 10
     assert [one.line() for one in found if one.fault] == []
+
+
+def test_the_kubernetes_job_fits_the_schema_of_kubernetes() -> None:
+    """The schema of its releases, strictly: no key that Kubernetes does not know. It is not run here."""
+    validate = pytest.importorskip("kubernetes_validate")
+    job = YAML(typ="safe").load((ROOT / "docs" / "kubernetes-job.yaml").read_text())
+    for version in ("1.33", validate.latest_version()):
+        validate.validate(job, version, strict=True)
+    with pytest.raises(validate.ValidationError):
+        validate.validate(job | {"spec": job["spec"] | {"completion": 3}}, "1.33", strict=True)
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"][:2] == ["cdkd", "work"]
 
 
 def test_commands_of_pages_exist() -> None:

@@ -1,0 +1,154 @@
+"""Several machines, for real: a Slurm of three nodes on this host, tasks that are preempted and run out of
+time, a node that dies and leaves its process alive. The results are those of an undisturbed local run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdkd.runs.store import Store
+from tests.clone import Clone
+from tests.cluster.slurm_here import Cluster, why_not
+from tests.waiting import wait_until
+
+PARAMS = """\
+experiment: digits
+data: {source: digits, train_images: 100}
+teacher: {network: resnet8, training: {epochs: 2, milestones: [1]}}
+student: {network: resnet8}
+training: {epochs: 40, batch: 32, learning_rate: 0.05, milestones: [30], augmentation: {pad: 1}}
+seeds: [0, 1]
+methods:
+  student: {ce: {weight: 1}, paced: {weight: 1}}
+  kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}, paced: {weight: 1}}
+"""
+# A term that is 0 and takes as long as the file `pace` says: a run of any length costs no processor time.
+PACED = '''\
+import os
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from cdkd import Batch, Features, Loss, Needs
+
+PROJECT = Path(__file__).parents[1]
+
+
+class Paced(Loss):
+    """0, after a while."""
+
+    needs = Needs.LOGITS
+
+    def forward(self, student: Features, teacher: Features, batch: Batch, part: object = None) -> Tensor:
+        if (PROJECT / "pace").exists():
+            time.sleep(float((PROJECT / "pace").read_text()))
+        with (PROJECT / "steps").open("a") as file:
+            file.write(f"{os.getpid()} {batch.seed} {batch.epoch} {batch.step}\\n")
+        return student.logits.sum() * 0.0
+'''
+SITE = """\
+lease: 30
+slurm: {time: 1, notice: 60, restarts: 3}
+"""
+
+
+def project(folder: Path) -> Clone:
+    clone = Clone(folder)
+    clone.params(PARAMS)
+    (folder / "losses").mkdir(exist_ok=True)
+    (folder / "losses" / "paced.py").write_text(PACED)
+    return clone
+
+
+def finished(clone: Clone) -> dict[str, dict[str, Any]]:
+    """Every run of the store: what is a function of its fingerprint."""
+    parts = ("config", "history", "result", "status", "method", "seed")
+    records = {key: clone.stored_record(key) for key in clone.stored()}
+    return {key: {part: record[part] for part in parts} for key, record in records.items()}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with Cluster(tmp_path / "slurm", 3) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def log_of(clone: Clone, seed: int) -> str:
+    return "".join(
+        path.read_text() for path in (clone.folder / ".cdkd/slurm").glob(f"*students-*_{seed}.log")
+    )
+
+
+def node_of(cluster: Cluster, seed: int) -> str:
+    """Where the task of a seed runs."""
+    rows = map(str.split, cluster.call("squeue", "-h", "--array", "-t", "R", "-o", "%j %K %N").splitlines())
+    return next(node for name, number, node in rows if name.endswith("students") and number == str(seed))
+
+
+def files(clone: Clone) -> dict[Path, int]:
+    """All that a task may write but its log, and when it was written."""
+    paths = [path for path in (clone.folder / ".cdkd").rglob("*") if path.parent.name != "slurm"]
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
+
+
+def trained_to_the_end(clone: Clone) -> list[str]:
+    """The seed of each student and process that trained the last step of all."""
+    rows = map(str.split, (clone.folder / "steps").read_text().splitlines())
+    return [seed for _, seed, epoch, step in rows if (epoch, step) == ("39", "2")]
+
+
+@pytest.mark.slow
+def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster, tmp_path: Path) -> None:
+    alone, clone = project(tmp_path / "alone"), project(tmp_path / "shared")
+    (clone.folder / "site.yaml").write_text(SITE)
+    pace = clone.folder / "pace"
+    pace.write_text("0.15")
+    text = clone.run("cdkd", "submit")
+    assert re.search(r"digits: teacher is job \d+\n", text)
+    assert re.search(r"digits: students \(2 tasks\) is job \d+, after \d+\n", text)
+    assert re.search(r"digits: report is job \d+, after \d+, \d+\n", text)
+    assert "4 tasks are queued" in clone.run("cdkd", "submit")
+    for words in (("prepare",), ("teacher",), ("distill", "student")):  # undisturbed, meanwhile
+        alone.run("cdkd", *words)
+
+    leases, first, second = Store(clone.folder).leases, "digits-students-seed-0", "digits-students-seed-1"
+    wait_until(lambda: leases.holder(first) and leases.holder(second))
+    status = clone.run("cdkd", "submit", "--status").splitlines()
+    assert re.fullmatch(r"teacher +stored +not queued", status[0])
+    assert re.fullmatch(r"seed 0 +0 of 2 stored +job \d+_0 running \(node\d\)", status[1])
+
+    orphan = leases.holder(first)
+    assert orphan is not None
+    cluster.kill_node(node_of(cluster, 0))
+    cluster.call("sbatch", "-p", "urgent", "-w", node_of(cluster, 1), "--output=/dev/null", "--wrap", "true")
+    wait_until(lambda: (found := leases.holder(first)) and found.beat > orphan.beat)  # it lives on
+    os.kill(orphan.owner.pid, signal.SIGSTOP)  # and is slow to notice
+    wait_until(lambda: "DUE TO PREEMPTION" in log_of(clone, 1))
+    wait_until(lambda: "taken over from process" in log_of(clone, 0))
+    wait_until(lambda: "its time is over" in log_of(clone, 0) + log_of(clone, 1))
+    pace.write_text("0")
+    wait_until(lambda: len(clone.stored()) == 5)
+
+    wait_until(lambda: not cluster.call("squeue", "-h"))  # the report, too
+    before = files(clone)
+    os.kill(orphan.owner.pid, signal.SIGCONT)
+    wait_until(lambda: orphan.owner.has_ended)
+    assert files(clone) == before
+    assert "nothing was written" in log_of(clone, 0)
+    assert finished(clone) == finished(alone)
+    assert sorted(trained_to_the_end(clone)) == ["0", "0", "1", "1"]
+    assert "kd" in (clone.folder / "reports/digits/tables.txt").read_text()
+    assert "everything is stored" in clone.run("cdkd", "submit")

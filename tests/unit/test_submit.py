@@ -1,0 +1,163 @@
+"""What `cdkd submit` writes, and what a task does when it is told to stop, without Slurm itself."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cdkd.cluster import slurm
+from cdkd.cluster.slurm import Job
+from cdkd.config import site
+from cdkd.config.params import load
+from cdkd.core.errors import BadParams, CdkdError
+from cdkd.core.run_spec import RunSpec
+from cdkd.pipeline import submit, work
+from cdkd.runs.store import Store
+
+PARAMS = """\
+experiment: tiny
+data: {source: digits, train_images: 100}
+teacher: {network: resnet8}
+student: {network: resnet8}
+training: {epochs: 2}
+seeds: [3, 7]
+methods:
+  student: {ce: {weight: 1}}
+  kd: {ce: {weight: 1}, kd: {weight: 1, temperature: 4}}
+search:
+  tune: {base: kd, method: tuned, trials: 2, space: {kd.weight: {low: 0.1, high: 2}}}
+"""
+SITE = """\
+slurm:
+  partition: gpu
+  time: 4:00:00
+  gpus: 1
+  parallel: 2
+  setup: [module load cuda]
+  extra: [--constraint=a100&ib]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "my study; touch harm $(touch harm)"
+    folder.mkdir()
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "site.yaml").write_text(SITE)
+    return folder
+
+
+def test_the_scripts_of_an_experiment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # Slurm is not asked
+    lines = list(submit.dry_run(project))
+    headings = [line for line in lines if line.startswith("# ")]
+    assert headings == [
+        "# teacher",
+        "# students, after teacher",
+        "# tuned, after study-tune",
+        "# study-tune, after teacher",
+        "# report, after teacher, students, tuned, study-tune",
+    ]
+    students = lines[lines.index("# students, after teacher") + 1]
+    for option in (
+        "--array=0,1%2",
+        "--requeue",
+        "--open-mode=append",
+        "--partition=gpu",
+        "--time=4:00:00",
+        "--signal=B:USR1@300",
+        "--gpus=1",
+        "--constraint=a100&ib",
+    ):
+        assert f"#SBATCH {option}\n" in students
+    assert "\nmodule load cuda\nexec " in students
+    report = lines[-1]
+    assert "--gpus" not in report
+    assert "--time" not in report
+    assert report.splitlines()[-1].endswith("--task report")
+
+
+def test_no_text_of_a_file_reaches_the_shell_of_a_script(project: Path) -> None:
+    """The script is run for real, with a program that prints its arguments in place of the interpreter."""
+    printer = project / "it's $(touch harm) a printer"
+    printer.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@"\n')
+    printer.chmod(0o755)
+    hostile = ("-m", "cdkd", "work", "--task", "$(touch harm)", "`touch harm`", "; touch harm", "'\"\\")
+    script = Job("name", hostile, (1,), numbered=True).script(project, site.Slurm(), str(printer))
+    done = subprocess.run(
+        ["bash"], input=script, capture_output=True, text=True, env={"SLURM_ARRAY_TASK_ID": "5"}, check=True
+    )
+    assert done.stdout.splitlines() == [str(project), *hostile, "5"]
+    assert not list(project.parent.rglob("harm"))
+    options = [line for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert all(shlex.split(line, comments=False) == line.split() for line in options)
+
+
+def test_params_that_differ_have_jobs_of_their_own(project: Path) -> None:
+    first = submit.Submission(project)
+    assert first.prefix == f"cdkd-tiny-{first.key}-"
+    (project / "params.yaml").write_text(f"# a comment\n{PARAMS}report: {{ablation: [kd]}}\n")
+    assert submit.Submission(project).key == first.key  # neither trains anything else
+    (project / "params.yaml").write_text(PARAMS.replace("[3, 7]", "[7, 3]"))
+    assert submit.Submission(project).key != first.key
+
+
+def test_what_is_queued_is_not_submitted_again(project: Path) -> None:
+    submission = submit.Submission(project)
+
+    def queued(what: str, number: int | None = None) -> slurm.Queued:
+        return slurm.Queued(submission.prefix + what, "1", number, "RUNNING", "node1")
+
+    queue = {
+        "teacher": [queued("teacher")],
+        "students": [queued("students", 1)],
+        "report": [queued("report")],
+    }
+    steps = {step.what: step for step in submission.steps(queue)}
+    assert list(steps) == ["students", "tuned", "study-tune", "report"]
+    assert steps["students"].job.array == (0,)
+    queue |= {
+        "students": [queued("students", 0), queued("students", 1)],
+        "study-tune": [queued("study-tune")],
+    }
+    queue |= {"tuned": [queued("tuned", place) for place in (0, 1)]}
+    assert list(submission.steps(queue)) == []
+
+
+def test_without_slurm_a_line_says_what_to_do(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CdkdError, match=r"no Slurm here; `cdkd submit --dry-run` prints"):
+        list(submit.submit(project))
+
+
+@pytest.mark.parametrize("task", ["2", "-1", "one", "", "²", "0x1"])
+def test_a_task_that_there_is_not_is_refused(project: Path, task: str) -> None:
+    with pytest.raises(BadParams, match="expected teacher, a number from 0 to 1"):
+        work.work(load(project / "params.yaml"), task)
+
+
+def test_restarts_without_progress_come_to_an_end(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "site.yaml").write_text("slurm: {restarts: 2}")
+    params, store = load(project / "params.yaml"), Store(project)
+    run = RunSpec("tiny", "kd", 3, {"some": "config"}, "code")
+
+    def start(count: int) -> None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(count))
+        work._check_progress(params, store, [run])
+
+    for _ in range(9):
+        work._check_progress(params, store, [run])  # by hand it may be started as often as one likes
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    for count in range(3):
+        start(count)
+    last = store.checkpoint(run.fingerprint) / "LAST"
+    last.parent.mkdir(parents=True)
+    last.write_text("an epoch more")
+    for count in range(3, 6):
+        start(count)
+    with pytest.raises(CdkdError, match="tiny-students-seed-3: 3 restarts without a new checkpoint"):
+        start(6)
+    start(0)  # submitted again
