@@ -22,7 +22,7 @@ def test_the_commands_are_listed_in_the_order_of_use(capsys: pytest.CaptureFixtu
     text = help_of(capsys)
     words = (
         "use init new test check code prepare teacher distill search report show explain ui track dashboard "
-        "verify doctor plan share import"
+        "verify doctor plan submit work share import"
     )
     listed = [text.index(f" {word} {one.text}") for word, one in zip(words.split(), COMMANDS, strict=True)]
     assert listed == sorted(listed)
