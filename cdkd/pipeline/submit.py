@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -107,30 +107,34 @@ class Submission:
         return found
 
     def steps(self, queue: dict[str, list[Queued]]) -> Iterator[Step]:
-        """The jobs that are still to be submitted: of what is neither stored nor queued."""
+        """The jobs still to be submitted, of what is neither stored nor queued; each after those it needs."""
         made: list[str] = []
-        after_teacher = (TEACHER,) if self.teacher is None else ()
-        if self.teacher is None and TEACHER not in queue:
-            made.append(TEACHER)
-            yield self._step(TEACHER, TEACHER)
-        for what, cohorts, after in self._arrays(after_teacher):
-            queued = {task.number for task in queue.get(what, ())}
-            if missing := tuple(place for place in cohorts if place not in queued):
-                made.append(what)
-                yield self._step(what, None, missing, after)
-        for name, complete in self.studies.items():
-            if not complete and f"study-{name}" not in queue:
-                made.append(f"study-{name}")
-                yield self._step(f"study-{name}", f"{STUDY}{name}", self._workers(name), after_teacher)
+        for step in self._all_steps():
+            queued = {task.number for task in queue.get(step.what, ())}
+            if step.job.numbered:
+                missing = tuple(number for number in step.job.array or () if number not in queued)
+                step = replace(step, job=replace(step.job, array=missing))
+            if queued and not (step.job.numbered and step.job.array):
+                continue
+            made.append(step.what)
+            yield step
         if made:
             before = tuple(dict.fromkeys((*made, *(what for what in queue if what != REPORT))))
             yield self._step(REPORT, REPORT, None, before)
 
-    def _arrays(self, after_teacher: tuple[str, ...]) -> Iterator[tuple[str, list[int], tuple[str, ...]]]:
-        """Cohorts as arrays: what, places, and the steps they come after."""
-        yield STUDENTS, [place for place, count in self.pending.items() if count], after_teacher
-        if running := tuple(f"study-{name}" for name, complete in self.studies.items() if not complete):
-            yield TUNED, list(range(len(self.params.seeds))), running
+    def _all_steps(self) -> Iterator[Step]:
+        """Of what is not stored, but the report."""
+        first = (TEACHER,) if self.teacher is None else ()
+        if first:
+            yield self._step(TEACHER, TEACHER)
+        if pending := tuple(place for place, count in self.pending.items() if count):
+            yield self._step(STUDENTS, None, pending, first)
+        studies = [name for name, complete in self.studies.items() if not complete]
+        for name in studies:
+            yield self._step(f"study-{name}", f"{STUDY}{name}", self._workers(name), first)
+        if studies:
+            places = tuple(range(len(self.params.seeds)))
+            yield self._step(TUNED, None, places, tuple(f"study-{name}" for name in studies))
 
     def _workers(self, study: str) -> tuple[int, ...] | None:
         given = os.environ.get("CDKD_SEARCH_STORAGE") or self.params.search[study].study.storage or ""
@@ -182,7 +186,7 @@ def submit(root: Path) -> Iterator[str]:
     if REPORT in keys:  # another one comes after what is submitted now
         slurm.cancel(keys.pop(REPORT))
     for step in steps:
-        after = [key for what in step.after for key in keys.get(what, ())]
+        after = [key for what in step.after for key in keys[what]]
         kind = "afterany" if step.what == REPORT else "afterok"
         key = slurm.submit(step.job, submission.script(step), root, [f"{kind}:{key}" for key in after])
         keys.setdefault(step.what, []).append(key)

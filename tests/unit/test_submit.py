@@ -57,9 +57,9 @@ def test_the_scripts_of_an_experiment(project: Path, monkeypatch: pytest.MonkeyP
     assert headings == [
         "# teacher",
         "# students, after teacher",
-        "# tuned, after study-tune",
         "# study-tune, after teacher",
-        "# report, after teacher, students, tuned, study-tune",
+        "# tuned, after study-tune",
+        "# report, after teacher, students, study-tune, tuned",
     ]
     students = lines[lines.index("# students, after teacher") + 1]
     for option in (
@@ -117,7 +117,7 @@ def test_what_is_queued_is_not_submitted_again(project: Path) -> None:
         "report": [queued("report")],
     }
     steps = {step.what: step for step in submission.steps(queue)}
-    assert list(steps) == ["students", "tuned", "study-tune", "report"]
+    assert list(steps) == ["students", "study-tune", "tuned", "report"]
     assert steps["students"].job.array == (0,)
     queue |= {
         "students": [queued("students", 0), queued("students", 1)],
