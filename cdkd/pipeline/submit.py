@@ -35,7 +35,7 @@ from cdkd.storage.files import write_atomically
 
 SNAPSHOTS = Path(".cdkd") / "submitted"  # params.yaml as it was submitted, by its digest
 STUDENTS, TUNED = "students", "tuned"
-EVERY = 5.0  # seconds between looks at the queue
+EVERY = 10.0  # seconds between looks at the queue
 SHARED_STORAGE = "postgresql"  # how the address of a database starts that several workers may share
 
 
@@ -84,7 +84,7 @@ class Submission:
         if self.teacher is None:
             return dict.fromkeys(range(len(self.params.seeds)), len(self.params.methods))
         return {
-            place: sum(self.store.get(run.fingerprint) is None for run in runs)
+            place: sum(not self.store.has(run.fingerprint) for run in runs)
             for place, runs in self.cohorts.items()
         }
 

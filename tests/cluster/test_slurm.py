@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,24 @@ def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster
     assert sorted(trained_to_the_end(clone)) == ["0", "0", "1", "1"]
     assert "kd" in (clone.folder / "reports/digits/tables.txt").read_text()
     assert "everything is stored" in clone.run("cdkd", "submit")
+    other_ends(clone, cluster)
+
+
+def other_ends(clone: Clone, cluster: Cluster) -> None:
+    """What is cancelled is not requeued and keeps a checkpoint; bad input is one line, and not requeued."""
+    before = clone.stored()
+    (clone.folder / "pace").write_text("0.15")
+    clone.params(PARAMS.replace("weight: 0.9", "weight: 0.8").replace("seeds: [0, 1]", "seeds: [1]"))
+    assert "students (1 tasks)" in clone.run("cdkd", "submit")
+    bad = clone.folder / "bad.log"
+    wrapped = f"exec {sys.executable} -m cdkd work --task 9"
+    cluster.call("sbatch", "--requeue", f"--chdir={clone.folder}", f"--output={bad}", "--wrap", wrapped)
+    wait_until(lambda: Store(clone.folder).leases.holder("digits-students-seed-1"))
+    wait_until(lambda: " 1 1 2\n" in (clone.folder / "steps").read_text().partition(" 1 39 2\n")[2])
+    assert "2 tasks cancelled; what is finished" in clone.run("cdkd", "submit", "--cancel")
+    assert "report" in clone.run("cdkd", "submit", "--follow")  # returns, as nothing is queued any more
+    assert bad.read_text().splitlines() == [
+        "task '9'; expected teacher, a number from 0 to 0 (of a seed), study:NAME or report"
+    ]
+    assert clone.stored() == before
+    assert list((clone.folder / ".cdkd" / "checkpoints").glob("*/LAST"))
