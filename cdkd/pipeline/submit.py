@@ -165,7 +165,10 @@ class Submission:
 def dry_run(root: Path) -> Iterator[str]:
     """The scripts of everything that is not stored; Slurm is not asked."""
     submission = Submission(root)
-    for step in submission.steps({}):
+    steps = list(submission.steps({}))
+    if not steps:
+        yield "# nothing: everything is stored"
+    for step in steps:
         yield f"# {step.what}" + (f", after {', '.join(step.after)}" if step.after else "")
         yield submission.script(step)
 

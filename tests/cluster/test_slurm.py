@@ -153,7 +153,27 @@ def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster
     assert sorted(trained_to_the_end(clone)) == ["0", "0", "1", "1"]
     assert "kd" in (clone.folder / "reports/digits/tables.txt").read_text()
     assert "everything is stored" in clone.run("cdkd", "submit")
+    print_table(clone)
     other_ends(clone, cluster)
+
+
+def print_table(clone: Clone) -> None:
+    """For the documentation; `pytest -s` shows it."""
+    events = {
+        "end of time": "its time is over",
+        "preempted": "DUE TO PREEMPTION",
+        "taken over from a dead node": "taken over from process",
+        "orphan that wrote nothing": "nothing was written\n",
+    }
+    print("\n| seed | " + " | ".join(events) + " | runs stored | their last step trained |")
+    print("|---" * (len(events) + 3) + "|")
+    for seed in ("0", "1"):
+        log = log_of(clone, int(seed))
+        counts = [str(log.count(text)) for text in events.values()]
+        stored = sum(str(record["seed"]) == seed for record in finished(clone).values())
+        trained = trained_to_the_end(clone).count(seed)
+        teacher = int(seed == "0")  # its seed is 0
+        print(f"| {seed} | {' | '.join(counts)} | {stored - teacher} | {trained} times |")
 
 
 def other_ends(clone: Clone, cluster: Cluster) -> None:
