@@ -461,9 +461,12 @@ def submit(arguments: argparse.Namespace) -> None:
     argument("--params", type=Path, metavar="FILE", help="a copy of params.yaml to use instead"),
 )
 def work(arguments: argparse.Namespace) -> int:
+    from cdkd.cluster.stop import Stop
+
+    stop = Stop()  # before anything else is imported, which takes seconds
     from cdkd.pipeline.work import work
 
-    return work(_params(arguments.params), arguments.task)
+    return work(_params(arguments.params), arguments.task, stop)
 
 
 @command(

@@ -7,13 +7,12 @@ needs to know nothing, and tasks may be started in any order, twice, and by hand
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from cdkd.cluster import slurm
+from cdkd.cluster.stop import Stop
 from cdkd.config import site
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, run_folder, runs_folder
@@ -29,59 +28,26 @@ from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store, cohort_name
 from cdkd.storage import sealed_json
-from cdkd.storage.leases import any_lost
 from cdkd.tracking import server_address
 
 STUDY, REPORT = "study:", "report"
-STOPPED = 75  # exit code (EX_TEMPFAIL): the same command continues
 
 
-class Stop:
-    """Ends a task at the end of an epoch: SIGTERM (a preemption), or SIGUSR1 (the end of its time)."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __call__(self) -> bool:
-        return self.signal is not None or any_lost()
-
-    def listen(self, *, at_once: bool) -> None:
-        """at_once: raise `SystemExit` where the signal comes, instead of ending at the end of the epoch."""
-
-        def received(number: int, frame: FrameType | None) -> None:
-            again, self.signal = self.signal == number == signal.SIGTERM, number
-            if at_once or again:
-                raise SystemExit(self.end())
-            why = "its time is over" if number == signal.SIGUSR1 else "it is told to stop"
-            print(f"{why}: a checkpoint follows at the end of this epoch", flush=True)
-
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, received)
-
-    def end(self) -> int:
-        """The exit code of a task that was stopped. Slurm requeues a preempted job itself, and not one whose
-        time is over.
-        """
-        if self.signal == signal.SIGUSR1:
-            slurm.requeue_own_job()
-        return STOPPED if self.signal == signal.SIGUSR1 else 128 + signal.SIGTERM
-
-
-def work(params: Params, task: str | None) -> int:
+def work(params: Params, task: str | None, stop: Stop) -> int:
     """Do one task of `params`; None: the teacher and every cohort. Returns the exit code.
+
+    stop: listens to signals already
 
     0: done, also where a run diverged, which is a result; 75 or 143: stopped after a checkpoint, the same
     command continues; 1: a report with holes. Raises `CdkdError` where trying again does not help.
     """
-    stop = Stop()
     if task == REPORT:
         return _report(params)
     if task is not None and task.startswith(STUDY):
-        stop.listen(at_once=True)
+        stop.at_once()
         stages.run_study(params, task.removeprefix(STUDY))
         return 0
     seeds = _seeds(params, task)
-    stop.listen(at_once=False)
     mode = Mode(stop, processes=1, tracked=server_address(params.root) is not None)
     store = Store(params.root)
     data = prepared_data(params, store)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cdkd.cluster import slurm
 from cdkd.cluster.slurm import Job
+from cdkd.cluster.stop import Stop
 from cdkd.config import site
 from cdkd.config.params import load
 from cdkd.core.errors import BadParams, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.pipeline import submit, work
 from cdkd.runs.store import Store
+from tests.waiting import PATIENCE
 
 PARAMS = """\
 experiment: tiny
@@ -48,6 +53,14 @@ def project(tmp_path: Path) -> Path:
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "site.yaml").write_text(SITE)
     return folder
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield Stop()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_scripts_of_an_experiment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +147,9 @@ def test_without_slurm_a_line_says_what_to_do(project: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("task", ["2", "-1", "one", "", "²", "0x1"])
-def test_a_task_that_there_is_not_is_refused(project: Path, task: str) -> None:
+def test_a_task_that_there_is_not_is_refused(project: Path, task: str, stop: Stop) -> None:
     with pytest.raises(BadParams, match="expected teacher, a number from 0 to 1"):
-        work.work(load(project / "params.yaml"), task)
+        work.work(load(project / "params.yaml"), task, stop)
 
 
 def test_restarts_without_progress_come_to_an_end(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,3 +174,38 @@ def test_restarts_without_progress_come_to_an_end(project: Path, monkeypatch: py
     with pytest.raises(CdkdError, match="tiny-students-seed-3: 3 restarts without a new checkpoint"):
         start(6)
     start(0)  # submitted again
+
+
+TOLD = """
+import signal, sys, time
+from cdkd.cluster.stop import Stop
+stop = Stop()
+if sys.argv[1] == "at once":
+    stop.at_once()
+print("listens", flush=True)
+while not stop():
+    time.sleep(0.05)
+if sys.argv[1] == "slow":
+    time.sleep(60)
+sys.exit(stop.end())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "numbers", "code"),
+    [
+        ("epoch", [signal.SIGTERM], 143),
+        ("epoch", [signal.SIGUSR1], 75),
+        ("slow", [signal.SIGTERM, signal.SIGTERM], 143),
+        ("at once", [signal.SIGUSR1], 75),
+    ],
+)
+def test_a_signal_stops_a_task_at_the_end_of_an_epoch(how: str, numbers: list[int], code: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", TOLD, how], stdout=subprocess.PIPE, text=True) as task:
+        assert task.stdout is not None
+        assert task.stdout.readline() == "listens\n"
+        for number in numbers:
+            task.send_signal(number)
+            if how != "at once":
+                assert "a checkpoint follows" in task.stdout.readline() or number == numbers[-1]
+        assert task.wait(PATIENCE) == code
