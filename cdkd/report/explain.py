@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdkd.config.faults import Faults
+from cdkd.config.groups import with_student
 from cdkd.config.methods import method_of
 from cdkd.config.params import Params
 from cdkd.config.schema import Normalisation, Published, Training
+from cdkd.core.group import Group
 from cdkd.core.schedule import Method, Term
 from cdkd.report.collect import TEACHER
 from cdkd.report.notes import formula
@@ -67,7 +69,7 @@ def explain(
             _with_worth(what, ours, theirs, recipe, name)
             for what, ours, theirs in (
                 *_recipes(params, params.recipe(method), recipe),
-                *_losses(terms, name, recipe),
+                *_losses(terms, name, recipe, params.student.network),
             )
         ]
     return found + list(_remarks(name, recipe))
@@ -198,13 +200,14 @@ def _recipes(params: Params, own: Training, recipe: Recipe) -> Iterator[tuple[st
         yield "crops are cut from", f"a centre square of {params.data.size} pixels", str(recipe["cut_from"])
 
 
-def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+def _losses(ours: Method, name: str, recipe: Recipe, student: str) -> Iterator[tuple[str, str, str]]:
     if name not in recipe["methods"]:
         yield "losses", formula(ours), "not stated in the sources of this project"
         return
     faults = Faults(KNOWLEDGE, {})
-    theirs = method_of(recipe["methods"][name], ("methods", name), None, faults)
+    theirs = method_of(with_student(recipe["methods"], student)[name], ("methods", name), None, faults)
     faults.raise_if_any()
+    yield from _groups(ours.group, theirs.group)
     for loss in dict.fromkeys((*theirs, *ours)):
         if loss not in ours or loss not in theirs:
             mine, their = (
@@ -219,6 +222,27 @@ def _losses(ours: Method, name: str, recipe: Recipe) -> Iterator[tuple[str, str,
         theirs.inactive,
     ):  # also where they agree: no paper says it
         yield "inactive parameters", ours.inactive, f"{theirs.inactive} (released code)"
+
+
+def _groups(ours: Group | None, theirs: Group | None) -> Iterator[tuple[str, str, str]]:
+    """What differs in the networks that are trained together, and in how."""
+    if ours is None or theirs is None:
+        mine, their = (NOTHING if one is None else _networks(one) for one in (ours, theirs))
+        if mine != their:
+            yield "group", mine, their
+        return
+    if _networks(ours) != _networks(theirs):
+        yield "group", _networks(ours), _networks(theirs)
+    for name in ("update", "batches", "gradient", "views", "ema", "evaluate", "classifiers"):
+        mine, their = (_text(getattr(one, name)) for one in (ours, theirs))
+        if mine != their:
+            yield f"{name} of the group", mine, their
+
+
+def _networks(group: Group) -> str:
+    common = "" if group.shared is None else f", stem and {plural(group.shared, 'stage')} in common"
+    number = list(group.networks).index(group.deployed)
+    return f"{plural(len(group.networks), 'network')}{common}; number {number + 1} is deployed"
 
 
 def _values(term: Term) -> dict[str, str]:
@@ -236,6 +260,9 @@ def _values(term: Term) -> dict[str, str]:
         "start": _text(weight.start),
         "stop": _text(weight.stop),
         "decay": decay,
+        "rise": "none" if weight.rise is None else f"{weight.rise_curve} over {plural(weight.rise, 'epoch')}",
+        "networks": "all" if term.of is None else _text(term.of),
+        "source": term.source,
     } | options
 
 
@@ -252,12 +279,9 @@ def _with_worth(what: str, ours: str, theirs: str, recipe: Recipe, name: str) ->
 
 
 def _remarks(name: str, recipe: Recipe | None) -> Iterator[Difference]:
+    here = None if recipe is None else recipe["name"]
     for one in knowledge()["remarks"]:
-        if (
-            recipe is not None
-            and name in one["methods"]
-            and one.get("recipe", recipe["name"]) == recipe["name"]
-        ):
+        if name in one["methods"] and one.get("recipe", here) == here:
             yield Difference(one["what"], one["ours"], one["theirs"], str(one["worth"]), one["source"])
 
 

@@ -56,6 +56,35 @@ def test_the_recipe_itself_differs_in_nothing_but_the_runs(method: str) -> None:
     assert (found["runs"].ours, found["runs"].theirs) == ("3 seeds", "5 (mean, in the paper)")
 
 
+@pytest.mark.parametrize("method", ["dml_okddip", "cl_ilr", "one_okddip", "okddip", "pcl"])
+def test_the_online_recipe_itself_differs_in_nothing_but_how_it_is_reported(method: str) -> None:
+    params = Experiments(EXPERIMENTS.parent).load("cifar100-online-resnet32")
+    found = [one.what for one in explain(params, method)]
+    assert [what for what in found if what != "accuracy"] == ["top-1 error", "the number reported"]
+    assert ("accuracy" in found) == (method != "pcl")
+
+
+def test_groups_are_compared_with_those_of_the_published_code() -> None:
+    found = by_name(Experiments(EXPERIMENTS.parent).load("cifar100-online-resnet32"), "dml")
+    assert (found["group"].ours, found["group"].theirs) == (
+        "2 networks; number 1 is deployed",
+        "4 networks; number 1 is deployed",
+    )
+    assert (found["update of the group"].ours, found["update of the group"].theirs) == (
+        "alternate",
+        "together",
+    )
+    assert (found["detach of mutual"].ours, found["detach of mutual"].theirs) == ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method"), [("cifar100-online-resnet32", "css"), ("ctkd-cifar100", "ctkd")]
+)
+def test_what_has_no_published_number_says_so(experiment: str, method: str) -> None:
+    (only,) = explain(Experiments(EXPERIMENTS.parent).load(experiment), method)
+    assert (only.what, only.theirs) == ("the published number", "none can be reached")
+
+
 @pytest.mark.parametrize("pair", ["vgg13-mobilenetv2", "wrn-40-2-shufflenetv1", "resnet32x4-shufflenetv2"])
 def test_the_recipe_has_another_learning_rate_for_small_students(pair: str) -> None:
     params = Experiments(EXPERIMENTS.parent).load(f"cifar100-{pair}")
@@ -279,5 +308,6 @@ def test_every_piece_of_knowledge_can_be_used() -> None:
     for one in knowledge()["worth"]:
         item = one["item"]
         assert item in {"runs", "the number reported", "inactive parameters", *training} or re.fullmatch(
-            r"(weight|start|stop|decay|form|temperature|stage) of \w+|loss \w+", item
+            r"(weight|start|stop|decay|form|temperature|stage|detach) of \w+|batches of the group|loss \w+",
+            item,
         ), item
