@@ -60,7 +60,7 @@ def recipe(**changed: object) -> Recipe:
         "epochs": 2, "batch": BATCH, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4,
         "nesterov": False, "milestones": (1,), "decay": 0.1,
         "warmup": 0, "precision": "float32", "engine": "eager",
-        "augmentation": Augmentation(2, "zeros", True, None),
+        "augmentation": Augmentation(2, "zeros", True, None), "momentum_at_milestones": "kept",
     }  # fmt: skip
     return Recipe(**(values | changed))  # type: ignore[arg-type]
 

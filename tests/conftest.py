@@ -19,6 +19,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LONG = ("test_pipeline", "test_search", "test_train", "test_worker", "test_benchmarks", "test_soak")
 
 
+@pytest.fixture(scope="session")
+def new_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `cdkd init` makes: git and DVC take seconds, so tests that change it copy this one."""
+    from cdkd.config.project import create
+
+    folder = tmp_path_factory.mktemp("new") / "study"
+    create(folder)
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first: a process takes whole files, and the last to start should end soon."""
     place = {name: index for index, name in enumerate(LONG)}

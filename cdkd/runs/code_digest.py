@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,8 @@ def _imports(module: str) -> tuple[str, ...]:
     return tuple(_resolved(name) for name in found if _is_ours(name, module))
 
 
-def imported_names(tree: ast.Module, package: str = "", *, typing: bool = False) -> Iterator[str]:
+@cached
+def imported_names(tree: ast.Module, package: str = "", *, typing: bool = False) -> tuple[str, ...]:
     """Dotted names that a module imports, at its top or inside functions, but not under TYPE_CHECKING.
 
     package: where relative imports start; typing: those under TYPE_CHECKING too
@@ -140,15 +141,17 @@ def imported_names(tree: ast.Module, package: str = "", *, typing: bool = False)
         for statement in node.body
         for inner in ast.walk(statement)
     }
+    found: list[str] = []
     for node in ast.walk(tree):
         if node in typing_only and not typing:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            found += (f"{module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def _is_ours(name: str, importer: str) -> bool:

@@ -326,6 +326,7 @@ def test_the_page_opens_on_current_runs_grouped_by_method(root: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_forty_methods_two_hundred_classes_and_every_loss_fit(root: Path) -> None:
     letters = random.Random(0)
     names = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz0123456789_-", k=63)) for _ in range(39)]

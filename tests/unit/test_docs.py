@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 
 from cdkd.config import site
 from cdkd.config.params import load
-from cdkd.config.project import add, create, examine
+from cdkd.config.project import add, examine
 from cdkd.core import own_code
 from cdkd.losses import signature
 
@@ -38,9 +39,9 @@ def of_pages(language: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(new_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs") / "study"
-    create(folder)
+    shutil.copytree(new_project, folder, symlinks=True)
     (folder / "my-images").mkdir()
     add("network", "tiny", folder)
     add("source", "my_images", folder)

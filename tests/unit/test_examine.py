@@ -16,7 +16,7 @@ from cdkd.training.evaluation import BINS, Evaluation, Reference, latency
 
 IMAGES, CLASSES = 1103, 4  # more than two batches of the evaluation, and no multiple
 RECIPE = Recipe(
-    1, 32, 0.1, 0.9, 0.0, False, (), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None)
+    1, 32, 0.1, 0.9, 0.0, False, (), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None), "kept"
 )
 
 

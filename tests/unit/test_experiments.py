@@ -95,7 +95,9 @@ def features(network: str) -> Features:
     return seen
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "resnet50" in name else []) for name in NAMES]
+)
 def test_every_method_has_a_finite_loss_on_features_of_both_networks(name: str) -> None:
     params = pairs()[name]
     student, teacher = features(params.student.network), features(params.teacher.network)

@@ -174,6 +174,7 @@ CASES.append(
         trains_teacher=True,
     )
 )
+MANY = 64  # values of an array that are perturbed; `test_gradients_are_exact` takes all of a small one
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
@@ -181,10 +182,11 @@ def leaves(arrays, dtype=torch.float64):
     return [torch.tensor(a, dtype=dtype, requires_grad=True) for a in arrays]
 
 
-def slope_of(function, arrays, index, step=1e-5):
-    """Central differences in one of several arrays."""
-    found = np.zeros_like(arrays[index])
-    for place in np.ndindex(*found.shape):
+def slope_of(function, arrays, index, step=1e-5, most=MANY):
+    """Central differences in one of several arrays; NaN except in `most` places drawn by chance."""
+    found = np.full_like(arrays[index], np.nan)
+    draw = np.random.default_rng(0).permutation(found.size)[:most]
+    for place in zip(*np.unravel_index(draw, found.shape), strict=True):
         values = []
         for sign in (1, -1):
             moved = [a.copy() for a in arrays]
@@ -205,9 +207,10 @@ def test_value_and_gradient(case):
     expecting = [*student, *teacher] if case.trains_teacher else student
     for index, given in enumerate(expecting):
         expected = slope_of(case.reference, arrays, index)
-        np.testing.assert_allclose(
-            given.grad.numpy(), expected, rtol=1e-5, atol=1e-8 + 1e-6 * abs(expected).max()
-        )
+        drawn = ~np.isnan(expected)
+        assert drawn.sum() == min(expected.size, MANY)
+        expected, found = expected[drawn], given.grad.numpy()[drawn]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8 + 1e-6 * abs(expected).max())
     assert case.trains_teacher or all(given.grad is None for given in teacher)
 
 
@@ -315,7 +318,7 @@ def test_a_weak_channel_keeps_its_gradient(level):
     (given,) = leaves([student])
     ickd.inter_channel_correlation(given, torch.from_numpy(teacher)).backward()
     expected = slope_of(
-        lambda s: reference.inter_channel_correlation(s, teacher), [student], 0, step=1e-5 * level
+        lambda s: reference.inter_channel_correlation(s, teacher), [student], 0, step=1e-5 * level, most=None
     )
     np.testing.assert_allclose(given.grad, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
 

@@ -25,7 +25,19 @@ from cdkd.training.released import from_released
 K, B, STEPS, EPOCH, RATE = 4, 6, 3, 40, 0.1
 RISEN = math.exp(-5 / 4)  # of rise 80 in epoch 40
 RECIPE = Recipe(
-    300, B, RATE, 0.9, 5e-4, True, (), 0.1, 0, "float32", "eager", Augmentation(0, "zeros", False, None)
+    300,
+    B,
+    RATE,
+    0.9,
+    5e-4,
+    True,
+    (),
+    0.1,
+    0,
+    "float32",
+    "eager",
+    Augmentation(0, "zeros", False, None),
+    "kept",
 )
 EXACT = {"rtol": 1e-7, "atol": 1e-9}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from cdkd.config.project import create
 from cdkd.core import own_code
 from cdkd.losses import contract, signature
 
@@ -36,8 +36,8 @@ class Agreement(GroupLoss):
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    create(tmp_path / "study")
+def project(new_project: Path, tmp_path: Path) -> Path:
+    shutil.copytree(new_project, tmp_path / "study", symlinks=True)
     own_code.use(tmp_path / "study")
     return tmp_path / "study"
 

@@ -192,12 +192,13 @@ def test_shapes(network: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_stem_and_preactivations_are_given_where_they_are_asked_for(network: str) -> None:
     batch = torch.empty(2, 3, 64, 64, device="meta")
-    stem = on_meta(network)(batch, Needs.STEM)
+    model = on_meta(network)
+    stem = model(batch, Needs.STEM)
     assert stem.stem is not None
     assert stem.stem.shape[0] == 2
     assert stem.stem.shape[2] >= stem.maps[0].shape[2]
     assert stem.preactivations is None
-    before = on_meta(network)(batch, Needs.PREACTIVATION)
+    before = model(batch, Needs.PREACTIVATION)
     assert before.stem is None
     assert before.preactivations is not None
     assert [each.shape for each in before.preactivations] == [each.shape for each in before.maps]

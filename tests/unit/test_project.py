@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    create(tmp_path / "study")
+def project(new_project: Path, tmp_path: Path) -> Path:
+    shutil.copytree(new_project, tmp_path / "study", symlinks=True)
     own_code.use(tmp_path / "study")
     return tmp_path / "study"
 
@@ -32,6 +33,7 @@ def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_new_project_is_valid_and_its_own_code_passes(project: Path) -> None:
     params = load(project / "params.yaml")
     assert (params.student.network, params.data.source) == ("small", "low_digits")
