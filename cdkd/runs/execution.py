@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from safetensors.torch import save as to_safetensors
 
+from cdkd.core.company import Company
 from cdkd.core.errors import BadCheckpoint, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import Recipe
@@ -67,6 +68,7 @@ def train_cohort(
     *,
     cache: float = 0.0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    start: Path | None = None,
     watch: Watch = no_watcher,
     stop: Callable[[], bool] = lambda: False,
     prune: Prune = lambda spec, history: False,
@@ -78,11 +80,12 @@ def train_cohort(
     root: the project's folder
     cache: gigabytes of disk for the teacher's outputs
     checkpoint_seconds: least time between checkpoints
+    start: weights that the students start from, where their specifications ask for them
     stop: see `training.loop.train`
     prune: asked after every epoch whether to stop a run early
     """
     cohort = build_cohort(
-        specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache)
+        specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache), start
     )
     for spec in specs:
         source_archive.keep(store.code, spec)
@@ -120,6 +123,7 @@ class _Recorder:
         self.cohort, self.store, self.watcher, self.progress = cohort, store, watcher, progress
         self.circumstances, self.prune = circumstances, prune
         self.started, self.clock = datetime.now(UTC), time.monotonic()
+        self.company = Company()
         self.trained = 0  # epochs trained by this process, over all runs
         self.planned = sum(run.recipe.epochs - run.epoch for run in cohort.runs)
 
@@ -128,6 +132,7 @@ class _Recorder:
         if row is not None:
             self.watcher.epoch(run.key, row | {"images_per_second": self.rate})
         note = f", epoch {run.epoch}/{run.recipe.epochs}, {self.rate:,.0f} images/s"
+        note += self.company.note(self.circumstances["environment"]["threads"])
         self.progress.count(self.trained, self.planned, note)
         self.settle(run)
 
