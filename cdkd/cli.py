@@ -231,13 +231,24 @@ def prepare(arguments: argparse.Namespace) -> None:
 )
 def teacher(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
-        from cdkd.pipeline.teacher_import import import_teacher
+        from cdkd.pipeline.foreign_weights import import_teacher
 
         print("\n".join(import_teacher(_params(), arguments.file)))
         return 0
     from cdkd.pipeline import stages
 
     return int(_print_results([stages.teacher(_params())]))  # nobody can learn from one that diverged
+
+
+@command(
+    "convert another project's weights (.pth, .safetensors) for `student.weights`, from which students start",
+    "student --from resnet18.pth",
+    argument("--from", type=Path, dest="file", metavar="FILE", required=True, help="the weights"),
+)
+def student(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline.foreign_weights import import_student
+
+    print("\n".join(import_student(_params(), arguments.file)))
 
 
 @command(

@@ -37,6 +37,8 @@ def read(
 
 def text_of(path: Path) -> str:
     """Raises `BadParams` where it is no text, or too long."""
+    if path.exists() and not path.is_file():  # reading a FIFO would wait forever
+        raise BadParams(f"{path}: not a file; expected a text file in YAML")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -232,7 +233,18 @@ class Teacher(Section):
 
 
 class Student(Section):
+    """The network that learns.
+
+    weights, sha256: a .safetensors file that training starts from, and its digest; it may lack the classifier
+    """
+
     network: Network
+    weights: Text | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    def start(self, root: Path) -> Path | None:
+        """The file; root: the project's folder."""
+        return None if self.weights is None else root / self.weights
 
 
 class Parameter(Section):

@@ -56,17 +56,23 @@ def teacher_of(value: Any, training: Training | None, written: Any, faults: Faul
     if teacher is None:
         return None
     check_recipe(teacher.training, own, place, faults)
-    if (teacher.weights is None) != (teacher.sha256 is None):
-        faults.add(("teacher",), "weights and sha256 go together: the file, and the digest it must have")
-    if teacher.weights is not None and not teacher.weights.endswith(".safetensors"):
-        what = f"{show(teacher.weights)}; expected a .safetensors file (nothing from outside is unpickled)"
-        faults.add(("teacher", "weights"), what)
+    _check_weights(teacher, "teacher", faults)
     return teacher
 
 
 def student_of(value: Any, faults: Faults) -> Student | None:
     student: Student | None = faults.section(Student, value, ("student",))
+    if student is not None:
+        _check_weights(student, "student", faults)
     return student
+
+
+def _check_weights(section: Teacher | Student, name: str, faults: Faults) -> None:
+    if (section.weights is None) != (section.sha256 is None):
+        faults.add((name,), "weights and sha256 go together: the file, and the digest it must have")
+    if section.weights is not None and not section.weights.endswith(".safetensors"):
+        hint = f"`cdkd {name} --from FILE` converts others"
+        faults.add((name, "weights"), f"{show(section.weights)}; expected a .safetensors file; {hint}")
 
 
 def data_of(value: Any, training: Training | None, faults: Faults) -> Data | None:

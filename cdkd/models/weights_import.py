@@ -106,6 +106,13 @@ def import_weights(
     return Imported(own, classes or 2, channels or 3, notes)
 
 
+def without_classifier(found: Imported, network: str, note: str) -> Imported:
+    """The same without the tensors of the network's last linear layer. note: a line that says so"""
+    layer = _expected(network, found.classes, found.channels).classifier.removesuffix("weight")
+    state = {name: value for name, value in found.state.items() if not layer or not name.startswith(layer)}
+    return found._replace(state=state, notes=[*found.notes, note])
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The file's tensors by their names, out of the dicts around them; and lines on what was ignored."""
     content = _read(path)
@@ -217,7 +224,7 @@ def _misfit(state: Mapping[str, Tensor], network: str, wanted: _Network, match: 
             return f"the first layer reads images of {found[1]} channels, the data have {expected[1]}"
     if meant := _looks_like(state, network):
         known = f"torchvision's {meant.removesuffix('-imagenet')}" if meant.endswith("-imagenet") else meant
-        return f"this looks like {known}: `teacher.network: {meant}`"
+        return f"this looks like {known}: `network: {meant}`"
     if whole and not other:
         return None
     if whole:

@@ -117,13 +117,8 @@ def _train(
 
     if plans[0].config["training"] is None:
         file, recipe = str(params.teacher.weights), params.teacher.training.resolved
-        try:
+        with _hint_of_import("teacher", file):
             adopt_teacher(params.root, store, plans[0], data_folder(params), file, recipe)
-        except BadCheckpoint as fault:
-            if "not the weights" not in str(fault):
-                raise
-            hint = f"`cdkd teacher --from {file}` gives the cause, or converts them"
-            raise BadCheckpoint(f"{fault}; {hint}") from None
     else:
         weights = store.weights(teacher.fingerprint) if teacher else None
         if weights is not None and not weights.exists():
@@ -132,17 +127,30 @@ def _train(
                 f"or remove {weights.parent} and run `cdkd teacher` to train it here"
             )
             raise BadCheckpoint(f"the teacher was trained elsewhere and its weights are missing: {hint}")
-        train_cohort(
-            params.root,
-            store,
-            plans,
-            data_folder(params),
-            weights,
-            cache=params.teacher.cache,
-            checkpoint_seconds=site.load(params.root).checkpoint,
-            watch=partial(_track, params) if mode.tracked else no_watcher,
-            stop=mode.stop,
-        )
+        with _hint_of_import("student", params.student.weights):
+            train_cohort(
+                params.root,
+                store,
+                plans,
+                data_folder(params),
+                weights,
+                cache=params.teacher.cache,
+                start=params.student.start(params.root),
+                checkpoint_seconds=site.load(params.root).checkpoint,
+                watch=partial(_track, params) if mode.tracked else no_watcher,
+                stop=mode.stop,
+            )
+
+
+@contextlib.contextmanager
+def _hint_of_import(kind: str, file: str | None) -> Iterator[None]:
+    try:
+        yield
+    except BadCheckpoint as fault:
+        if file is None or file not in str(fault) or "not the weights" not in str(fault):
+            raise
+        hint = f"`cdkd {kind} --from {file}` gives the cause, or converts them"
+        raise BadCheckpoint(f"{fault}; {hint}") from None
 
 
 def _track(params: Params, specs: Sequence[RunSpec], circumstances: Mapping[str, Any]) -> SubprocessTracker:

@@ -62,7 +62,8 @@ def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False
         )
     source = record.config["teacher"]
     teacher = None if source is None else _teacher_weights(Store(params.root), source["weights_sha256"])
-    again, weights = _again(params.root, spec, folder, teacher, _environment(record).get("threads"))
+    start, threads = params.student.start(params.root), _environment(record).get("threads")
+    again, weights = _again(params.root, spec, folder, teacher, start, threads)
     same, lines = _compared(params.root, kept, again, weights, f"{method} seed {seed}")
     if same and adopt:
         lines += _adopted(params, method, record, spec.code)
@@ -223,7 +224,7 @@ def _teacher_weights(store: Store, expected: str) -> Path:
 
 
 def _again(
-    root: Path, spec: RunSpec, data: Path, teacher: Path | None, threads: Any
+    root: Path, spec: RunSpec, data: Path, teacher: Path | None, start: Path | None, threads: Any
 ) -> tuple[Record, bytes | None]:
     """Train the run from its start, with the same number of threads: record, and weights if it finished."""
     if isinstance(threads, int) and threads > 0:
@@ -233,9 +234,8 @@ def _again(
 
     with tempfile.TemporaryDirectory(prefix="cdkd-verify-") as scratch:
         store = Store(Path(scratch))
-        train_cohort(
-            root, store, [spec], data, teacher
-        )  # without the cache: the teacher computes its outputs again, too
+        # without the cache: the teacher computes its outputs again, too
+        train_cohort(root, store, [spec], data, teacher, start=start)
         record, weights = store.get(spec.fingerprint), store.weights(spec.fingerprint)
         if record is None:
             raise CdkdError(

@@ -135,11 +135,12 @@ def setting(params: Params, teacher: Row) -> Items:
         if params.teacher.weights
         else recipe(params.teacher.training)
     )
+    start = f" from the weights {params.student.weights}" if params.student.weights else ""
     seeds = f"seed{'s' if len(params.seeds) > 1 else ''} {', '.join(map(str, params.seeds))}"
     return Items(
         (
             ("Teacher", f"{params.teacher.network}, {state}; {how}."),
-            ("Students", f"{params.student.network}, {recipe(params.training)}; {seeds}."),
+            ("Students", f"{params.student.network}{start}, {recipe(params.training)}; {seeds}."),
         )
     )
 

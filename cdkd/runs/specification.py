@@ -55,6 +55,9 @@ def variant_plan(
         "weights_sha256": teacher.result["weights_sha256"],
         "batchnorm": params.teacher.batchnorm,
     }
+    kinds = (own,) if group is None else group.networks.values()
+    if params.student.weights is not None and params.student.network in kinds:
+        config["start"] = {"network": params.student.network, "sha256": params.student.sha256}
     networks = networks_of(own, method, config["teacher"])
     code = code_digest(networks, method.losses, **({} if group is None else {"group": True}))
     return RunSpec(params.experiment, name, seed, config, code)

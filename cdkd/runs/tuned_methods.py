@@ -32,6 +32,7 @@ def study_config(params: Params, name: str, data: Meta, teacher: Record) -> dict
         "epochs": space.trial_epochs,
         "training": params.training.model_dump(mode="json", exclude={"recipe"}),
         "network": params.student.network,
+        **({"start": params.student.sha256} if params.student.weights is not None else {}),
         "data": data.digest,
         "teacher": [params.teacher.network, params.teacher.batchnorm, teacher.result["weights_sha256"]],
         "code": code_digest((params.student.network, params.teacher.network), tuple(sorted(space.losses))),

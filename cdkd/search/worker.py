@@ -262,6 +262,7 @@ class Worker:
                         data_folder(self.params),
                         weights,
                         cache=self.params.teacher.cache,
+                        start=self.params.student.start(self.params.root),
                         prune=prune,
                     )
             plans = [plan for plan in plans if plan not in free]

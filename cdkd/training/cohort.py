@@ -85,11 +85,13 @@ def build_cohort(
     teacher_weights: Path | None,
     checkpoint_folder: Callable[[str], Path],
     cache: CacheSettings | None = None,
+    start: Path | None = None,
 ) -> Cohort:
     """Read the data and the teacher, and build a run of each specification, resumed from its last checkpoint.
 
     specs: of one seed, one teacher and one split; their recipes may differ in the optimiser's numbers only
     checkpoint_folder: from a fingerprint to the folder
+    start: weights that the students start from, where their specifications ask for them
     """
     keep_freed_memory()
     device = choose_device()
@@ -110,7 +112,7 @@ def build_cohort(
     data = DataInfo(len(training), len(meta.classes), training.labels, recipe.batch)
     runs = []
     for spec in specs:
-        model = networks(spec, device)
+        model = networks(spec, device, start)
         key = spec.fingerprint
         folder = checkpoint_folder(key)
         made = student_run(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cdkd.core.errors import BadCheckpoint
 from cdkd.core.host import host
 from cdkd.core.randomness import stream_seed
 from cdkd.core.run_spec import RunSpec
@@ -18,7 +19,7 @@ from cdkd.data.batches import Batches, Split, evaluation
 from cdkd.data.load import joined, load
 from cdkd.data.prepared import Meta
 from cdkd.models.build import build
-from cdkd.models.weights import load_weights
+from cdkd.models.weights import load_start, load_weights
 from cdkd.training.evaluation import Evaluation, Reference
 from cdkd.training.teacher import FULL, Teacher
 from cdkd.training.teacher_cache import TeacherCache
@@ -47,16 +48,39 @@ def network(
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def networks(spec: RunSpec, device: torch.device) -> nn.Module | dict[str, nn.Module]:
-    """The network of a run, or those of its group, whose deployed one is initialised like a lone student."""
+def networks(
+    spec: RunSpec, device: torch.device, start: Path | None = None
+) -> nn.Module | dict[str, nn.Module]:
+    """The network of a run, or those of its group, whose deployed one is initialised like a lone student.
+
+    start: the file that the configuration's `start` names by digest. Networks of its kind begin with it, and
+        only the deployed one with its classifier, so that no two networks of a group are equal
+    """
     config, group = spec.config, spec.terms.group
     if group is None:
-        return network(config["network"], config["data"], spec.seed, device)
+        model = network(config["network"], config["data"], spec.seed, device)
+        return _started(model, config["network"], spec, start)
     made = {}
     for name, kind in group.networks.items():
         own = {} if name == group.deployed else {"stream": f"initial weights of {name}"}
-        made[name] = network(kind, config["data"], spec.seed, device, **own)
+        model = network(kind, config["data"], spec.seed, device, **own)
+        made[name] = _started(model, kind, spec, start, classifier=name == group.deployed)
     return made
+
+
+def _started(
+    model: nn.Module, kind: str, spec: RunSpec, start: Path | None, *, classifier: bool = True
+) -> nn.Module:
+    wanted = spec.config.get("start")
+    if wanted is not None and kind == wanted["network"]:
+        if start is None:
+            run = f"{spec.method} seed {spec.seed}"
+            raise BadCheckpoint(
+                f"{run}: starts from weights with sha256 {wanted['sha256'][:12]}..., which are not given"
+                " (student.weights in params.yaml; of the worker, --student)"
+            )
+        load_start(model, start, wanted["sha256"], classifier=classifier)
+    return model
 
 
 def training_split(folder: Path, meta: Meta, device: torch.device, judged_on: str = "test") -> Split:

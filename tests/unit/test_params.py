@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -601,6 +602,13 @@ def test_every_number_has_a_bound(write: Any, old: str, new: str, place: str, ex
         assert expected in found[1]
     else:
         load(path)
+
+
+def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")
+    for path in (tmp_path / "params.yaml", tmp_path):
+        with pytest.raises(BadParams, match=f"^{re.escape(str(path))}: not a file"):
+            load(path)
 
 
 def test_a_search_needs_a_validation_split(write: Any) -> None:

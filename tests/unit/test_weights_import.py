@@ -15,10 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cdkd.core.errors import BadCheckpoint
+from cdkd.core.group import Group
+from cdkd.core.run_spec import RunSpec, plain_method
+from cdkd.core.schedule import Method, Term, Weight
 from cdkd.models.build import build
-from cdkd.models.weights import load_weights
-from cdkd.models.weights_import import import_weights
+from cdkd.models.weights import classifier_of, load_start, load_weights
+from cdkd.models.weights_import import import_weights, without_classifier
 from cdkd.storage.files import sha256
+from cdkd.training.setup import networks
 from tests.clone import Clone
 
 State = dict[str, Tensor]
@@ -106,9 +110,7 @@ def test_torchvisions_files(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match=r"the classifier has 1000 classes, the data 100$"):
         import_weights(path, "resnet18-imagenet", 100, 3)
     for network in ("resnet20", "resnet18-cifar", "resnet34-imagenet"):
-        with pytest.raises(
-            BadCheckpoint, match=r"torchvision's resnet18: `teacher.network: resnet18-imagenet`$"
-        ):
+        with pytest.raises(BadCheckpoint, match=r"torchvision's resnet18: `network: resnet18-imagenet`$"):
             import_weights(path, network, 1000, 3)
 
 
@@ -166,8 +168,8 @@ def test_the_cause_of_a_misfit(tmp_path: Path) -> None:
     state = weights()
     assert "the classifier has 10 classes, the data 7" in cause(state, "resnet8", 7)
     assert "images of 3 channels, the data have 1" in cause(state, "resnet8", channels=1)
-    assert "looks like resnet8: `teacher.network: resnet8`" in cause(state, "resnet20")
-    assert "looks like resnet56: `teacher.network: resnet56`" in cause(weights("resnet56"), "resnet20")
+    assert "looks like resnet8: `network: resnet8`" in cause(state, "resnet20")
+    assert "looks like resnet56: `network: resnet56`" in cause(weights("resnet56"), "resnet20")
     assert "looks like wrn-40-2" in cause(prefixed(weights("wrn-40-2"), "module."), "wrn-16-2")
     wide = {name: torch.cat([value] * 3) if value.dim() else value for name, value in state.items()}
     assert "weights of another width: conv1.weight is (48, 3, 3, 3), expected (16" in cause(wide, "resnet8")
@@ -190,6 +192,101 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for name in ("text.pth", "text.safetensors", "cut.pth", "pipe.pth", "absent.pth", "."):
         with pytest.raises(BadCheckpoint, match=r"^\S*: [^\n]*$"):
             import_weights(tmp_path / name, "resnet8", 10, 3)
+
+
+def test_a_start_with_and_without_its_classifier(tmp_path: Path) -> None:
+    found = import_weights(saved(tmp_path / "w.pth", weights("resnet8", 12)), "resnet8")
+    part = without_classifier(found, "resnet8", "a note")
+    assert found.state.keys() - part.state.keys() == {"fc.weight", "fc.bias"}
+    assert part.notes[-1] == "a note"
+    for name, state in (("whole", found.state), ("part", part.state)):
+        save_file(state, tmp_path / name)
+    model = build("resnet8", 10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_start(model, tmp_path / "part", sha256(tmp_path / "part"))
+    last = classifier_of(model)
+    assert last == ("fc.weight", "fc.bias")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name in last else found.state[name])
+    with pytest.raises(BadCheckpoint, match=r"fc.weight is \(12, 64\), expected \(10, 64\)"):
+        load_start(model, tmp_path / "whole", sha256(tmp_path / "whole"))
+    with pytest.raises(BadCheckpoint, match=r"missing fc\.weight; missing fc\.bias"):
+        load_weights(model, tmp_path / "part", sha256(tmp_path / "part"))
+    save_file({name: part.state[name] for name in list(part.state)[1:]}, tmp_path / "less")
+    with pytest.raises(BadCheckpoint, match=r"missing conv1\.weight"):
+        load_start(model, tmp_path / "less", sha256(tmp_path / "less"))
+    with pytest.raises(BadCheckpoint, match="another file, or a damaged one"):
+        load_start(model, tmp_path / "less", sha256(tmp_path / "part"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device", "."):
+        with pytest.raises(BadCheckpoint, match="not a file"):
+            load_weights(model, tmp_path / name, "0" * 64)
+
+
+def spec_of(method: Method, start: dict[str, str] | None) -> RunSpec:
+    config = {"data": {"classes": 10, "image": [8, 8, 3]}, "network": "resnet8", "teacher": None}
+    own = {} if start is None else {"start": start}
+    return RunSpec("e", "m", 0, config | plain_method(method) | own, "code")
+
+
+def test_a_run_and_the_networks_of_a_group_start_from_it(tmp_path: Path) -> None:
+    state = weights()
+    save_file(state, tmp_path / "w")
+    start = {"network": "resnet8", "sha256": sha256(tmp_path / "w")}
+    cpu, terms = torch.device("cpu"), {"ce": Term(Weight(1.0))}
+    alone = networks(spec_of(Method(terms), start), cpu, tmp_path / "w")
+    assert isinstance(alone, torch.nn.Module)
+    assert same(alone.state_dict(), state)
+    assert spec_of(Method(terms), start).fingerprint != spec_of(Method(terms), None).fingerprint
+    group = Group({"a": "resnet8", "b": "resnet8", "c": "resnet14"}, "b")
+    made = networks(spec_of(Method(terms, group=group), start), cpu, tmp_path / "w")
+    fresh = networks(spec_of(Method(terms, group=group), None), cpu)
+    assert isinstance(made, dict)
+    assert isinstance(fresh, dict)
+    assert same(made["b"].state_dict(), state)
+    assert same(made["c"].state_dict(), fresh["c"].state_dict())
+    for name, value in made["a"].state_dict().items():
+        own = fresh["a"].state_dict()[name]
+        assert torch.equal(value, own if name.startswith("fc.") else state[name])
+    with pytest.raises(BadCheckpoint, match="which are not given"):
+        networks(spec_of(Method(terms), start), cpu)
+
+
+@pytest.mark.slow
+def test_a_student_that_starts_from_a_file(tmp_path: Path) -> None:
+    clone = Clone(tmp_path / "clone")
+    short = clone.folder / "params.yaml"
+    clone.params(short.read_text().replace("seeds: [0, 1]", "seeds: [0]").replace("epochs: 6", "epochs: 1"))
+    clone.params(short.read_text().replace("milestones: [4]", "milestones: []"))
+    words = ["cdkd", "student", "--from", str(saved(tmp_path / "w.pth", weights("resnet8", 7, 1)))]
+    assert "classes were not compared" in clone.run(*words)
+    clone.run("cdkd", "prepare")
+    text = clone.run(*words)
+    assert "its classifier is left out: it has 7 classes, the data 10" in text
+    lines = re.search(
+        r"under student:\n  weights: (students/w-\w{12}\.safetensors)\n  sha256: (\w{64})$", text, re.M
+    )
+    assert lines
+    params = short.read_text()
+    clone.run("cdkd", "teacher")
+    clone.run("cdkd", "distill", "student")
+    without = clone.record("student")
+    clone.params(params.replace("resnet8}", f"resnet8, weights: {lines[1]}, sha256: {lines[2]}}}"))
+    clone.run("cdkd", "distill", "student")
+    record = clone.record("student")
+    assert record["config"]["start"] == {"network": "resnet8", "sha256": lines[2]}
+    assert record["history"] != without["history"]
+    assert "bit-identical" in clone.run("cdkd", "verify", "student")
+    assert f"resnet8 from the weights {lines[1]}" in (
+        clone.run("cdkd", "report") + (clone.folder / "reports" / "digits" / "report.md").read_text()
+    )
+    whole = clone.folder / "students" / "w.safetensors"
+    own = f"resnet8, weights: students/w.safetensors, sha256: {sha256(whole)}}}"
+    clone.params(params.replace("resnet8}", own))
+    text = clone.run("cdkd", "distill", "student", code=2)
+    assert "fc.weight is (7, 64), expected (10, 64)" in text
+    assert "`cdkd student --from students/w.safetensors` gives the cause, or converts them" in text
 
 
 @pytest.mark.slow
