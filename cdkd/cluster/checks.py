@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from cdkd.core.group import Group
 from cdkd.core.names import EXPECTED, is_name
 from cdkd.core.run_spec import method_of
-from cdkd.core.schedule import Augmentation, Recipe
+from cdkd.core.schedule import Augmentation, Curve, Inactive, Recipe, Rise, Term
+from cdkd.losses import signature
 from cdkd.runs.record import Record
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_EPOCHS, MAX_BATCH, MAX_PIXELS, MAX_SEED = 100_000, 65_536, 2048, 2**32 - 1
 MAX_CLASSES = 1_000_000
+# as `config` bounds them
+MAX_WEIGHT, MAX_DECAY, LARGEST, MAX_TEXT, MAX_SHARE = 1e12, 1000, 1_000_000_000, 200, 0.9
 NUMBERS: Mapping[str, tuple[float, float]] = {  # of a recipe, as `config.schema.Training` bounds them
     "learning_rate": (0, 100),
     "momentum": (0, 1),
@@ -49,7 +54,8 @@ def integer(place: str, value: Any, low: int, high: int) -> None:
 
 
 def number(place: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    largest = sys.float_info.max  # an int may be larger
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
     if not plain or not low <= value <= high:
         bounds = "" if math.isinf(high) else f" from {low:g} to {high:g}"
         raise ValueError(f"{place} {_shown(value)}; expected a number{bounds}")
@@ -58,6 +64,10 @@ def number(place: str, value: Any, low: float = -math.inf, high: float = math.in
 def section(place: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{place} {_shown(value)}; expected a section")
+
+
+def boolean(place: str, value: Any) -> None:
+    _choice(place, value, (True, False))
 
 
 def sha256(place: str, value: Any) -> None:
@@ -78,8 +88,9 @@ def configuration(config: Any, *, teacher: bool) -> None:
         raise ValueError(f"data.image {_shown(data['image'])}; expected height, width and channels")
     for size in data["image"]:
         integer("data.image", size, 1, MAX_PIXELS)
-    if not isinstance(config["network"], str):
-        raise ValueError(f"network {_shown(config['network'])}; expected a name")
+    sha256("data.digest", data["digest"])
+    _choice("data.judged_on", data["judged_on"], ("test", "validation"))
+    _text("network", config["network"])
     integer("seed", config["seed"], 0, MAX_SEED)
     if config["training"] is None and teacher:
         sha256("weights_sha256", config.get("weights_sha256"))
@@ -87,10 +98,100 @@ def configuration(config: Any, *, teacher: bool) -> None:
         recipe(config["training"])
     if not teacher:
         section("teacher", config["teacher"])
+        _text("teacher.network", config["teacher"]["network"])
+        _choice("teacher.batchnorm", config["teacher"]["batchnorm"], ("eval", "train"))
+    elif config["teacher"] is not None:
+        raise ValueError(f"teacher {_shown(config['teacher'])}; expected nothing for the teacher's own run")
+    if "start" in config:
+        section("start", config["start"])
+        _text("start.network", config["start"]["network"])
+        sha256("start.sha256", config["start"]["sha256"])
     section("method", config["method"])
-    for term, value in method_of(config).items():
-        name("method", term)
-        number(f"method.{term}.weight", value.weight.value)
+    found = method_of(config)
+    _choice("inactive", found.inactive, get_args(Inactive))
+    for key, term in found.items():
+        name("method", key)
+        _term(f"method.{key}", term)
+    if found.group is not None:
+        _group(found.group)
+
+
+def _term(place: str, term: Term) -> None:
+    weight = term.weight
+    number(f"{place}.weight", weight.value, 0, MAX_WEIGHT)
+    number(f"{place}.decay", weight.decay, 0, MAX_DECAY)
+    integer(f"{place}.start", weight.start, 0, MAX_EPOCHS)
+    for milestone in weight.milestones:
+        integer(f"{place}.milestones", milestone, 0, MAX_EPOCHS)
+    for key in ("stop", "over", "rise"):
+        if getattr(weight, key) is not None:
+            integer(f"{place}.{key}", getattr(weight, key), 1, MAX_EPOCHS)
+    _choice(f"{place}.curve", weight.curve, get_args(Curve))
+    _choice(f"{place}.rise_curve", weight.rise_curve, get_args(Rise))
+    integer(f"{place}.rise_from", weight.rise_from, 0, 1)
+    for network in term.of or ():
+        name(f"{place}.of", network)
+    name(f"{place}.from", term.source)
+    section(f"{place}.options", term.options)
+    known = signature.options(term.loss) if signature.exists(term.loss) else term.options
+    for key, value in term.options.items():
+        if key not in known:
+            raise ValueError(f"{place}.{key}; expected an option of {term.loss}")
+        _plain(f"{place}.{key}", value)
+
+
+def _group(group: Group) -> None:
+    for key, network in group.networks.items():
+        name("group.networks", key)
+        _text(f"group.networks.{key}", network)
+    _choice("group.deployed", group.deployed, tuple(group.networks))
+    integer("group.views", group.views, 1, max(1, len(group.networks)))
+    if group.shared is not None:
+        integer("group.shared", group.shared, 0, 100)
+    if group.ema is not None:
+        number("group.ema", group.ema, 0, 1)
+    for key, hint in get_type_hints(Group).items():
+        if get_origin(hint) is Literal:
+            _choice(f"group.{key}", getattr(group, key), get_args(hint))
+
+
+def _plain(place: str, value: Any) -> None:
+    """An option's value: a number within bounds, a text, true or false, nothing, or a list of such."""
+    if isinstance(value, list):
+        for one in value:
+            _plain(place, one)
+    elif isinstance(value, str):
+        _text(place, value)
+    elif value is not None and not isinstance(value, bool):
+        number(place, value, -LARGEST, LARGEST)
+
+
+def _text(place: str, value: Any, most: int = MAX_TEXT) -> None:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= most:
+        raise ValueError(f"{place} {_shown(value)}; expected a text of 1 to {most} characters")
+
+
+def source(data: Any) -> None:
+    """The section `data` of params.yaml."""
+    section("data", data)
+    _text("data.source", data["source"])
+    if not isinstance(data["paths"], list):
+        raise ValueError(f"data.paths {_shown(data['paths'])}; expected a list")
+    for path in data["paths"]:
+        _text("data.paths", path, 500)
+    for key, most in (("size", MAX_PIXELS), ("train_images", LARGEST)):
+        if data[key] is not None:
+            integer(f"data.{key}", data[key], 1, most)
+    for key in ("test", "validation"):
+        if data[key] is not None or key == "validation":
+            number(f"data.{key}", data[key], 0, MAX_SHARE)
+    boolean("data.uncropped", data["uncropped"])
+    integer("data.seed", data["seed"], 0, MAX_SEED)
+    if data["normalisation"] != "measured":
+        section("data.normalisation", data["normalisation"])
+        for key in ("mean", "std"):
+            for value in data["normalisation"][key]:
+                number(f"data.normalisation.{key}", value, 0, 1)
 
 
 def recipe(values: Any) -> None:

@@ -127,6 +127,10 @@ def read(path: Path) -> Plan:
             raise ValueError(f"experiment {experiment!r}; expected {EXPECTED}")
         teacher = _run(experiment, body["teacher"])
         students = tuple(_run(experiment, run) for run in body["students"])
+        checks.source(body["data"])
+        checks.sha256("data_digest", body["data_digest"])
+        if any(run.config["data"]["digest"] != body["data_digest"] for run in (teacher, *students)):
+            raise ValueError("data_digest; expected the data's digest in every run")
         if not students:
             raise ValueError("no students")
         if any(run.config["teacher"]["weights_sha256"] != weights_sha256 for run in students):
@@ -147,6 +151,9 @@ def _run(experiment: str, body: Mapping[str, Any]) -> RunSpec:
     try:
         checks.integer("seed", body["seed"], 0, checks.MAX_SEED)
         checks.configuration(body["config"], teacher=body["method"] == TEACHER)
+        checks.boolean("stored", body["stored"])
+        if body["config"]["seed"] != body["seed"]:
+            raise ValueError(f"config.seed {body['config']['seed']}; expected {body['seed']}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{body['method']} seed {body['seed']!r}: {error}") from None
     run = RunSpec(experiment, body["method"], body["seed"], body["config"], body["code"])

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -202,9 +202,15 @@ def _check(path: Path, record: Record) -> None:
         raise BadRecord(f"{run}: {len(record.history)} epochs; expected {training['epochs']}")
 
 
-def into_store(bundle: Bundle, expected: Mapping[str, RunSpec], store: Store) -> Iterator[str]:
+def into_store(
+    bundle: Bundle,
+    expected: Mapping[str, RunSpec],
+    store: Store,
+    check: Callable[[Record, bytes], None] = lambda record, weights: None,
+) -> Iterator[str]:
     """Check that every record belongs here, then put the runs into the store. expected: by fingerprint.
 
+    check: called for each new run whose weights came along; raises `BadRecord` if they are not the record's
     A run that is in the store already is not changed, but gets weights that it lacked.
     Raises `BadRecord`, `BadCheckpoint`.
     """
@@ -216,6 +222,11 @@ def into_store(bundle: Bundle, expected: Mapping[str, RunSpec], store: Store) ->
             plan.seed,
         ):
             raise BadRecord(_foreign(bundle, record, expected.values()))
+    measured = 0
+    for record in bundle.records:
+        if store.get(record.fingerprint) is None and (weights := _weights(bundle, record)) is not None:
+            check(record, weights)
+            measured += 1
     put = known = 0
     for record in bundle.records:
         present = store.get(record.fingerprint) is not None
@@ -223,6 +234,8 @@ def into_store(bundle: Bundle, expected: Mapping[str, RunSpec], store: Store) ->
         store.put(marked, _weights(bundle, record))
         put, known = put + (not present), known + present
     yield f"{bundle.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
+    if put:
+        yield f"the weights of {measured} of them came along; measured here, they fit their records"
     for record in bundle.records:
         if (
             record.method == TEACHER

@@ -44,6 +44,7 @@ class Train(Protocol):
         /,
         *,
         stop: Callable[[], bool],
+        start: Path | None = None,
     ) -> None: ...
 
 
@@ -183,6 +184,8 @@ def main(words: Sequence[str], train: Train | None = None) -> int:
 
         train = train_cohort
     arguments = _parser().parse_args(words)
+    if arguments.student is not None:
+        train = partial(train, start=arguments.student)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         for line in carry_out(arguments, train):
@@ -254,6 +257,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="weights of a teacher that was trained before: .safetensors, or a folder of teacher-*.part",
+    )
+    parser.add_argument(
+        "--student", type=Path, metavar="FILE", help="student.weights of params.yaml, where it names some"
     )
     return parser
 

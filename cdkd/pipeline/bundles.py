@@ -7,12 +7,13 @@ from pathlib import Path
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.digest import digest
-from cdkd.core.errors import BadData, BadParams, BadRecord
+from cdkd.core.errors import BadCheckpoint, BadData, BadParams, BadRecord
 from cdkd.core.own_code import KINDS
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import any_teacher, full, todays_runs
 from cdkd.runs import source_archive
+from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.storage.files import write_atomically
@@ -113,7 +114,16 @@ def import_results(params: Params, folder: Path) -> list[str]:
         [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
     )
     runs = {run.fingerprint: run for run in (spec, *students)}
-    lines = list(results_bundle.into_store(found, runs, store))
+
+    def check(record: Record, weights: bytes) -> None:
+        from cdkd.runs.measure import check_measured
+
+        try:
+            check_measured(record, weights, data_folder(params), params.teacher.training.resolved)
+        except (BadRecord, BadCheckpoint) as fault:
+            raise BadRecord(f"{folder}: {fault}; nothing was imported") from None
+
+    lines = list(results_bundle.into_store(found, runs, store, check))
     for one in found.records:  # they were trained with today's code, or were refused
         source_archive.keep(store.code, runs[one.fingerprint])
     return lines

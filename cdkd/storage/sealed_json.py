@@ -24,6 +24,8 @@ def read(path: Path, what: str, version: int) -> dict[str, Any]:
 
     Raises `BadRecord` naming the file.
     """
+    if path.exists() and not path.is_file():  # reading a FIFO would wait forever
+        raise BadRecord(f"{path}: not a file; expected {what}")
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         seal = body.pop("digest")

@@ -304,6 +304,11 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     sealed_json.write(path, body)
 
 
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def forged(change: Callable[[dict[str, Any]], None], number: int = 1) -> Callable[[Path], None]:
     """A record with other values, honestly sealed, in a bundle that is honestly sealed."""
 
@@ -322,9 +327,16 @@ def forged(change: Callable[[dict[str, Any]], None], number: int = 1) -> Callabl
     return damage
 
 
+def better(one: dict[str, Any]) -> None:
+    """The same record with less errors, consistent in itself."""
+    one["history"][-1]["test_top1_error"] = 0.25
+    one["result"] |= {"last": one["history"][-1], "best": one["history"][-1]}
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "damaged records": (lambda folder: damaged(folder / "records.json"), "records.json: "),
     "a damaged part": (lambda folder: damaged(folder / "teacher-000.part"), "teacher-000.part: damaged"),
+    "a pipe": (lambda folder: a_pipe(folder / "records.json"), "records.json: not a file"),
     "no records": (lambda folder: (folder / "records.json").unlink(), "cannot be read"),
     "another experiment": (
         lambda folder: edited(folder / "records.json", lambda body: body.update(experiment="other")),
@@ -342,6 +354,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: edited(folder / "records.json", lambda body: body.update(format=9)),
         "format 1",
     ),
+    "numbers that are not the weights'": (
+        forged(better, number=0),
+        "teacher seed 0: its weights, measured here, have a top-1 error of ",
+    ),
     "no result": (forged(lambda one: one.update(result={})), "result without weights_sha256"),
     "a text as error rate": (
         forged(lambda one: one["history"][0].update(test_top1_error="low")),
@@ -356,6 +372,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+def term(run: dict[str, Any]) -> Any:
+    return run["config"]["method"]["ce"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -368,6 +388,18 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         (lambda run: run.update(method="kd\x1b[31m"), r"method 'kd\x1b[31m'; expected"),
         (lambda run: run.update(seed="0"), "seed '0'; expected a whole number"),
         (lambda run: run.update(config=[]), "config []; expected a section"),
+        (lambda run: run["config"].update(inactive="x"), "inactive 'x'; expected untouched or decayed"),
+        (lambda run: run["config"]["data"].update(digest="x"), "data.digest 'x'; expected a sha256"),
+        (lambda run: run["config"]["data"].update(judged_on=[]), "data.judged_on []; expected test or"),
+        (lambda run: run["config"]["teacher"].update(batchnorm=1), "teacher.batchnorm 1; expected eval or"),
+        (lambda run: run["config"]["training"].update(decay=10**400), "training.decay 1000"),
+        (lambda run: term(run).update(options={"x": 1}), "method.ce.x; expected an option of ce"),
+        (lambda run: term(run).update({"from": "../x"}), "method.ce.from '../x'; expected"),
+        (lambda run: term(run)["weight"].update(value=-1), "method.ce.weight -1; expected a number from 0"),
+        (lambda run: term(run)["weight"].update(curve="up"), "method.ce.curve 'up'; expected step or"),
+        (lambda run: term(run)["weight"].update(start=-1), "method.ce.start -1; expected a whole number"),
+        (lambda run: term(run)["weight"].update(over="2"), "method.ce.over '2'; expected a whole number"),
+        (lambda run: run.update(stored="yes"), "stored 'yes'; expected True or False"),
     ],
 )
 def test_a_plan_with_values_out_of_bounds_is_one_line(
@@ -408,7 +440,9 @@ def test_shared_runs_are_imported_in_another_project(home: Clone, away: Away, tm
     giver.run("cdkd", "share", str(tmp_path / "shared"))
     assert (tmp_path / "shared" / "params.yaml").read_text() == PARAMS
     assert "is no bundle" in giver.run("cdkd", "share", str(tmp_path), code=2)
-    assert "5 runs imported" in taker.run("cdkd", "import", str(tmp_path / "shared"))
+    text = taker.run("cdkd", "import", str(tmp_path / "shared"))
+    assert "5 runs imported" in text
+    assert "the weights of 5 of them came along; measured here, they fit their records" in text
     store = Store(taker.folder)
     for record in results_bundle.read(tmp_path / "shared").records:
         taken = store.get(record.fingerprint)

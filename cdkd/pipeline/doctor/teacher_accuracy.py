@@ -8,7 +8,6 @@ from typing import Any
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.core.schedule import TEACHER
-from cdkd.data.prepared import read_meta
 from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, environment_of
 from cdkd.pipeline.verify import environment_diff
 from cdkd.runs.record import Record
@@ -72,18 +71,14 @@ def _measured(params: Params, record: Record, weights: Path) -> tuple[dict[str, 
     import torch
 
     from cdkd.core.schedule import Recipe
-    from cdkd.models.weights import load_weights
+    from cdkd.runs.measure import measure
     from cdkd.training.environment import choose_device, environment
-    from cdkd.training.evaluation import Evaluation
-    from cdkd.training.setup import network, split
 
     threads = environment_of(record).get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    device, folder = choose_device(), data_folder(params)
-    model = network(record.config["network"], record.config["data"], 0, device)
-    load_weights(model, weights, record.result["weights_sha256"])
     training = record.config["training"]
     recipe = params.teacher.training.resolved if training is None else Recipe.of(training)
-    test = Evaluation(split(folder, read_meta(folder), device, "test"), recipe)
-    return test.row(model), environment(device)
+    sha256 = record.result["weights_sha256"]
+    row = measure(data_folder(params), record.config["network"], weights, sha256, recipe)
+    return row, environment(choose_device())
