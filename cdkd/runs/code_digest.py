@@ -29,6 +29,7 @@ GROUP = f"{NAME}.training.group"  # imported by its name where a run has several
 # Modules and subpackages that are not followed, each with the reason why it cannot change a result.
 EXCLUDED: Mapping[str, str] = {
     f"{NAME}.storage": "how files are written, locked and reported, not what is computed",
+    f"{NAME}.core.company": "counts how long a process waits for a core, for the progress line",
     f"{NAME}.core.errors": "names of errors",
     f"{NAME}.core.own_code": "finds a user's loss or network by its name; the file itself is followed",
     f"{NAME}.core.processes": "processes and their cores; the number of threads is recorded with each run",
