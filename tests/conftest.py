@@ -16,7 +16,15 @@ os.environ.setdefault(
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LONG = ("test_pipeline", "test_search", "test_train", "test_worker", "test_benchmarks", "test_soak")
+LONG = (
+    "test_slurm",
+    "test_pipeline",
+    "test_search",
+    "test_train",
+    "test_worker",
+    "test_benchmarks",
+    "test_soak",
+)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 
 from cdkd.runs.store import Store
 from tests.clone import Clone
+from tests.cluster import paced
 from tests.cluster.slurm_here import Cluster, why_not
 from tests.waiting import wait_until
 
@@ -30,43 +31,10 @@ methods:
   student: {ce: {weight: 1}, paced: {weight: 1}}
   kd: {ce: {weight: 0.1}, kd: {weight: 0.9, temperature: 4}, paced: {weight: 1}}
 """
-# A term that is 0 and takes as long as the file `pace` says: a run of any length costs no processor time.
-PACED = '''\
-import os
-import time
-from pathlib import Path
-
-from torch import Tensor
-
-from cdkd import Batch, Features, Loss, Needs
-
-PROJECT = Path(__file__).parents[1]
-
-
-class Paced(Loss):
-    """0, after a while."""
-
-    needs = Needs.LOGITS
-
-    def forward(self, student: Features, teacher: Features, batch: Batch, part: object = None) -> Tensor:
-        if (PROJECT / "pace").exists():
-            time.sleep(float((PROJECT / "pace").read_text()))
-        with (PROJECT / "steps").open("a") as file:
-            file.write(f"{os.getpid()} {batch.seed} {batch.epoch} {batch.step}\\n")
-        return student.logits.sum() * 0.0
-'''
 SITE = """\
 lease: 30
 slurm: {time: 1, notice: 60, restarts: 3}
 """
-
-
-def project(folder: Path) -> Clone:
-    clone = Clone(folder)
-    clone.params(PARAMS)
-    (folder / "losses").mkdir(exist_ok=True)
-    (folder / "losses" / "paced.py").write_text(PACED)
-    return clone
 
 
 def finished(clone: Clone) -> dict[str, dict[str, Any]]:
@@ -105,15 +73,9 @@ def files(clone: Clone) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
-def trained_to_the_end(clone: Clone) -> list[str]:
-    """The seed of each student and process that trained the last step of all."""
-    rows = map(str.split, (clone.folder / "steps").read_text().splitlines())
-    return [seed for _, seed, epoch, step in rows if (epoch, step) == ("39", "2")]
-
-
 @pytest.mark.slow
 def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster, tmp_path: Path) -> None:
-    alone, clone = project(tmp_path / "alone"), project(tmp_path / "shared")
+    alone, clone = paced.project(tmp_path / "alone", PARAMS), paced.project(tmp_path / "shared", PARAMS)
     (clone.folder / "site.yaml").write_text(SITE)
     pace = clone.folder / "pace"
     pace.write_text("0.15")
@@ -150,7 +112,7 @@ def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster
     assert files(clone) == before
     assert "nothing was written" in log_of(clone, 0)
     assert finished(clone) == finished(alone)
-    assert sorted(trained_to_the_end(clone)) == ["0", "0", "1", "1"]
+    assert sorted(paced.trained_to_the_end(clone, 40)) == ["0", "0", "1", "1"]
     assert "kd" in (clone.folder / "reports/digits/tables.txt").read_text()
     assert "everything is stored" in clone.run("cdkd", "submit")
     print_table(clone)
@@ -171,7 +133,7 @@ def print_table(clone: Clone) -> None:
         log = log_of(clone, int(seed))
         counts = [str(log.count(text)) for text in events.values()]
         stored = sum(str(record["seed"]) == seed for record in finished(clone).values())
-        trained = trained_to_the_end(clone).count(seed)
+        trained = paced.trained_to_the_end(clone, 40).count(seed)
         teacher = int(seed == "0")  # its seed is 0
         print(f"| {seed} | {' | '.join(counts)} | {stored - teacher} | {trained} times |")
 
