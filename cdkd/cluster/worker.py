@@ -26,7 +26,7 @@ from cdkd.cluster.plan_data import PROJECT, prepared
 from cdkd.cluster.plan_file import Plan
 from cdkd.core.errors import BadCheckpoint, CdkdError, Diverged
 from cdkd.core.run_spec import RunSpec
-from cdkd.runs.store import Store, cohort_name
+from cdkd.runs.store import RunStore, Store, cohort_name
 from cdkd.storage.files import sha256, write_atomically
 from cdkd.storage.leases import any_lost
 
@@ -37,7 +37,7 @@ class Train(Protocol):
     def __call__(
         self,
         root: Path,
-        store: Store,
+        store: RunStore,
         plans: Sequence[RunSpec],
         data_folder: Path,
         teacher_weights: Path | None,

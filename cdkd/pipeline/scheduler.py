@@ -15,7 +15,7 @@ from cdkd.core.errors import BadCheckpoint
 from cdkd.core.processes import cores, has_gpu, share_cores
 from cdkd.core.run_spec import RunSpec
 from cdkd.runs.record import Record
-from cdkd.runs.store import Store, cohort_name
+from cdkd.runs.store import RunStore, cohort_name
 from cdkd.storage.leases import Lease
 from cdkd.tracking import wait_for_writers
 
@@ -61,7 +61,7 @@ def search_workers(params: Params, study: str) -> int:
 
 def train_pending(
     params: Params,
-    store: Store,
+    store: RunStore,
     cohorts: list[list[RunSpec]],
     teacher: Record | None = None,
     *,
@@ -90,13 +90,13 @@ def train_pending(
         wait_for_writers()
 
 
-def pending(store: Store, cohort: list[RunSpec]) -> list[RunSpec]:
+def pending(store: RunStore, cohort: list[RunSpec]) -> list[RunSpec]:
     return [plan for plan in cohort if store.get(plan.fingerprint) is None]
 
 
 @contextlib.contextmanager
 def _cohort_lease(
-    store: Store, cohort: list[RunSpec], *, wait: bool, stop: Callable[[], bool] = never
+    store: RunStore, cohort: list[RunSpec], *, wait: bool, stop: Callable[[], bool] = never
 ) -> Iterator[Lease | None]:
     log = partial(print, flush=True)
     with store.lock(cohort_name(cohort[0]), wait=wait, log=log, stop=stop) as lease:
@@ -105,7 +105,7 @@ def _cohort_lease(
 
 def _train(
     params: Params,
-    store: Store,
+    store: RunStore,
     plans: list[RunSpec],
     teacher: Record | None,
     mode: Mode,

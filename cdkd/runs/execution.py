@@ -21,7 +21,7 @@ from cdkd.models.weights import load_weights
 from cdkd.runs import source_archive
 from cdkd.runs.code_digest import code_digest
 from cdkd.runs.record import Record, git_state
-from cdkd.runs.store import Store
+from cdkd.runs.store import RunStore
 from cdkd.storage.progress import Progress
 from cdkd.training import checkpoint
 from cdkd.training.cohort import Cohort, build_cohort
@@ -61,7 +61,7 @@ def no_watcher(specs: Sequence[RunSpec], circumstances: Mapping[str, Any]) -> It
 
 def train_cohort(
     root: Path,
-    store: Store,
+    store: RunStore,
     specs: Sequence[RunSpec],
     data_folder: Path,
     teacher_weights: Path | None,
@@ -114,7 +114,7 @@ class _Recorder:
     def __init__(
         self,
         cohort: Cohort,
-        store: Store,
+        store: RunStore,
         watcher: Watcher,
         progress: Progress,
         circumstances: Mapping[str, Any],
@@ -198,7 +198,7 @@ def record_of(
 
 
 def adopt_teacher(
-    root: Path, store: Store, spec: RunSpec, data_folder: Path, file: str, recipe: Recipe
+    root: Path, store: RunStore, spec: RunSpec, data_folder: Path, file: str, recipe: Recipe
 ) -> None:
     """Evaluate a teacher from a file on the test split, and store it as a run without a history."""
     device = choose_device()
@@ -221,11 +221,11 @@ def adopt_teacher(
     store.put(record_of(spec, [], result, circumstances), weights)
 
 
-def _cache(spec: RunSpec, store: Store, gigabytes: float) -> CacheSettings | None:
+def _cache(spec: RunSpec, store: RunStore, gigabytes: float) -> CacheSettings | None:
     if gigabytes <= 0 or spec.config["teacher"] is None:
         return None
     code = code_digest((spec.config["teacher"]["network"],), ())
-    return CacheSettings(store.folder.parent / "teacher", gigabytes, code)
+    return CacheSettings(store.cache, gigabytes, code)
 
 
 def _title(specs: Sequence[RunSpec]) -> str:

@@ -4,9 +4,6 @@ A run is in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetenso
 finished run whose weights are on another machine has the empty file `weights.absent` instead: it counts, but
 cannot be a teacher. A process holds a lease of the cohort that it trains, so that two processes on one store
 train nothing twice, on whichever hosts they run.
-
-What others need of a store is `has`, `get`, `put` (only where there is nothing yet), `weights`, `checkpoint`
-and `lock`. A store in another place than a folder has to give the same.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.core.run_spec import RunSpec
@@ -28,13 +26,46 @@ from cdkd.storage.shared import SITE, project_folder, shared_folder
 RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
 
 
+class RunStore(Protocol):
+    """What training needs of a store. `Store` keeps it in a folder; one in another place gives the same."""
+
+    @property
+    def code(self) -> Path:
+        """The folder of the archives of code; see `source_archive`."""
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the teachers' outputs, which may be lost at any time."""
+
+    def has(self, fingerprint: str) -> bool: ...
+    def get(self, fingerprint: str) -> Record | None: ...
+
+    def put(self, record: Record, weights: bytes | None) -> None:
+        """Stores nothing where the fingerprint is there, or where a lease of this process was lost."""
+
+    def weights(self, fingerprint: str) -> Path: ...
+    def checkpoint(self, fingerprint: str) -> Path: ...
+
+    def lock(
+        self,
+        name: str,
+        *,
+        wait: bool,
+        log: Callable[[str], None] = print,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> contextlib.AbstractContextManager[Lease | None]: ...
+
+
 class Store:
+    """A `RunStore` in a folder."""
+
     def __init__(self, root: Path) -> None:
         """root: the project's folder, the one that holds params.yaml."""
         shared, seconds = _place(root)
         self.folder = shared / "store"
         self.checkpoints = shared / "checkpoints"
         self.code = shared / "code"  # see `source_archive`
+        self.cache = shared / "teacher"
         self.leases = Leases(shared / "leases", seconds)
 
     def has(self, fingerprint: str) -> bool:
