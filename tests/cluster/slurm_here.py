@@ -1,5 +1,7 @@
 """A real Slurm of several nodes on this one host, without systemd, cgroups or a database of accounts.
 
+    python -m tests.cluster.slurm_here 3    # three nodes, until Ctrl-C
+
 Everything (key, settings, state, logs) lies in one folder. Needs the programs of Debian's slurmctld, slurmd,
 slurm-client and munge, and root, as slurmd does.
 """
@@ -13,6 +15,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Self
@@ -83,8 +87,6 @@ class Cluster:
     def __enter__(self) -> Self:
         for name in ("state", "munge", *(f"spool/{node}" for node in self.nodes)):
             (self.folder / name).mkdir(parents=True)
-        for path in (self.folder, *self.folder.parents[:2], self.folder / "munge"):
-            path.chmod(0o711)  # munge looks at every folder above its socket
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
@@ -160,3 +162,16 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+def main(nodes: int) -> None:
+    if (reason := why_not()) is not None:
+        sys.exit(reason)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+        with Cluster(Path(folder) / "slurm", nodes) as cluster:
+            print(f"export SLURM_CONF={cluster.conf}", flush=True)
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
