@@ -175,18 +175,23 @@ NO_NAMES = [
 ]
 
 
+STUDY = "search: {s: {base: kd, method: m, space: {kd.weight: {low: 0.5, high: 1}}}}\n"
+
+
+def test_good_names_are_taken(write: Any) -> None:
+    assert set(load(write(GOOD + STUDY)).search) == {"s"}
+
+
 @pytest.mark.parametrize("name", NO_NAMES, ids=repr)
 @pytest.mark.parametrize("kind", ["experiment", "method", "study", "method of a study"])
 def test_a_name_is_safe_in_a_path_and_in_a_shell(write: Any, kind: str, name: str) -> None:
-    study = "search: {s: {base: kd, method: m, space: {kd.weight: {low: 0.5, high: 1}}}}\n"
     old, place = {
         "experiment": ("experiment: small", "experiment"),
         "method": ("  student: {ce", "methods."),
         "study": ("{s: {base", "search."),
         "method of a study": ("method: m,", "search.s.method"),
     }[kind]
-    assert old in GOOD + study
-    load(write(GOOD + study))
+    assert old in GOOD + STUDY
     quoted = json.dumps(name)
     new = {
         "experiment": f"experiment: {quoted}",
@@ -194,7 +199,7 @@ def test_a_name_is_safe_in_a_path_and_in_a_shell(write: Any, kind: str, name: st
         "study": f"{{? {quoted} : {{base",
         "method of a study": f"method: {quoted},",
     }[kind]
-    path = write((GOOD + study).replace(old, new).replace("[student, kd, edt]", "[kd, edt]"))
+    path = write((GOOD + STUDY).replace(old, new).replace("[student, kd, edt]", "[kd, edt]"))
     done = faults(path)
     assert len(done) == 2, done
     assert f": {place}" in done[1]
