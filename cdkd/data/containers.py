@@ -273,9 +273,9 @@ def _refuse_outside(archive: Path, name: str) -> None:
 
 def _checked(container: Path, name: str) -> str | None:
     """The name with slashes and in NFC, so that equal names are equal text; None for hidden files."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    try:  # in a locale without UTF-8 (LC_ALL=C) Python reads the bytes of such names as surrogates
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
         raise BadData(
             f"{container}: the name {_shown(name)} is not UTF-8; rename it (`convmv` renames whole folders)"
         ) from None

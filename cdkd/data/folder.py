@@ -7,6 +7,7 @@ How the images are spread over `data.paths` makes no difference.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def _listed(root: Path, paths: Sequence[str]) -> Files:
 def _containers(root: Path, paths: Sequence[str]) -> Iterator[Path]:
     """A folder that holds archives and no folders stands for its archives."""
     for text in paths:
-        path = root / Path(text).expanduser()
+        path = root / Path(os.fsdecode(text.encode())).expanduser()  # in any locale the bytes of UTF-8
         if not path.exists():
             raise BadData(
                 f"data.paths: {path} does not exist; expected a folder, or a zip or tar archive, with images"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from cdkd.config.params import load
+from cdkd.data.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 POOR = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -50,3 +56,28 @@ def test_tables_are_shown(project: Path) -> None:
 
 def test_differences_are_explained(project: Path) -> None:
     assert "resnet20 -> resnet8" in run(project, "explain", "kd")
+
+
+def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
+    """Folders and paths with letters beyond ASCII: as in UTF-8."""
+    for split in ("train", "test"):
+        for shade, name in enumerate(("größe", "日本")):
+            folder = tmp_path / "bücher" / split / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                colour = (40 * shade + index, 3 * index, 5 * index + (split == "test"))
+                Image.new("RGB", (8, 8), colour).save(folder / f"ü{index}.png")
+    params = (ROOT / "experiments" / "digits.yaml").read_text(encoding="utf-8")
+    data = "data: {source: folder, paths: [bücher], validation: 0}"
+    text = re.sub(r"(?m)^search:.*?(?=^report:)", "", params, flags=re.S)
+    text = re.sub(r"(?ms)^report:.*", "", re.sub(r"(?ms)^data:\n.*?\n\n", f"{data}\n\n", text))
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    poor = run(tmp_path, "prepare")
+    classes = json.loads((tmp_path / "data" / "digits" / "data.json").read_text(encoding="utf-8"))["classes"]
+    assert sorted(classes) == ["größe", "日本"]
+    assert poor.split("digest ")[1][:12] == prepared_digest(tmp_path)
+
+
+def prepared_digest(folder: Path) -> str:
+    params = load(folder / "params.yaml")
+    return prepare(folder / "again", folder, **params.data.model_dump()).digest[:12]
