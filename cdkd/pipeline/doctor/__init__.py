@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdkd.core.errors import CdkdError
 from cdkd.pipeline.doctor.machine import bf16, determinism, disk, gpu, packages, site_yaml, telemetry
-from cdkd.pipeline.doctor.neighbours import dvc_cache, leases, mlflow, teacher_cache
+from cdkd.pipeline.doctor.neighbours import dvc_cache, dvc_lock, leases, mlflow, teacher_cache
 from cdkd.pipeline.doctor.results import (
     checkpoints,
     data,
@@ -76,6 +76,7 @@ CHECKS: tuple[Check, ...] = (
     leases,
     mlflow,
     teacher_cache,
+    dvc_lock,
     dvc_cache,
     teacher_error,
     teacher,
