@@ -87,7 +87,7 @@ def draw(params: Params, rows: Mapping[str, Row], class_names: Sequence[str] = (
             "forest": errors.forest(rows),
             "curves": epochs.curves(rows),
             "schedules": epochs.schedules(params, rows),
-            "shares": epochs.shares(rows),
+            "shares": epochs.shares(params, rows),
             "alignment": epochs.alignment(rows),
             "peers": peers.peers(rows),
             "reliability": classes.reliability(rows),

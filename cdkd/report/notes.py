@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cdkd.config.params import Params
 from cdkd.config.schema import Training
+from cdkd.core.group import Group
 from cdkd.core.schedule import Term
 from cdkd.report.collect import TEACHER, FoundRun, number
+from cdkd.report.published_recipes import unpublished
 from cdkd.report.summary import Row
+from cdkd.report.wording import join_names, plural
 from cdkd.runs.teacher_quality import fault
 
 UNVERIFIED = (
@@ -64,6 +68,8 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
         for row in shown
         if row.name in own
     ]
+    if lost := unpublished(row.name for row in shown):
+        notes.append(f"No published number of {join_names(lost)} can be reached, so none is shown")
     states = {run.state for run in runs}
     notes += [text for state, text in (("stale", STALE), ("unverified", UNVERIFIED)) if state in states]
     counted = [run for run in runs if run.ok]
@@ -121,11 +127,36 @@ def legend(params: Params, rows: Iterable[Row]) -> list[tuple[str, str]]:
 def formula(method: Mapping[str, Term]) -> str:
     """The sum that a method minimises: "1 ce (from epoch 60) + 6 cd ×0.9 at 59, 159"; epochs count from 0."""
     text = " + ".join(_term(name, term) for name, term in method.items())
+    if (group := getattr(method, "group", None)) is not None:
+        text += f"; {group_text(group)}"
     if getattr(method, "inactive", "untouched") == "decayed":
         text += (
             "; parameters without an active term still undergo weight decay and momentum (inactive: decayed)"
         )
     return text
+
+
+def group_text(group: Group) -> str:
+    """The networks that are trained together, with what is not at its default, and the deployed one."""
+    average = "'s moving average" if group.evaluate == "ema" else ""
+    return f"networks: {networks_text(group)}; deployed: {group.deployed}{average}"
+
+
+def networks_text(group: Group) -> str:
+    """ "3 resnet8, stem and 2 stages in common"."""
+    counts = Counter(group.networks.values())
+    networks = " and ".join(f"{count} {kind}" if count > 1 else kind for kind, count in counts.items())
+    shared = group.shared
+    common = "stem" if shared == 0 else f"stem and {plural(shared or 0, 'stage')}"
+    parts = [] if shared is None else [f"{common} in common"]
+    parts += ["the common part takes the mean gradient"] if group.gradient == "mean" else []
+    if group.update == "alternate":
+        fresh = ", each on a batch of its own" if group.batches == "fresh" else ""
+        parts.append(f"updated one after the other{fresh}")
+    parts += [f"{group.views} views"] if group.views > 1 else []
+    parts += [f"moving averages {group.ema:g}"] if group.ema is not None else []
+    parts += ["equal first classifiers"] if group.classifiers == "equal" else []
+    return ", ".join([networks, *parts])
 
 
 def recipe(training: Training) -> str:

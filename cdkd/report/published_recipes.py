@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,20 @@ from cdkd.report.collect import TEACHER
 from cdkd.report.published import Reference, table
 
 KNOWLEDGE = Path(__file__).with_name("explain.yaml")
+UNREACHABLE = "none can be reached"  # what a remark says of a published number that no source has
 Recipe = Mapping[str, Any]  # one of explain.yaml's recipes
 
 
 @cache
 def knowledge() -> dict[str, Any]:
     return read(KNOWLEDGE)[0]
+
+
+def unpublished(methods: Iterable[str]) -> list[str]:
+    """The published names of those of our methods that have no number in any source that can be reached."""
+    known = knowledge()
+    lost = {name for one in known["remarks"] if one["theirs"] == UNREACHABLE for name in one["methods"]}
+    return sorted(lost & {known["names"].get(method, method) for method in methods})
 
 
 def nearest(params: Params, method: str, name: str) -> Published | None:

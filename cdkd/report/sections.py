@@ -14,7 +14,7 @@ from cdkd.report.headline import headline, title
 from cdkd.report.local_page import local_section
 from cdkd.report.notes import legend, table_notes
 from cdkd.report.pairwise import Pairs, baseline_tables, pairs_table
-from cdkd.report.peers_table import peers_table
+from cdkd.report.peers_table import peers_tables
 from cdkd.report.provenance import inputs, methods_paragraph, networks, reproduce, runs_table, setting
 from cdkd.report.summary import Row
 from cdkd.report.tables import Links, method_table, no_links, overview
@@ -144,7 +144,7 @@ def _measured(report: Report) -> list[Section]:
         Section("differences", "Are the differences significant?", differences),
         Section("training", "Training curves", curves),
         Section("errors", "Calibration, agreement and classes", _error_blocks(report)),
-        Section("networks", "Networks", (networks(rows), *_peers(rows))),
+        Section("networks", "Networks", (networks(rows), *peers_tables(rows))),
     ]
 
 
@@ -166,11 +166,6 @@ def _published(deviations: Mapping[str, Sequence[Deviation]]) -> list[Section]:
 
 def _pictures(report: Report, *names: str) -> tuple[Picture, ...]:
     return tuple(report.pictures[name] for name in names if name in report.pictures)
-
-
-def _peers(rows: Sequence[Row]) -> tuple[Block, ...]:
-    grid = peers_table(rows)
-    return (grid,) if grid else ()
 
 
 def _shortened(grids: Iterable[Grid]) -> tuple[Grid, ...]:

@@ -111,7 +111,7 @@ def _row(params: Params, name: str, title: str, runs: tuple[FoundRun, ...], tune
     return Row(
         name=name,
         title=title if not tuned or title.endswith("(tuned)") else f"{title} (tuned)",
-        network=params.teacher.network if name == TEACHER else params.student.network,
+        network=params.teacher.network if name == TEACHER else _deployed(params, name),
         runs=runs,
         top1=over_seeds("last", "test_top1_error"),
         top5=over_seeds("last", "test_top5_error"),
@@ -126,6 +126,12 @@ def _row(params: Params, name: str, title: str, runs: tuple[FoundRun, ...], tune
         published=find(params.report.published, name),
         tuned=tuned,
     )
+
+
+def _deployed(params: Params, name: str) -> str:
+    """The network that a method deploys; of a group it may be another than the student's."""
+    group = getattr(params.methods.get(name), "group", None)
+    return params.student.network if group is None else group.networks[group.deployed]
 
 
 def _classes(record: Record) -> int | None:

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from cdkd.config.params import Params
+from cdkd.core.schedule import Term
 from cdkd.report.collect import TEACHER
 from cdkd.report.history import History
 from cdkd.report.pictures.common import (
@@ -121,12 +122,13 @@ def schedules(params: Params, rows: Mapping[str, Row]) -> Figure | None:
     return figure
 
 
-def shares(rows: Mapping[str, Row]) -> Figure | None:
+def shares(params: Params, rows: Mapping[str, Row]) -> Figure | None:
     """Share of each weighted term in the sum, mean over seeds; a panel for each method of several terms."""
     several = (
         (name, parts)
         for name in students(rows)
-        if len(parts := _shares(rows[name])) > 1 and len(next(iter(parts.values()))) > 1
+        if len(parts := _shares(rows[name], params.methods.get(name))) > 1
+        and len(next(iter(parts.values()))) > 1
     )
     found = dict(islice(several, MAX_PANELS))
     if not found:
@@ -216,23 +218,36 @@ def _rates(params: Params, rows: Mapping[str, Row]) -> list[tuple[str, list[floa
     ]
 
 
-def _shares(row: Row) -> dict[str, np.ndarray]:
-    """term -> percent of the weighted sum in each epoch, mean over seeds."""
-    names = sorted({name for history in row.histories for name in history.names("losses")})
+def _shares(row: Row, method: Mapping[str, Term] | None) -> dict[str, np.ndarray]:
+    """term -> percent of the weighted sum in each epoch, mean over seeds; of all networks of a group."""
+    losses = sorted({name for history in row.histories for name in history.names("losses")})
+    names = list(dict.fromkeys(map(_term_of, losses)))
     epochs = min(map(len, row.histories), default=0)
     if not names or not epochs:
         return {}
     totals = np.zeros((len(names), epochs))
     for history in row.histories:
-        parts = np.array(
-            [
-                np.nan_to_num(history.column("losses", name) * history.column("weights", name))[:epochs]
-                for name in names
-            ]
-        )
+        parts = np.zeros((len(names), epochs))
+        for loss in losses:
+            name = _term_of(loss)
+            weighted = history.column("losses", loss) * history.column("weights", name)
+            parts[names.index(name)] += np.nan_to_num(
+                weighted[:epochs] / _rise((method or {}).get(name), epochs)
+            )
         total = parts.sum(axis=0)
         totals += np.where(total > 0, 100 * parts / np.where(total > 0, total, 1), 0)
     return dict(zip(names, totals / len(row.histories), strict=True))
+
+
+def _term_of(loss: str) -> str:
+    """The term of a loss in a history: in a group it has one for each network, such as ce:peer0."""
+    return loss.partition(":")[0]
+
+
+def _rise(term: Term | None, epochs: int) -> np.ndarray:
+    """The factor of a term's rise, which both its weight and its loss in a history contain."""
+    factors = [1.0 if term is None else term.weight.rise_at(epoch) for epoch in range(epochs)]
+    return np.array([factor or 1.0 for factor in factors])
 
 
 def _strip(axes: Axes, label: str, values: Sequence[float], colour: str) -> None:
