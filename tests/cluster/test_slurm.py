@@ -18,7 +18,7 @@ from cdkd.runs.store import Store
 from tests.clone import Clone
 from tests.cluster import paced
 from tests.cluster.slurm_here import Cluster, why_not
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 PARAMS = """\
 experiment: digits
@@ -84,8 +84,7 @@ def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster
     assert re.search(r"digits: students \(2 tasks\) is job \d+, after \d+\n", text)
     assert re.search(r"digits: report is job \d+, after \d+, \d+\n", text)
     assert "4 tasks are queued" in clone.run("cdkd", "submit")
-    for words in (("prepare",), ("teacher",), ("distill", "student")):  # undisturbed, meanwhile
-        alone.run("cdkd", *words)
+    undisturbed = alone.start("sh", "-c", "cdkd prepare && cdkd teacher && cdkd distill student")
 
     leases, first, second = Store(clone.folder).leases, "digits-students-seed-0", "digits-students-seed-1"
     wait_until(lambda: leases.holder(first) and leases.holder(second))
@@ -111,6 +110,7 @@ def test_three_nodes_with_every_accident_give_one_machines_bits(cluster: Cluster
     wait_until(lambda: orphan.owner.has_ended)
     assert files(clone) == before
     assert "nothing was written" in log_of(clone, 0)
+    assert undisturbed.wait(PATIENCE) == 0, undisturbed.communicate()[0]
     assert finished(clone) == finished(alone)
     assert sorted(paced.trained_to_the_end(clone, 40)) == ["0", "0", "1", "1"]
     assert "kd" in (clone.folder / "reports/digits/tables.txt").read_text()
@@ -125,17 +125,23 @@ def print_table(clone: Clone) -> None:
         "end of time": "its time is over",
         "preempted": "DUE TO PREEMPTION",
         "taken over from a dead node": "taken over from process",
-        "orphan that wrote nothing": "nothing was written\n",
     }
-    print("\n| seed | " + " | ".join(events) + " | runs stored | their last step trained |")
-    print("|---" * (len(events) + 3) + "|")
+    columns = [
+        "seed",
+        *events,
+        "orphans that ended without a write",
+        "runs",
+        "of which the last step was trained",
+    ]
+    print(f"\n| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
     for seed in ("0", "1"):
         log = log_of(clone, int(seed))
         counts = [str(log.count(text)) for text in events.values()]
+        orphans = int("nothing was written" in log)
         stored = sum(str(record["seed"]) == seed for record in finished(clone).values())
         trained = paced.trained_to_the_end(clone, 40).count(seed)
         teacher = int(seed == "0")  # its seed is 0
-        print(f"| {seed} | {' | '.join(counts)} | {stored - teacher} | {trained} times |")
+        print(f"| {seed} | {' | '.join(counts)} | {orphans} | {stored - teacher} | {trained} times |")
 
 
 def other_ends(clone: Clone, cluster: Cluster) -> None:
