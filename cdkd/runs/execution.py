@@ -67,7 +67,7 @@ def train_cohort(
     teacher_weights: Path | None,
     *,
     cache: float = 0.0,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
     start: Path | None = None,
     watch: Watch = no_watcher,
     stop: Callable[[], bool] = lambda: False,
@@ -79,7 +79,7 @@ def train_cohort(
 
     root: the project's folder
     cache: gigabytes of disk for the teacher's outputs
-    checkpoint_seconds: least time between checkpoints
+    checkpoint_seconds: least time between checkpoints; None: 30
     start: weights that the students start from, where their specifications ask for them
     stop: see `training.loop.train`
     prune: asked after every epoch whether to stop a run early
@@ -99,7 +99,8 @@ def train_cohort(
         for run in cohort.runs:
             if run.history:  # the process was killed after the run's last epoch, before the run was stored
                 recorder.settle(run)
-        cohort.train(recorder.on_epoch, stop, checkpoint_seconds)
+        seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        cohort.train(recorder.on_epoch, stop, seconds)
     if failed := [run for run in cohort.runs if run.failed]:
         lines = [
             f"{cohort.specs[run.key].method} seed {specs[0].seed}: {_first_line(run.failed)}"

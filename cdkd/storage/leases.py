@@ -193,6 +193,7 @@ def any_lost() -> bool:
 
 
 _mine: set[Lease] = set()
+os.register_at_fork(after_in_child=_mine.clear)  # they are the parent's
 
 
 @contextlib.contextmanager

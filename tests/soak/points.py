@@ -192,16 +192,16 @@ def _files(trap: Trap) -> None:
         remove(path, missing_ok=missing_ok)
         trap.at(f"after the removal: {kind(path)}")
 
-    def rmtree(folder: Any, **named: Any) -> None:
-        trap.at("before the old copies are removed")
-        shutil.rmtree(folder, **named)
-        trap.at("the old copies are removed")
-
     for module in (files, store, writer):
         module.os = Instead(os, replace=replace, fsync=fsync, fdopen=fdopen)
     remove, Path.unlink = Path.unlink, unlink
-    shutil = stages.shutil
-    stages.shutil = Instead(shutil, rmtree=rmtree)
+    around(
+        trap,
+        stages,
+        "remove_folder",
+        before="before the old copies are removed",
+        after="the old copies are removed",
+    )
 
 
 def _evaluation(trap: Trap) -> None:

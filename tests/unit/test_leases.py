@@ -167,6 +167,16 @@ def test_it_is_noticed_while_training_goes_on(tmp_path: Path, capfd: pytest.Capt
     wait_until(lambda: "nothing was written" in capfd.readouterr().err)
 
 
+def test_a_fork_does_not_touch_the_leases_of_its_parent(tmp_path: Path) -> None:
+    with Leases(tmp_path).hold("x", wait=False) as lease:
+        assert lease is not None
+        if (child := os.fork()) == 0:
+            leases.confirm()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        lease.renew()
+
+
 def test_a_folder_with_other_files_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "notes.txt").touch()
