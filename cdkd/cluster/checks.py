@@ -16,6 +16,7 @@ from cdkd.core.names import EXPECTED, is_name
 from cdkd.core.run_spec import method_of
 from cdkd.core.schedule import Augmentation, Curve, Inactive, Recipe, Rise, Term
 from cdkd.losses import signature
+from cdkd.runs.predictions import KEY
 from cdkd.runs.record import Record
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -243,7 +244,9 @@ def _result(found: Record) -> None:
     ]
     if missing:
         raise ValueError(f"result without {', '.join(missing)}")
-    sha256("result.weights_sha256", result["weights_sha256"])
+    for key in ("weights_sha256", KEY):
+        if key in result:
+            sha256(f"result.{key}", result[key])
     for key in ("parameters", "multiply_adds"):
         integer(f"result.{key}", result[key], 1, 10**18)
     for key in ("last", "best"):

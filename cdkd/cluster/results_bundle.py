@@ -4,6 +4,7 @@
 - teacher-000.part, ...: the teacher's weights unchanged, in pieces: later students need the same bits
 - weights-000.safetensors, ...: the students' weights where they were asked for, each tensor as
   `<fingerprint>.<its name>`
+- predictions-000.safetensors, ...: the runs' predictions, the bytes of each file as tensor `<fingerprint>`
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from cdkd.core.digest import digest
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
+from cdkd.runs.predictions import has_predictions
+from cdkd.runs.predictions import parse as parse_predictions
 from cdkd.runs.record import Record, parse
 from cdkd.runs.store import Store
 from cdkd.storage import sealed_json
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 RECORDS = "records.json"
 PART = 15 * 2**20  # bytes of a file
-OURS = re.compile(r"records\.json|teacher-\d{3}\.part|weights-\d{3}\.safetensors")
+OURS = re.compile(r"records\.json|teacher-\d{3}\.part|(weights|predictions)-\d{3}\.safetensors")
 NAMED = 256  # upper bound of the bytes that the name and position of a tensor take
 Kind = Literal["none", "bf16", "float32"]
 
@@ -50,13 +53,10 @@ def write(folder: Path, store: Store, experiment: str, records: Sequence[Record]
         for record in records:
             if record.method == TEACHER and record.status == "finished":
                 _cut(store.weights(record.fingerprint), fresh)
+        students = [record for record in records if record.method != TEACHER and record.status == "finished"]
         if kind != "none":
-            _bundle(
-                (record for record in records if record.method != TEACHER and record.status == "finished"),
-                store,
-                fresh,
-                kind,
-            )
+            _bundle(_tensors(students, store, kind), fresh / "weights")
+        _bundle(_predictions(records, store), fresh / "predictions")
         parts = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
         bodies = [json.loads(record.text()) for record in records]
         sealed_json.write(
@@ -78,8 +78,8 @@ def _cut(weights: Path, folder: Path) -> None:
         write_atomically(folder / f"teacher-{number:03d}.part", content[start : start + PART])
 
 
-def _bundle(records: Iterable[Record], store: Store, folder: Path, kind: Kind) -> None:
-    """Fill one part after the other; a tensor larger than a part gets one of its own."""
+def _bundle(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
+    """Write <path>-000.safetensors and so on; a tensor larger than a part gets one of its own."""
     from safetensors.torch import save
 
     part: dict[str, Tensor] = {}
@@ -87,11 +87,11 @@ def _bundle(records: Iterable[Record], store: Store, folder: Path, kind: Kind) -
 
     def close() -> None:
         nonlocal number, size
-        write_atomically(folder / f"weights-{number:03d}.safetensors", save(part))
+        write_atomically(path.with_name(f"{path.name}-{number:03d}.safetensors"), save(part))
         part.clear()
         number, size = number + 1, 0
 
-    for name, tensor in _tensors(records, store, kind):
+    for name, tensor in tensors:
         needs = tensor.numel() * tensor.element_size() + NAMED
         if part and size + needs > PART:
             close()
@@ -108,6 +108,15 @@ def _tensors(records: Iterable[Record], store: Store, kind: Kind) -> Iterator[tu
         for name, tensor in load_file(store.weights(record.fingerprint)).items():
             small = tensor.to(torch.bfloat16) if kind == "bf16" and tensor.is_floating_point() else tensor
             yield f"{record.fingerprint}.{name}", small
+
+
+def _predictions(records: Iterable[Record], store: Store) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    for record in records:
+        file = store.predictions(record.fingerprint)
+        if has_predictions(record) and file.is_file():
+            yield record.fingerprint, torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -147,11 +156,24 @@ class Bundle:
             )
         return None
 
-    def _tensors(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    def predictions(self, record: Record) -> bytes | None:
+        """A run's predictions; None where the bundle has none of it. Raises `BadCheckpoint`."""
+        if not has_predictions(record):
+            return None
+        found = next((tensor for _, tensor in self._tensors(record.fingerprint, "predictions-")), None)
+        if found is None:
+            return None
+        content = bytes(found.numpy())
+        parse_predictions(
+            content, record, f"{self.folder}: predictions of {record.method} seed {record.seed}"
+        )
+        return content
+
+    def _tensors(self, prefix: str, of: str = "weights-") -> Iterator[tuple[str, Tensor]]:
         from safetensors import safe_open
 
         for part in sorted(
-            name for name in self.parts if name.startswith("weights-") and (self.folder / name).is_file()
+            name for name in self.parts if name.startswith(of) and (self.folder / name).is_file()
         ):
             with safe_open(self.folder / part, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 (no dict)
@@ -231,7 +253,7 @@ def into_store(
     for record in bundle.records:
         present = store.get(record.fingerprint) is not None
         marked = replace(record, circumstances={**record.circumstances, "imported": True})
-        store.put(marked, _weights(bundle, record))
+        store.put(marked, _weights(bundle, record), bundle.predictions(record))
         put, known = put + (not present), known + present
     yield f"{bundle.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
     if put:

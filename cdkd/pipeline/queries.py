@@ -8,6 +8,7 @@ from cdkd.core.errors import BadData, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
+from cdkd.runs.predictions import predictions_file
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
@@ -86,4 +87,9 @@ def restore(params: Params, store: Store, specs: list[RunSpec]) -> None:
             continue
         if record.fingerprint == spec.fingerprint:
             weights = path.with_suffix(".safetensors")
-            store.put(record, weights.read_bytes() if weights.exists() else None)
+            predictions = predictions_file(path)
+            store.put(
+                record,
+                weights.read_bytes() if weights.exists() else None,
+                predictions.read_bytes() if predictions.exists() else None,
+            )

@@ -19,9 +19,10 @@ from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import full
 from cdkd.runs import source_archive
+from cdkd.runs.predictions import KEY, RECORD, read_predictions
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import code_of
-from cdkd.runs.store import RECORD, WEIGHTS, Store
+from cdkd.runs.store import WEIGHTS, Store
 from cdkd.storage.files import sha256
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
     seeds = (params.teacher.seed,) if method == TEACHER else params.seeds
     for seed in seeds:
         try:
-            record, weights = _kept(params, method, seed)[0][1:]
+            path, record, weights = _kept(params, method, seed)[0]
+            predictions = read_predictions(path, record)
         except CdkdError as fault:
             lines.append(f"{method} seed {seed}: not adopted: {fault}")
             continue
@@ -205,7 +207,11 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
             code=code,
             circumstances={**record.circumstances, "adopted": note},
         )
-        store.put(adopted, weights.read_bytes() if weights.is_file() else None)
+        store.put(
+            adopted,
+            weights.read_bytes() if weights.is_file() else None,
+            None if predictions is None else predictions.content(),
+        )
         lines.append(f"{method} seed {seed}: adopted under today's code as {fingerprint[:12]}")
     return lines
 
@@ -286,7 +292,8 @@ def _differences(kept: StoredRun, again: Record, weights: bytes | None) -> Itera
         if old != new:
             yield f"epoch {epoch} is the first that differs: {first_difference(old or {}, new or {})}"
             break
-    if found := first_difference(_but_weights(record.result), _but_weights(again.result), "result"):
+    new = {key: value for key, value in again.result.items() if key != KEY or key in record.result}
+    if found := first_difference(_but_weights(record.result), _but_weights(new), "result"):
         yield f"its result differs: {found}"
     if record.result.get("weights_sha256") != again.result.get("weights_sha256"):
         yield f"its weights differ: {_tensors(kept.weights, weights)}"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdkd.runs.predictions import RECORD
 from cdkd.runs.record import Record, read
-from cdkd.runs.store import RECORD, Store
+from cdkd.runs.store import Store
 
 if TYPE_CHECKING:
     import pandas

@@ -20,6 +20,7 @@ from cdkd.data.prepared import read_meta
 from cdkd.models.weights import load_weights
 from cdkd.runs import source_archive
 from cdkd.runs.code_digest import code_digest
+from cdkd.runs.predictions import KEY, predict, sha256_of
 from cdkd.runs.record import Record, git_state
 from cdkd.runs.store import RunStore
 from cdkd.storage.progress import Progress
@@ -157,8 +158,13 @@ class _Recorder:
         result = {} if weights is None else self.cohort.result(run, weights)
         reason = None if run.diverged is None else str(run.diverged)
         circumstances = self._circumstances_of(run)
+        kept = spec.judged_on == "test"  # a trial of a search keeps its record alone
+        predictions = None
+        if weights is not None and kept:
+            predictions = predict(run.learner.alone(), self.cohort.evaluation).content()
+            result |= {KEY: sha256_of(predictions)}
         record = record_of(spec, run.history, result, circumstances, reason)
-        self.store.put(record, weights if spec.judged_on == "test" else None)
+        self.store.put(record, weights if kept else None, predictions)
         checkpoint.clear(run.folder)
         self.watcher.finish(record)
 
@@ -213,13 +219,15 @@ def adopt_teacher(
     row = {"epoch": None} | measured
     weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     result = result_of(weights, model, meta.image, [row], evaluation)
+    predictions = predict(model, evaluation).content()
+    result |= {KEY: sha256_of(predictions)}
     circumstances = {
         "environment": environment(device),
         "git": git_state(root),
         "cohort": [spec.method],
         "file": file,
     }
-    store.put(record_of(spec, [], result, circumstances), weights)
+    store.put(record_of(spec, [], result, circumstances), weights, predictions)
 
 
 def _cache(spec: RunSpec, store: RunStore, gigabytes: float) -> CacheSettings | None:

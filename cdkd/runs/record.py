@@ -46,6 +46,8 @@ class Record:
         teacher_right {images, errors}, teacher_wrong {images, errors, same_mistake}.
         Of a group also trained {parameters of all its networks, multiply_adds of one image's forward pass in
         training}; everything else is of the deployed network.
+        predictions_sha256: of the run's predictions for every test image (see `predictions`); older records
+        lack it, and records of trials.
     circumstances: what may differ between two trainings of the run.
         environment, git {commit, dirty}, cohort (the methods trained together), exact (false if the run was
         resumed in another environment; then environments lists them all), latency_ms (median, of one image's

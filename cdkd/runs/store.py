@@ -1,9 +1,10 @@
 """The run store: from a fingerprint to a finished run. Training writes it, everything else reads it.
 
-A run is in `.cdkd/store/<fingerprint>/` as `record.json` and `weights.safetensors`, written atomically. A
-finished run whose weights are on another machine has the empty file `weights.absent` instead: it counts, but
-cannot be a teacher. A process holds a lease of the cohort that it trains, so that two processes on one store
-train nothing twice, on whichever hosts they run.
+A run is in `.cdkd/store/<fingerprint>/` as `record.json`, `weights.safetensors` and
+`predictions.safetensors` (see `predictions`; older runs lack it), written atomically. A finished run whose
+weights are on another machine has the empty file `weights.absent` instead: it counts, but cannot be a
+teacher. A process holds a lease of the cohort that it trains, so that two processes on one store train
+nothing twice, on whichever hosts they run.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Protocol
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
+from cdkd.runs.predictions import KEY, PREDICTIONS, RECORD, predictions_file
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import draft_folder, sha256, sync_names, write_atomically
 from cdkd.storage.leases import NOT_EMPTY, SECONDS, Lease, Leases, confirm
 from cdkd.storage.shared import SITE, project_folder, shared_folder
 
-RECORD, WEIGHTS, ABSENT = "record.json", "weights.safetensors", "weights.absent"
+WEIGHTS, ABSENT = "weights.safetensors", "weights.absent"
 
 
 class RunStore(Protocol):
@@ -40,7 +42,7 @@ class RunStore(Protocol):
     def has(self, fingerprint: str) -> bool: ...
     def get(self, fingerprint: str) -> Record | None: ...
 
-    def put(self, record: Record, weights: bytes | None) -> None:
+    def put(self, record: Record, weights: bytes | None, predictions: bytes | None = None) -> None:
         """Stores nothing where the fingerprint is there, or where a lease of this process was lost."""
 
     def weights(self, fingerprint: str) -> Path: ...
@@ -92,12 +94,13 @@ class Store:
             return None
         return record
 
-    def put(self, record: Record, weights: bytes | None) -> None:
-        """Store a finished run. If the fingerprint is there already, only weights that it lacks are added.
+    def put(self, record: Record, weights: bytes | None, predictions: bytes | None = None) -> None:
+        """Store a finished run. If the fingerprint is there already, only files that it lacks are added.
 
         Raises `LeaseLost` where another process has taken over the work of this one.
 
         weights: None of a run that diverged, or whose weights are not at hand
+        predictions: see `Predictions.content`; None of older runs, and where they are not at hand
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / record.fingerprint
@@ -106,28 +109,42 @@ class Store:
                 write_atomically(staging / WEIGHTS, weights)
             elif record.status == "finished":
                 write_atomically(staging / ABSENT, b"")
+            if predictions is not None:
+                write_atomically(staging / PREDICTIONS, predictions)
             write_atomically(staging / RECORD, record.text())
             confirm()
             if _renamed(staging, place):
                 sync_names(self.folder)
-            elif (
-                weights is not None
-                and (place / ABSENT).is_file()
-                and _fits(read(place / RECORD), staging / WEIGHTS)
-            ):
-                os.replace(staging / WEIGHTS, place / WEIGHTS)
-                (place / ABSENT).unlink()
+            else:
+                self._complete(place, staging)
+
+    def _complete(self, place: Path, staging: Path) -> None:
+        """Give a run of the store the files that it lacks, where they are those of its record."""
+        lacks_weights = (place / ABSENT).is_file() and (staging / WEIGHTS).is_file()
+        lacks_predictions = not (place / PREDICTIONS).is_file() and (staging / PREDICTIONS).is_file()
+        if not (lacks_weights or lacks_predictions):
+            return
+        record = read(place / RECORD)
+        if lacks_weights and _fits(record, staging / WEIGHTS):
+            os.replace(staging / WEIGHTS, place / WEIGHTS)
+            (place / ABSENT).unlink()
+        if lacks_predictions and sha256(staging / PREDICTIONS) == record.result.get(KEY):
+            os.replace(staging / PREDICTIONS, place / PREDICTIONS)
 
     def copy_out(self, record: Record, folder: Path) -> None:
-        """The run as `<folder>/seed-<n>.json` and, where its weights are here, `.safetensors`."""
-        name = f"seed-{record.seed}"
-        weights = self.weights(record.fingerprint)
-        if weights.exists():
-            write_atomically(folder / f"{name}.safetensors", weights.read_bytes())
-        write_atomically(folder / f"{name}.json", record.text())
+        """The run as `<folder>/seed-<n>.json` and, where they are here, its weights and its predictions."""
+        target = folder / f"seed-{record.seed}.json"
+        if (weights := self.weights(record.fingerprint)).exists():
+            write_atomically(target.with_suffix(".safetensors"), weights.read_bytes())
+        if (predictions := self.predictions(record.fingerprint)).exists():
+            write_atomically(predictions_file(target), predictions.read_bytes())
+        write_atomically(target, record.text())
 
     def weights(self, fingerprint: str) -> Path:
         return self.folder / fingerprint / WEIGHTS
+
+    def predictions(self, fingerprint: str) -> Path:
+        return self.folder / fingerprint / PREDICTIONS
 
     def checkpoint(self, fingerprint: str) -> Path:
         return self.checkpoints / fingerprint

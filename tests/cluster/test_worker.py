@@ -182,7 +182,7 @@ def away(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Away:
     assert (
         len(kept - done) == 4
     )  # both seeds by an epoch; the kill may have come before the teacher's were cleared
-    assert "1 runs in records.json" in stopped
+    assert "1 runs in predictions-000.safetensors" in stopped
     assert place.run(*words, "--weights", "float32").splitlines()[-1] == "complete"
     return place
 
@@ -234,7 +234,8 @@ def test_imported_runs_are_those_trained_at_home_and_dvc_only_collects_them(
         assert ours["circumstances"]["imported"] is True
         for part in ("fingerprint", "config", "history", "result", "status"):
             assert ours[part] == theirs[part], (method, seed, part)
-    assert not (clone.folder / "runs" / "digits" / "student" / "seed-0.safetensors").exists()
+    kept = {path.name for path in (clone.folder / "runs" / "digits" / "student").glob("seed-0*")}
+    assert kept == {"seed-0.json", "seed-0.predictions.safetensors"}
     assert "cd_gkd_edt" in clone.run("cdkd", "show")
     assert "Running stage" not in clone.run("dvc", "repro")
 
@@ -283,6 +284,7 @@ def test_a_finished_teacher_goes_along(trained: Clone, away: Away, tmp_path: Pat
     assert "seed 2: student, cd_gkd_edt" in output
     assert output.splitlines()[-1] == "complete"
     assert sorted(path.name for path in (tmp_path / "out" / "results").iterdir()) == [
+        "predictions-000.safetensors",
         "records.json",
         "weights-000.safetensors",
     ]

@@ -181,6 +181,7 @@ def test_a_healthy_checkout_is_all_ok_and_nothing_is_changed(finished: Clone) ->
         "4 packages, as in requirements.lock"
     )  # the one of another system does not count
     assert texts["store"].startswith("3 runs: ")
+    assert texts["predictions"] == "of 3 runs: as recorded"
     assert "0 of params.yaml pending" in texts["store"]
     assert texts["dvc cache"].startswith("1 objects, 14 B")
     assert (
@@ -237,6 +238,20 @@ BREAKAGES = {
         "BAD",
         "weights.safetensors: missing",
         "`cdkd distill kd`",
+    ),
+    "predictions in the store": Breakage(
+        "predictions",
+        lambda clone: flip(entry(clone, "kd") / "predictions.safetensors"),
+        "BAD",
+        "predictions.safetensors: damaged",
+        "counts as one without",
+    ),
+    "predictions in the workspace": Breakage(
+        "predictions",
+        lambda clone: flip(workspace(clone, "kd").with_name("seed-0.predictions.safetensors")),
+        "BAD",
+        "runs/digits/kd/seed-0.predictions.safetensors: damaged",
+        "counts as one without",
     ),
     "an edited record": Breakage(
         "store",

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from cdkd.pipeline.verify import environment_diff, first_difference
 from cdkd.runs import source_archive
+from cdkd.runs.predictions import KEY, predictions_file
 from cdkd.runs.record import Record, read
 from tests.clone import Clone, snapshot
 from tests.pipeline.test_doctor import (
@@ -116,6 +117,17 @@ def test_altered_and_sealed_it_parts_from_what_is_trained_again(clone: Clone) ->
         "  the environments differ, so that equality was not promised: "
         f"processor another -> {here['processor']}",
     ]
+
+
+def test_a_record_from_before_predictions_were_kept_comes_out_again(clone: Clone) -> None:
+    def older(record: Record) -> Record:
+        return replace(record, result={key: one for key, one in record.result.items() if key != KEY})
+
+    for path in (workspace(clone, "kd"), entry(clone, "kd") / "record.json"):
+        reseal(path, older)
+        predictions_file(path).unlink()
+    assert "bit-identical" in clone.run("cdkd", "verify", "kd")
+    assert "of 2 runs: as recorded; 1 run without" in clone.run("cdkd", "doctor", "--quick", code=None)
 
 
 def other_seed(record: Record) -> Record:

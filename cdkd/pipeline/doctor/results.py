@@ -13,6 +13,7 @@ from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import CHECKSUMS, FILE, check_digest, read_meta
 from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, how_many, size_of, some
 from cdkd.pipeline.verify import valid
+from cdkd.runs.predictions import RECORD, predictions_file, read_predictions
 from cdkd.runs.record import Record, read
 from cdkd.storage.files import DRAFT, left_behind, sha256
 
@@ -81,6 +82,30 @@ def store(site: Site) -> Verdict:
     return Verdict(
         f"{how_many(len(records))}: records, fingerprints and weights fit{note}; {pending}", faults
     )
+
+
+def predictions(site: Site) -> Verdict:
+    """The per-image predictions of every run, in the store and in the workspace."""
+    faults, kept, older = [], 0, 0
+    stored = [(site.store.folder / key / RECORD, entry) for key, entry in site.stored.items()]
+    copies = [(path, _record(path)) for path in sorted((site.root / "runs").rglob("seed-*.json"))]
+    for path, record in (*stored, *copies):
+        if not isinstance(record, Record) or record.status != "finished":
+            continue
+        try:
+            found = read_predictions(path, record)
+        except CdkdError as error:
+            hint = f"`rm {predictions_file(path).relative_to(site.root)}`; the run then counts as one without"
+            faults.append(Fault("BAD", site.one_line(error), hint))
+            continue
+        if path.name == RECORD and record.config["data"].get("judged_on") != "validation":
+            kept, older = kept + (found is not None), older + (found is None)
+    if not kept + older:
+        return Verdict("", faults)
+    without = (
+        f"; {how_many(older)} without: trained before they were kept, or imported without" if older else ""
+    )
+    return Verdict(f"of {how_many(kept)}: as recorded{without}", faults)
 
 
 def leftovers(site: Site) -> Verdict:
@@ -244,8 +269,13 @@ def _removed(site: Site, paths: list[Path]) -> str:
 
 def _fingerprint(path: Path) -> str | None:
     """A run's, from its record; None of one that cannot be read, which another check reports."""
+    record = _record(path)
+    return None if record is None else record.fingerprint
+
+
+def _record(path: Path) -> Record | None:
     try:
-        return read(path).fingerprint
+        return read(path)
     except CdkdError:
         return None
 

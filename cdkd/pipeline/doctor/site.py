@@ -17,9 +17,10 @@ from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline.verify import valid
+from cdkd.runs.predictions import RECORD
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import student_plans, teacher_plan
-from cdkd.runs.store import ABSENT, RECORD, WEIGHTS, Store
+from cdkd.runs.store import ABSENT, WEIGHTS, Store
 from cdkd.storage.owner import Owner
 
 Mark = Literal["ok", "warn", "BAD"]
