@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cdkd.config.params import Params
-from cdkd.core.errors import BadRecord
+from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.report.error_analysis import ErrorAnalysis, error_analysis
 from cdkd.report.history import History, finite
+from cdkd.runs.predictions import read_predictions
 from cdkd.runs.record import Record, read
 
 TEACHER = "teacher"
@@ -25,6 +28,7 @@ class FoundRun:
     record: without its history and error analysis, which are kept apart in less memory
     detail, brief: why the run does not count, for a footnote and for a cell
     unreadable: why the record's error analysis cannot be used
+    wrong: whether each test image is classified wrongly (bool [N]); None of runs without predictions
     """
 
     method: str
@@ -36,6 +40,7 @@ class FoundRun:
     history: History = field(default_factory=History)
     analysis: ErrorAnalysis | None = None
     unreadable: str = ""
+    wrong: np.ndarray | None = None
 
     @property
     def ok(self) -> Record | None:
@@ -88,14 +93,19 @@ def _find_run(folder: Path, method: str, seed: int, expected: Expected) -> Found
     if error is None or not 0 <= error <= 100:
         why = f"{method}/{path.name}: no test_top1_error from 0 to 100 in result.last"
         return FoundRun(method, seed, "damaged", _slim(record), why)
-    analysis, unreadable = None, ""
+    analysis, unreadable, wrong = None, "", None
     try:
         analysis = error_analysis(record)
     except ValueError as fault:
         unreadable = str(fault)
+    try:
+        predictions = read_predictions(path, record)
+        wrong = None if predictions is None else predictions.wrong
+    except BadCheckpoint as fault:
+        unreadable = str(fault).replace(f"{folder.parent}/", "")
     history = History(record.history if isinstance(record.history, list) else ())
     return FoundRun(
-        method, seed, "ok", _slim(record), history=history, analysis=analysis, unreadable=unreadable
+        method, seed, "ok", _slim(record), "", "", history, analysis, unreadable=unreadable, wrong=wrong
     )
 
 

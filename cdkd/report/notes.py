@@ -61,6 +61,7 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
         for row in shown
         if row.name not in (TEACHER, *params.methods)
     ]
+    notes += _without_predictions(runs)
     notes += [f"{row.title}: {row.tuned}" for row in shown if row.tuned]
     own = {name: training for name, training in params.tuned.items() if training != params.training}
     notes += [
@@ -97,6 +98,17 @@ def useless_teacher(row: Row) -> str | None:
     ]
     found = fault(error, number(record, "last", "test_loss"), row.classes, sizes)
     return None if found is None else f"{found[:1].upper()}{found[1:]}; no student can learn from it"
+
+
+def _without_predictions(runs: Iterable[FoundRun]) -> list[str]:
+    """Named where some runs have predictions: then a statistic over images leaves the others out."""
+    counted = [run for run in runs if run.ok and run.method != TEACHER]
+    lacking = [run for run in counted if run.wrong is None]
+    if not lacking or len(lacking) == len(counted):
+        return []
+    return [
+        f"Without predictions for each image, so not in the tests over images: {_names(lacking, counted)}"
+    ]
 
 
 def git_notes(rows: Iterable[Row]) -> list[str]:

@@ -17,6 +17,7 @@ from cdkd.report.document import Picture
 from cdkd.report.error_tables import class_differences, class_quantities
 from cdkd.report.figures import PICTURES, draw
 from cdkd.report.headline import title
+from cdkd.report.image_tests import image_quantities
 from cdkd.report.local_page import FILES, IGNORE, local_quantities
 from cdkd.report.notes import legend, table_notes
 from cdkd.report.page import page
@@ -110,7 +111,7 @@ def _remove_old(target: Path, files: Files) -> None:
     ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
     old = [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")]
     old += [f"metrics/{path.name}" for path in target.glob("metrics/*.json")]
-    for name in [*old, "classes.csv", "curves.csv", "metrics.json"]:
+    for name in [*old, "classes.csv", "curves.csv", "images.csv", "metrics.json"]:
         if name not in files:
             (target / name).unlink(missing_ok=True)
 
@@ -140,6 +141,8 @@ def _numbers(report: Report) -> Files:
     if curves := curve_quantities(report.all_rows):
         files["curves.csv"] = comma_separated(curves)
     files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))
+    if images := image_quantities(report.all_rows):
+        files["images.csv"] = comma_separated(images)
     classes = class_quantities(report.all_rows, report.classes, report.class_names)
     return files | ({"classes.csv": comma_separated(classes)} if classes else {})
 

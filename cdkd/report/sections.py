@@ -11,6 +11,7 @@ from cdkd.report.collect import TEACHER
 from cdkd.report.document import Block, Collapsed, Column, Document, Grid, Items, Picture, Section, Text
 from cdkd.report.error_tables import Classes, class_table, measures_table, worst_classes_table
 from cdkd.report.headline import headline, title
+from cdkd.report.image_tests import image_tables
 from cdkd.report.local_page import local_section
 from cdkd.report.notes import legend, table_notes
 from cdkd.report.pairwise import Pairs, baseline_tables, pairs_table
@@ -137,7 +138,12 @@ def _table_blocks(report: Report) -> tuple[Block, ...]:
 def _measured(report: Report) -> list[Section]:
     """The sections that need results."""
     rows = report.all_rows
-    differences = (*_pictures(report, "forest"), *_shortened(baseline_tables(rows)), *_all_pairs(report))
+    differences = (
+        *_pictures(report, "forest"),
+        *_shortened(baseline_tables(rows)),
+        *_shortened(image_tables(rows)),
+        *_all_pairs(report),
+    )
     curves = _pictures(report, "curves", "schedules", "shares", "alignment", "peers")
     return [
         Section("seeds", "Single seeds", _pictures(report, "errors")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from cdkd.config.params import Params
 from cdkd.report.collect import TEACHER, FoundRun, number
 from cdkd.report.error_analysis import ErrorAnalysis
@@ -60,6 +62,11 @@ class Row:
         """Seed -> top-1 error at the last epoch."""
         errors = {run.seed: number(run.ok, "last", "test_top1_error") for run in self.runs if run.ok}
         return {seed: error for seed, error in errors.items() if error is not None}
+
+    @property
+    def wrong(self) -> dict[int, np.ndarray]:
+        """Seed -> whether each test image is classified wrongly, of the runs that have predictions."""
+        return {run.seed: run.wrong for run in self.runs if run.ok and run.wrong is not None}
 
     @property
     def records(self) -> list[Record]:
