@@ -43,7 +43,8 @@ class Crossed:
         values = np.asarray(table, dtype=np.float64)
         if values.ndim != 2 or min(values.shape) < 2:
             raise ValueError(f"a table of shape {values.shape}; expected two rows and two columns or more")
-        self.shape = count, width = values.shape
+        count, width = values.shape
+        self.shape = (int(count), int(width))
         self.mean = float(values.mean())
         row, column = values.mean(1) - self.mean, values.mean(0) - self.mean
         rest = values - self.mean - row[:, None] - column

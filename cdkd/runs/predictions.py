@@ -75,8 +75,11 @@ def predict(model: nn.Module, evaluation: Evaluation) -> Predictions:
             probability.append(logits.softmax(1).gather(1, batch.labels[:, None])[:, 0].half())
     classes = logits.shape[1]
     kind = np.uint8 if classes <= 2**8 else np.uint16 if classes <= 2**16 else np.uint32
-    integers = [torch.cat(one).cpu().numpy().astype(kind) for one in (label, predicted)]
-    return Predictions(*integers, torch.cat(probability).cpu().numpy())
+
+    def integers(parts: list[torch.Tensor]) -> np.ndarray:
+        return torch.cat(parts).cpu().numpy().astype(kind)
+
+    return Predictions(integers(label), integers(predicted), torch.cat(probability).cpu().numpy())
 
 
 def read_predictions(path: Path, record: Record) -> Predictions | None:
