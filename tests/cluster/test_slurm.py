@@ -68,8 +68,12 @@ def node_of(cluster: Cluster, seed: int) -> str:
 
 
 def files(clone: Clone) -> dict[Path, int]:
-    """All that a task may write but its log, and when it was written."""
-    paths = [path for path in (clone.folder / ".cdkd").rglob("*") if path.parent.name != "slurm"]
+    """The store, the checkpoints and the leases, and when each file was written.
+
+    Not the cache of the teacher's outputs: its rows have checksums, and all who write them write the same.
+    """
+    places = [clone.folder / ".cdkd" / name for name in ("store", "checkpoints", "leases")]
+    paths = [path for place in places for path in place.rglob("*")]
     return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
