@@ -4,8 +4,8 @@
 Model: value = mean + row's effect + column's effect + rest, all three random (two-way random effects without
 replication). Estimates are by expected mean squares (analysis of variance). An interval over one source holds
 the other fixed; an interval over both has the degrees of freedom of Satterthwaite (1946). A bootstrap that
-draws rows and columns has too short intervals for few rows: of nominal 95 % it covered 67 % for two rows and
-79 % for three, where this covered 88 % and 95 % (`tests/unit/test_crossed.py` repeats the simulation).
+draws rows and columns has too short intervals for few rows: with three rows it covered the mean in less than
+85 % of the simulations of `tests/unit/test_crossed.py`, where this covered it in 93 % or more.
 """
 
 from __future__ import annotations
@@ -78,7 +78,12 @@ class Crossed:
             return None
         half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
         p = float(2 * stdtr(freedom, -abs(self.mean) / error))
-        return Interval(self.mean - half, self.mean + half, p, freedom)
+        found = Interval(self.mean - half, self.mean + half, p, freedom)
+        if over != "both":
+            return found
+        # What holds for more must not look more certain: the approximate freedom can make it so.
+        single = [one for one in (self.interval("rows"), self.interval("columns")) if one is not None]
+        return max((found, *single), key=lambda one: one.high - one.low)
 
     def _square(self, over: Over) -> tuple[float, float]:
         """Variance of the mean times the number of values, and its degrees of freedom."""
