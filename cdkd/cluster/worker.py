@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -179,6 +180,7 @@ def _joined(folder: Path, file: Path, expected: str) -> Path:
 
 def main(words: Sequence[str], train: Train | None = None) -> int:
     """The command; returns the exit code. train: trains a cohort; default: `runs.execution.train_cohort`"""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `share_cores`; before torch is imported
     if train is None:
         from cdkd.runs.execution import train_cohort
 
