@@ -39,6 +39,7 @@ from cdkd.data.load import load, memory_limit
 from cdkd.data.prepare import prepare
 from cdkd.data.prepared import SPLITS, Meta, read_meta
 from cdkd.storage import files
+from cdkd.storage.owner import SEPARATOR, Owner
 
 SHARED = Path(
     os.environ.get("CDKD_TEST_DATA", "/nowhere")
@@ -961,8 +962,10 @@ def test_leftovers_of_a_killed_prepare_are_removed_and_a_torn_set_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(tmp_path / "d")
-    (tmp_path / "d" / ".prepare-x").mkdir()
-    (tmp_path / "d" / ".prepare-x" / "train.safetensors").write_bytes(b"half")
+    ended = Owner.me()._replace(started=1)  # another process had this one's number before
+    draft = tmp_path / "d" / f".prepare-{ended.text}{SEPARATOR}x"
+    draft.mkdir()
+    (draft / "train.safetensors").write_bytes(b"half")
     replace, calls = os.replace, []
 
     def killed(source: Any, goal: Any) -> None:
