@@ -362,7 +362,7 @@ def ui(arguments: argparse.Namespace) -> None:
 def track(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import reports
 
-    print(reports.track(_params()))
+    print(reports.track_and_link(_params()))
 
 
 @command(

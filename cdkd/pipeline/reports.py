@@ -109,6 +109,14 @@ def track(params: Params) -> str:
     return f"MLflow: {len(records)} runs; {created} were missing and {completed} incomplete"
 
 
+def track_and_link(params: Params) -> str:
+    """`track`, and the link where MLflow runs on a server."""
+    from cdkd.tracking.server import link_on_server
+
+    done, address = track(params), link_on_server(params.root, params.experiment)
+    return f"{done}\nMLflow: {address}" if address else done
+
+
 def ui(params: Params, port: int) -> None:
     from cdkd.tracking.server import serve
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cdkd.tracking import database, experiment_page, fields
 from cdkd.tracking.view import View, complete
 
 PATIENCE = 10.0  # seconds for a locked database: somebody waits for an answer, not a training
+AT_ONCE = 8  # runs written under one lock, and at once on a server
 
 
 def rebuild(
@@ -33,6 +35,7 @@ def rebuild(
     created = completed = 0
     current: dict[tuple[str, str, str], str] = {}  # experiment, method, seed -> fingerprint
     views: dict[str, tuple[View, dict[str, Any]]] = {}
+    pending: dict[str, list[Record]] = {}
     with faults_as_one_line(root):
         file = database.sqlite_file(database.uri(root))
         if file is not None and file.exists():
@@ -47,16 +50,11 @@ def rebuild(
             current.setdefault((record.experiment, record.method, str(record.seed)), record.fingerprint)
             if record.fingerprint in done and _agrees(done[record.fingerprint], record):
                 continue
-            more = extras(record) if extras else {}
-            with view.locked():  # a tracker that is just finishing this run comes before or after
-                found = view.find(record.fingerprint)
-                if found is not None and complete(found):
-                    if _agrees(found, record):
-                        continue
-                    view.client.delete_run(found.info.run_id)
-                start, _ = fields.times(record)
-                view.finish(view.open(record, record.circumstances, start), record, more)
-            created, completed = created + (found is None), completed + (found is not None)
+            pending.setdefault(record.experiment, []).append(record)
+        for experiment, missing in pending.items():
+            for place in range(0, len(missing), AT_ONCE):
+                new, old = _write(views[experiment][0], missing[place : place + AT_ONCE], extras)
+                created, completed = created + new, completed + old
         for experiment, (view, _) in views.items():
             _tidy(
                 view,
@@ -67,6 +65,33 @@ def rebuild(
                 },
             )
     return created, completed
+
+
+def _write(
+    view: View, records: Sequence[Record], extras: Callable[[Record], Mapping[str, bytes]] | None
+) -> tuple[int, int]:
+    """Create or complete these runs, side by side where MLflow runs on a server; how many of each."""
+    files = [extras(record) if extras else {} for record in records]
+    with view.locked():  # a tracker that is just finishing one of these runs comes before or after
+        existing = {run.data.tags.get(fields.FINGERPRINT): run for run in reversed(view.search())}
+        view.prepare_groups(records)
+
+        def write(record: Record, more: Mapping[str, bytes]) -> tuple[int, int]:
+            found = existing.get(record.fingerprint)
+            start, _ = fields.times(record)
+            if found is not None and not complete(found):
+                view.finish(view.open(record, record.circumstances, start), record, more)
+                return 0, 1
+            if found is not None:
+                if _agrees(found, record):
+                    return 0, 0
+                view.client.delete_run(found.info.run_id)
+            view.add(record, start, more)
+            return int(found is None), int(found is not None)
+
+        with ThreadPoolExecutor(1 if view.file else AT_ONCE) as pool:
+            counts = list(pool.map(write, records, files))
+    return sum(new for new, _ in counts), sum(old for _, old in counts)
 
 
 def _agrees(run: Any, record: Record) -> bool:

@@ -23,10 +23,10 @@ STARTING = 180.0  # seconds that the server may take: four where nothing else ru
 
 def serve(root: Path, experiment: str, port: int = PORT) -> None:
     """Serve until Ctrl-C, and leave no process behind. Where another server keeps the view: its link."""
-    key = tracking.experiment_id(root, experiment)
-    if tracking.uri(root).startswith("http"):
-        print(f"MLflow: {link(shown_uri(root).rstrip('/'), key)}", flush=True)
+    if address := link_on_server(root, experiment):
+        print(f"MLflow: {address}   (on the server that is set; nothing is served here)", flush=True)
         return
+    key = tracking.experiment_id(root, experiment)
     found = free_port(port)
     log = folder(root) / "server.log"
     words = [sys.executable, "-m", "cdkd.tracking.mlflow_app", str(root), str(found)]
@@ -51,6 +51,13 @@ def serve(root: Path, experiment: str, port: int = PORT) -> None:
             print("stopped")
         finally:
             _stop(server)
+
+
+def link_on_server(root: Path, experiment: str) -> str | None:
+    """The link to an experiment on the server that is set; None where MLflow keeps a file."""
+    if not tracking.uri(root).startswith("http"):
+        return None
+    return link(shown_uri(root).rstrip("/"), tracking.experiment_id(root, experiment))
 
 
 def link(server: str, experiment: str) -> str:

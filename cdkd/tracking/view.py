@@ -7,15 +7,18 @@ import fcntl
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cdkd.core.errors import CdkdError
 from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
 from cdkd.storage.files import require_writable
 from cdkd.tracking import database, deployed, experiment_page, fields
+
+MOST_PARAMS = 90  # of one log_batch: MLflow takes 100
 
 NOTE = """**{experiment}**: one run for each method and seed, grouped by method, and the teacher.
 
@@ -47,6 +50,9 @@ class View:
                 database.relocate_artifacts(self.file, database.artifacts(root), patience)
             self.client = database.Client(root)
             self.experiment = self._experiment(experiment)
+        self._groups: dict[
+            str, str
+        ] = {}  # method -> the parent of its runs, as `prepare_groups` found or created it
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -73,9 +79,15 @@ class View:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = database.artifacts(self.root).as_uri() if self.file else None  # None: the server's own
-            key = str(self.client.create_experiment(name, artifact_location=place))
-            self.client.set_experiment_tag(key, experiment_page.NOTE, NOTE.format(experiment=name))
-            return key
+            try:
+                key = str(self.client.create_experiment(name, artifact_location=place))
+            except CdkdError:  # another host, which the lock does not exclude, may have just created it
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+            else:
+                self.client.set_experiment_tag(key, experiment_page.NOTE, NOTE.format(experiment=name))
+                return key
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -152,9 +164,9 @@ class View:
             self.mark(other, fields.CURRENT, "yes" if other.info.run_id == key else "no")
         params, files = fields.params(run)
         items = [self.param(name, value) for name, value in params.items()]
-        for place in range(0, len(items), 90):
+        for place in range(0, len(items), MOST_PARAMS):
             self.client.log_batch(
-                key, params=items[place : place + 90], tags=[self.tag(*tag) for tag in tags.items()]
+                key, params=items[place : place + MOST_PARAMS], tags=[self.tag(*tag) for tag in tags.items()]
             )
         for path, text in files.items():
             self.client.log_text(key, text, path)
@@ -166,7 +178,11 @@ class View:
 
         if dataset["digest"]:  # a second call for the same data set changes nothing
             context = InputTag("mlflow.data.context", "training and evaluation")
-            self.client.log_inputs(key, datasets=[DatasetInput(Dataset(**dataset), [context])])
+            used = [DatasetInput(Dataset(**dataset), [context])]
+            try:
+                self.client.log_inputs(key, datasets=used)
+            except CdkdError:  # another run may have just created this data set: then it is there now
+                self.client.log_inputs(key, datasets=used)
 
     def _log_model(self, key: str, record: Record, step: int) -> None:
         """The run's network, where its weights are in the store."""
@@ -197,9 +213,23 @@ class View:
         if run.data.tags.get(tag) != value:
             self.client.set_tag(run.info.run_id, tag, value)
 
-    def log(self, key: str, rows: fields.Rows) -> None:
-        """Log the epochs that the run lacks, each in one transaction, which is what a `log_batch` is."""
-        logged = {metric.step for metric in self.client.get_metric_history(key, "learning_rate")}
+    def log(
+        self,
+        key: str,
+        rows: fields.Rows,
+        logged: set[int] | None = None,
+        others: Sequence[Any] = (),
+        params: Sequence[Any] = (),
+        tags: Sequence[Any] = (),
+    ) -> None:
+        """Log the epochs that the run lacks, each in one transaction, which is what a `log_batch` is.
+
+        logged: the epochs that it has; MLflow is asked where it is None
+        others, params (at most 90) and tags: further metrics and so on, logged with the last epochs
+        """
+        if logged is None:
+            logged = {metric.step for metric in self.client.get_metric_history(key, "learning_rate")}
+        most = fields.MOST_METRICS - len(others) - len(params) - len(tags)
         batch: list[Any] = []
         for row, when in rows:
             if row["epoch"] in logged:
@@ -207,42 +237,84 @@ class View:
             new = [
                 self.metric(name, value, when, row["epoch"]) for name, value in fields.metrics(row).items()
             ]
-            if len(batch) + len(new) > fields.MOST_METRICS:
+            if len(batch) + len(new) > most:
                 self.client.log_batch(key, metrics=batch)
                 batch = []
             batch += new
             logged.add(row["epoch"])
-        if batch:
-            self.client.log_batch(key, metrics=batch)
+        if batch or others or params or tags:
+            self.client.log_batch(key, metrics=[*batch, *others], params=params, tags=tags)
+
+    def prepare_groups(self, records: Iterable[Record]) -> None:
+        """Find or create the parents of these records' runs."""
+        for record in records:
+            if (method := record.method) != TEACHER and method not in self._groups:
+                start = fields.group_start(method, record.circumstances, fields.times(record)[0])
+                self._groups[method] = self.group(method, start).info.run_id
+
+    def add(self, record: Record, start: int | None, extras: Mapping[str, bytes]) -> None:
+        """A finished run that MLflow lacks, in few requests: a server may take 0.1 s for each.
+
+        Its group is there (`prepare_groups`).
+        Where this is interrupted, the run shows as RUNNING, and `open` and `finish` complete it.
+        """
+        tags = fields.tags(record, record.circumstances) | {fields.CURRENT: "yes"}
+        if record.method != TEACHER:
+            tags[fields.PARENT] = self._groups[record.method]
+        run = self.client.create_run(
+            self.experiment, start_time=start, run_name=fields.name(record), tags=tags
+        )
+        key, now = run.info.run_id, round(1000 * time.time())
+        end, step = self._end(record, run, now)
+        params, texts = fields.params(record)
+        items = [self.param(name, value) for name, value in params.items()]
+        for place in range(MOST_PARAMS, len(items), MOST_PARAMS):
+            self.client.log_batch(key, params=items[place : place + MOST_PARAMS])
+        final = [self.metric(name, value, end, step) for name, value in fields.final_metrics(record).items()]
+        rows, status = fields.timed(record, now), self._status(record)
+        self.log(key, rows, set(), final, items[:MOST_PARAMS], status)
+        self._log_dataset(key, fields.dataset(record))
+        self._log_model(key, record, step)
+        files = {name: text.encode() for name, text in texts.items()} | fields.files(record, extras)
+        self._log_files(key, files)
+        self._terminate(key, record, end)
+
+    def _end(self, record: Record, run: Any, now: int) -> tuple[int, int]:
+        """When the run ended (ms), and its last epoch. A short run may end before its view was begun."""
+        step = record.history[-1]["epoch"] if record.history else 0
+        return max(fields.times(record)[1] or now, run.info.start_time), step
+
+    def _status(self, record: Record) -> list[Any]:
+        tags = [self.tag(fields.STATUS, record.status)]
+        return [*tags, self.tag("cdkd.reason", record.reason[:4000])] if record.reason else tags
+
+    def _log_files(self, key: str, files: Mapping[str, bytes]) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            for name, content in files.items():
+                path = Path(place, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(key, place)
+
+    def _terminate(self, key: str, record: Record, end: int) -> None:
+        self.client.set_terminated(key, "FINISHED" if record.status == "finished" else "FAILED", end)
 
     def finish(self, key: str, record: Record, extras: Mapping[str, bytes]) -> None:
         """Log what a finished run still lacks. Its end comes last, so that an incomplete run shows as one."""
         now = round(1000 * time.time())
         self.log(key, fields.timed(record, now))
         run = self.client.get_run(key)
-        have, end = (
-            run.data.metrics,
-            max(fields.times(record)[1] or now, run.info.start_time),
-        )  # a short run may end before its view was begun
-        step = record.history[-1]["epoch"] if record.history else 0
+        have, (end, step) = run.data.metrics, self._end(record, run, now)
         final = {name: value for name, value in fields.final_metrics(record).items() if name not in have}
-        tags = {fields.STATUS: record.status} | (
-            {"cdkd.reason": record.reason[:4000]} if record.reason else {}
-        )
         if fields.MODEL not in run.data.tags:
             self._log_model(key, record, step)
-        with tempfile.TemporaryDirectory() as place:
-            for name, content in fields.files(record, extras).items():
-                path = Path(place, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            self.client.log_artifacts(key, place)
+        self._log_files(key, fields.files(record, extras))
         self.client.log_batch(
             key,
             [self.metric(name, value, end, step) for name, value in final.items()],
-            tags=[self.tag(*tag) for tag in tags.items()],
+            tags=self._status(record),
         )
-        self.client.set_terminated(key, "FINISHED" if record.status == "finished" else "FAILED", end)
+        self._terminate(key, record, end)
 
 
 def complete(run: Any) -> bool:

@@ -19,6 +19,8 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -538,6 +540,77 @@ def test_odd_characters_in_the_path(template: Path, tmp_path: Path, name: str) -
 def test_a_server_named_by_the_environment_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     assert tracking.uri(root) == "http://elsewhere:5000"
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on a real PostgreSQL, its address."""
+    pgserver = pytest.importorskip(
+        "pgserver", reason="pgserver, which brings a PostgreSQL, has no package for this Python or machine"
+    )
+    folder = tmp_path_factory.mktemp("server")
+    postgres = pgserver.get_server(folder / "data", cleanup_mode="delete")
+    port = server.free_port(5700)
+    store = postgres.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    words = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    environment = child_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: answers(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+        postgres.cleanup()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        return asked(port, "GET", "/health")[0] == 200
+    return False
+
+
+@pytest.mark.slow
+def test_runs_on_a_server_with_postgresql(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    records = [record(plan(method, seed)) for method in ("teacher", "kd", "cd") for seed in (0, 1)]
+    records += [record(plan("at"), status="diverged")]
+    assert tracking.rebuild(tmp_path, records, lambda one: {"curves.png": b"picture"}) == (7, 0)
+    assert tracking.rebuild(tmp_path, records) == (0, 0)
+    found = runs(tmp_path)
+    assert {"teacher · seed 1", "kd · seed 0", "cd · seed 1", "at · seed 0"} < found.keys()
+    assert steps(tmp_path, "kd · seed 0") == list(range(EPOCHS))
+    one = found["kd · seed 0"]
+    assert one.info.status == "FINISHED"
+    assert one.data.tags["mlflow.parentRunId"] == found[fields.group_name("kd")].info.run_id
+    assert one.data.params.items() >= fields.params(plan("kd"))[0].items()
+    assert one.data.metrics.items() >= fields.final_metrics(records[2]).items()
+    assert "curves.png" in {file.path for file in client(tmp_path).list_artifacts(one.info.run_id)}
+    assert found["at · seed 0"].info.status == "FAILED"
+    server.serve(tmp_path, "digits")  # returns: there is nothing to serve
+    key = one.info.experiment_id
+    assert f"{mlflow_server}/#/experiments/{key}/runs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_hosts_that_create_an_experiment_at_once_get_the_same(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    together = threading.Barrier(4)
+
+    def host(number: int, name: str) -> str:
+        together.wait(PATIENCE)
+        return tracking.experiment_id(tmp_path / str(number), name)  # a lock of its own, as on another host
+
+    with ThreadPoolExecutor(4) as pool:
+        for name in ("one", "two", "three"):
+            assert len(set(pool.map(host, range(4), [name] * 4))) == 1
 
 
 def test_importing_imports_no_mlflow() -> None:
