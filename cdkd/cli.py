@@ -477,7 +477,9 @@ def work(arguments: argparse.Namespace) -> int:
     stop = Stop()  # before anything else is imported, which takes seconds
     from cdkd.pipeline.work import work
 
-    return work(_params(arguments.params), arguments.task, stop)
+    code = work(_params(arguments.params), arguments.task, stop)
+    stop.close()
+    return code
 
 
 @command(

@@ -39,6 +39,10 @@ class Stop:
         why = "its time is over" if number == signal.SIGUSR1 else "it is told to stop"
         print(f"{why}: a checkpoint follows at the end of this epoch", flush=True)
 
+    def close(self) -> None:
+        """The task is done: no signal may kill the process now, which takes seconds to end."""
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
     def end(self) -> int:
         """The exit code of a task that was stopped.
 

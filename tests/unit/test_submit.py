@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -189,6 +190,13 @@ if sys.argv[1] == "slow":
     time.sleep(60)
 sys.exit(stop.end())
 """
+
+
+def test_the_end_of_its_time_does_not_kill_a_task_that_is_done(stop: Stop) -> None:
+    stop.close()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN  # Python gives a handler up before it ends
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop.signal is None
 
 
 @pytest.mark.parametrize(
