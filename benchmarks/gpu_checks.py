@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.features import Features
+from cdkd.core.group import Group
 from cdkd.core.schedule import Augmentation, Method, Recipe, Term, Weight
 from cdkd.data.batches import Batches, Split, evaluation
-from cdkd.losses import signature
+from cdkd.losses import group_contract, signature
 from cdkd.losses.base import Loss, build
 from cdkd.training.cohort import student_run
 from cdkd.training.evaluation import Evaluation
@@ -38,6 +39,13 @@ from cdkd.training.teacher import Teacher
 LIMITS = {"loss": 1e-4, "steps": 10.0}  # errors of float32 against float64: relative; see `steps_error`
 DATA = {"classes": 10, "image": [16, 16, 3]}
 IMAGES, BATCH = 101, 16  # 6 batches of 16 and one of 5, which is not replayed
+PAIR = {"a": "resnet8", "b": "resnet8"}
+
+
+def branches(count: int, **named: Any) -> Group:
+    return Group({f"peer{i}": "resnet8" for i in range(count)}, "peer0", 2, **named)
+
+
 GATED = {
     "ce": Term(Weight(1.0, start=1)),
     "cd": Term(Weight(6.0, milestones=(1,), decay=0.9)),
@@ -51,7 +59,27 @@ METHODS: dict[str, Method] = {
     "rkd": Method({"ce": Term(Weight(1.0)), "rkd": Term(Weight(1.0))}),
     "edt": Method(GATED),
     "edt_decayed": Method(GATED, inactive="decayed"),
+    "dml": Method(
+        {"ce": Term(Weight(1.0)), "mutual": Term(Weight(1.0))}, group=Group(PAIR, "a", update="alternate")
+    ),
+    "one": Method({"ce": Term(Weight(1.0)), "one": Term(Weight(1.0, rise=2))}, group=branches(3)),
+    "okddip": Method({"ce": Term(Weight(1.0)), "okddip": Term(Weight(1.0, rise=2))}, group=branches(3)),
+    "pcl": Method(
+        {"ce": Term(Weight(1.0)), "pcl": Term(Weight(1.0, rise=2))},
+        group=branches(3, views=3, ema=0.9, evaluate="ema"),
+    ),
+    "css": Method({"css": Term(Weight(1.0))}, group=Group({"t": "resnet14+css3", "s": "resnet8+css3"}, "s")),
+    "ctkd": Method(
+        {
+            "ce": Term(Weight(1.0)),
+            "at": Term(Weight(60.0), of=("a",)),
+            "logit_match": Term(Weight(0.01), of=("b",), source="a"),
+        },
+        group=Group(PAIR, "b", 0),
+    ),
 }
+VIEWS = max(method.group.views for method in METHODS.values() if method.group is not None)
+INFO = DataInfo(IMAGES, 10, torch.arange(IMAGES) % 10, BATCH)
 Bits = Mapping[str, str]  # of each run: a digest of its weights and its history
 
 
@@ -124,6 +152,8 @@ def loss_error(name: str, device: torch.device) -> float:
     Where the CPU's own float32 is further than 1e-5 from float64, which depends on the processor, the error
     counts in proportion: ten times the CPU's is the limit.
     """
+    if signature.is_group(name):
+        return group_loss_error(name, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         wide = (4, 8, 16) if name == "fsp" else (6, 12, 24)  # which wants equal channels
@@ -137,11 +167,42 @@ def loss_error(name: str, device: torch.device) -> float:
     with full_float32():
         usual = _gradients(copy.deepcopy(loss), student, teacher, labels, torch.device("cpu"), torch.float32)
         found = _gradients(loss.to(device), student, teacher, labels, device, torch.float32)
+    return _in_proportion(usual, found, exact)
+
+
+def _in_proportion(usual: Sequence[Tensor], found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """See `loss_error`."""
     own, error = (
         max(distance([ours], [theirs]) for ours, theirs in zip(one, exact, strict=True))
         for one in (usual, found)
     )
     return error * min(1.0, 1e-5 / own) if own > 0 else error
+
+
+def group_loss_error(name: str, device: torch.device) -> float:
+    """The same of a loss of several networks, on what the contract's checks give it."""
+    cpu = torch.device("cpu")
+    exact = _group_gradients(name, cpu, torch.float64)
+    with full_float32():
+        return _in_proportion(
+            _group_gradients(name, cpu, torch.float32), _group_gradients(name, device, torch.float32), exact
+        )
+
+
+def _group_gradients(name: str, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """As `_gradients`."""
+    given = group_contract.made(name, batch=8)
+    loss = given.loss().to(device, dtype)
+    marked = given.changed(lambda x: x.detach().to(device, dtype).requires_grad_())
+    views = tuple(view.to(device, dtype) for view in given.batch.views)
+    batch = given.batch._replace(
+        views=views, labels=given.batch.labels.to(device), indices=given.batch.indices.to(device)
+    )
+    loss.before_step(batch)
+    value = group_contract.total(loss(marked.outputs, marked.teachers, batch))
+    value.backward()
+    learned = (*marked.tensors(), *loss.parameters())
+    return [value, *(one.grad for one in learned if one.grad is not None)]
 
 
 def _features(channels: Sequence[int]) -> Features:
@@ -239,14 +300,18 @@ def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) ->
     sample = _as(next(evaluation(train_split, how.augmentation, batch=2)), dtype)
     runs = []
     for name in METHODS:
-        model = network("resnet8", DATA, 0, device).to(dtype)
-        run = student_run(name, model, METHODS[name], how, 0, sample, {"teacher": teacher}, Path("nowhere"))
+        made = networks(METHODS[name], device, dtype)
+        run = student_run(
+            name, made, METHODS[name], how, 0, sample, {"teacher": teacher}, Path("nowhere"), data=INFO
+        )
         run.learner.objective.to(dtype)
         decayed = METHODS[name].inactive == "decayed"  # momenta of that kind too
-        run.learner.optimisers = [SGD(run.learner.parameters(), how, decay_inactive=decayed)]
+        run.learner.optimisers = [
+            SGD(run.learner._trained(phase), how, decay_inactive=decayed) for phase in run.learner.phases
+        ]
         run.open_epoch()
         runs.append(run)
-    for batch in list(Batches(train_split, how.augmentation, BATCH).epoch(0, 0))[:steps]:
+    for batch in list(Batches(train_split, how.augmentation, BATCH).epoch(0, 0, VIEWS))[:steps]:
         seen = _as(batch, dtype)
         teachers = {"teacher": teacher(seen, needs_of(runs, 0, "teacher"))}
         parts: Parts = {}
@@ -257,7 +322,19 @@ def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) ->
 
 
 def _as(batch: Batch, dtype: torch.dtype) -> Batch:
-    return batch._replace(views=(batch.images.to(dtype),))
+    return batch._replace(views=tuple(view.to(dtype) for view in batch.views))
+
+
+def networks(
+    method: Method, device: torch.device, dtype: torch.dtype = torch.float32
+) -> nn.Module | dict[str, nn.Module]:
+    """The student, or a group's networks by name."""
+    if method.group is None:
+        return network("resnet8", DATA, 0, device).to(dtype)
+    return {
+        name: network(kind, DATA, 0, device, f"weights of {name}").to(dtype)
+        for name, kind in method.group.networks.items()
+    }
 
 
 def trained(
@@ -279,10 +356,8 @@ def trained(
         teachers = {"teacher": teacher}
         runs: list[Run] = []
         for name in names:
-            model = network("resnet8", DATA, 0, device)
-            runs.append(
-                student_run(name, model, METHODS[name], how, 0, sample, teachers, Path(folder) / name)
-            )
+            made, place = networks(METHODS[name], device), Path(folder) / name
+            runs.append(student_run(name, made, METHODS[name], how, 0, sample, teachers, place, data=INFO))
         train(runs, teachers, Batches(train_split, how.augmentation, how.batch), Evaluation(test, how), 0)
     return {run.key: hashlib.sha256(run.weights() + repr(run.history).encode()).hexdigest() for run in runs}
 
@@ -297,7 +372,7 @@ def alone(device: torch.device, **changed: Any) -> Bits:
     return {name: bits for method in METHODS for name, bits in trained(device, [method], **changed).items()}
 
 
-LOSSES = [name for name in signature.names() if not signature.is_group(name)]  # one network's
+LOSSES = signature.names()
 
 
 @functools.cache

@@ -140,7 +140,8 @@ def always_on(method: Method) -> Method:
     """Every loss at work from the first step, as it is in most epochs: a gate that opens late would make its
     method look cheap.
     """
-    return Method({name: term._replace(weight=Weight(term.weight.value)) for name, term in method.items()})
+    terms = {name: term._replace(weight=Weight(term.weight.value)) for name, term in method.items()}
+    return replace(method, terms=terms)
 
 
 def step(cohort: Cohort, batch: Batch) -> None:

@@ -154,3 +154,14 @@ def test_the_overhead() -> None:
         "cdkd distill kd: restored",
         "dvc repro: nothing to do",
     }
+
+
+def test_groups_are_held_against_their_multiply_adds() -> None:
+    words = "one pcl dml ctkd --experiment digits-online --side 8 --batch 8 --rounds 1"
+    _, *lines = output_of("groups", words).splitlines()
+    expected = {name: float(ratio.rstrip("x")) for name, _, _, ratio, _ in map(str.split, lines)}
+    assert list(expected) == ["student", "one", "pcl", "dml", "ctkd"]
+    assert expected["student"] == 1
+    assert 1 < expected["one"] < expected["dml"] < expected["pcl"]
+    assert expected["pcl"] == pytest.approx(4, abs=0.05)  # three views that learn, and as many averages
+    assert "no group of digits-online" in output_of("groups", "kd --experiment digits-online", code=1)
