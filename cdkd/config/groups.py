@@ -208,6 +208,13 @@ def check_terms(terms: Mapping[str, Term], group: Group | None, place: Place, fa
         for wanted in signature.requires(term.loss):
             if not gives[wanted]:
                 faults.add((*place, "group"), f"{term.loss} needs {WHAT[wanted]}")
+        if name in several and (term.of is not None or term.source != TEACHER):
+            key = "from" if term.of is None else "of"
+            what = f"{term.loss} reads all networks of the group; expected no `of` and no `from`"
+            faults.add((*place, name, key), what)
+        elif term.of is not None and term.source in term.of:
+            what = f"{term.source}, which is one of `of`; expected another network"
+            faults.add((*place, name, "from"), what)
         if term.source == EMA and group.ema is None:
             faults.add((*place, name, "from"), f"ema; expected {WHAT[EMA]}")
         leader = term.options.get("leader")
