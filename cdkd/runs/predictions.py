@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cdkd.core.errors import BadCheckpoint
 from cdkd.runs.record import Record
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a stage that only copies runs needs no numpy
+    import numpy as np
     from torch import nn
 
     from cdkd.training.evaluation import Evaluation
@@ -41,7 +40,8 @@ class Predictions:
     @property
     def wrong(self) -> np.ndarray:
         """Whether each image is classified wrongly (bool)."""
-        return np.asarray(self.predicted != self.label)
+        different: np.ndarray = self.predicted != self.label
+        return different
 
     def content(self) -> bytes:
         """As a safetensors file: equal predictions give equal bytes."""
@@ -59,6 +59,7 @@ def sha256_of(content: bytes) -> str:
 
 def predict(model: nn.Module, evaluation: Evaluation) -> Predictions:
     """The network's predictions for the evaluation's split, in eval mode."""
+    import numpy as np
     import torch
 
     from cdkd.data.batches import evaluation as batches_of
