@@ -35,8 +35,9 @@ def flow_of_solution(
     sizes need not. The larger of two consecutive maps is average-pooled to the smaller. The first map is
     usually the stem's.
 
-    The forms differ by the number of entries of a matrix; the weight 50 belongs to the released one.
-    RepDistiller trains with this loss alone for 30 epochs and then without it: see `stop` of a weight.
+    The forms differ by the number of entries of a matrix. RepDistiller trains with this loss alone for 30
+    epochs and then without it: see `stop` of a weight. Its weight there is 1: the 50 of its scripts acts on
+    the epochs after these, which do not compute the loss.
 
     Source: Yim et al., A Gift from Knowledge Distillation, CVPR 2017; RepDistiller, `distiller_zoo/FSP.py`.
     """
