@@ -68,7 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("new loss mine", ""),
         ("code", ""),
         ("prepare", "/data/digits"),
-        ("teacher", "/.cdkd/locks"),
+        ("teacher", "/.cdkd/"),
         ("teacher --from w.pth", ""),
         ("distill kd", "/.cdkd/"),
         ("search", ""),

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cdkd.core.schedule import TEACHER
-from cdkd.pipeline.doctor.site import NOTHING, Fault, Site, Verdict, amount, dvc_settings, size_of, some
+from cdkd.pipeline.doctor.site import Fault, Site, Verdict, amount, dvc_settings, size_of, some
 from cdkd.runs.record import Record
 from cdkd.tracking.database import folder as mlflow_folder
 from cdkd.tracking.database import server_address, shown_uri
@@ -35,11 +35,9 @@ def leases(site: Site) -> Verdict:
 def dvc_lock(site: Site) -> Verdict:
     """DVC's list of readers and writers: a signal can leave it empty, and then every `dvc` fails."""
     path = site.root / ".dvc" / "tmp" / "rwlock"
-    if not path.exists():
-        return NOTHING
     with contextlib.suppress(OSError, ValueError):
-        if isinstance(json.loads(path.read_bytes()), dict):
-            return NOTHING
+        if not path.exists() or isinstance(json.loads(path.read_bytes()), dict):
+            return Verdict("DVC's list of readers and writers is not damaged", [])
     hint = "make sure that no `dvc` runs in this folder, then `rm .dvc/tmp/rwlock`"
     return Verdict("", [Fault("BAD", ".dvc/tmp/rwlock: damaged; every `dvc` command fails", hint)])
 
