@@ -1,4 +1,4 @@
-"""How a task is told to stop: by signals, from its first moment on. Needs no library."""
+"""How a task is asked to stop: by signals, from its first moment on. Needs no library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stop:
         again, self.signal = self.signal == number == signal.SIGTERM, number
         if self._at_once or again:
             raise SystemExit(self.end())
-        why = "its time is over" if number == signal.SIGUSR1 else "it is told to stop"
+        why = "its time is over" if number == signal.SIGUSR1 else "it is asked to stop"
         print(f"{why}: a checkpoint follows at the end of this epoch", flush=True)
 
     def close(self) -> None:

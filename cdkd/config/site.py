@@ -97,7 +97,7 @@ class Slurm(Section):
     gpus, cpus, memory: of a task; memory such as 16G
     parallel: cohorts that are trained at once; without it as many as Slurm starts
     workers: tasks that share a study whose trials are in PostgreSQL
-    notice: seconds before the end of `time` at which a task is told to write its checkpoint
+    notice: seconds before the end of `time` at which a task is asked to write its checkpoint
     restarts: a task that was restarted so often without progress is given up
     python: the interpreter on the nodes; without it the one that runs `cdkd submit`
     setup: lines of shell before the command, such as `module load cuda`; they are run as they stand here

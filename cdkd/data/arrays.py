@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set that is held in memory."""
+    """A data set in memory."""
 
     classes: tuple[str, ...]
     train_images: Images

@@ -82,13 +82,13 @@ def sources(modules: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def digest_of_sources(texts: Mapping[str, str], libraries: Mapping[str, str | None]) -> str:
+def digest_of_sources(texts: Mapping[str, str], versions: Mapping[str, str | None]) -> str:
     """The code digest of what `sources` returned, and of the versions of its libraries."""
     modules = {
         name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): meaning_of(text)
         for name, text in texts.items()
     }
-    return digest({"modules": modules, "libraries": dict(libraries)})
+    return digest({"modules": modules, "libraries": dict(versions)})
 
 
 def libraries(modules: Iterable[str]) -> dict[str, str | None]:

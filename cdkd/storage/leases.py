@@ -134,7 +134,7 @@ class Leases:
         return None if found is None or found.owner.has_ended else found
 
     def all(self) -> dict[str, Holder]:
-        """Every lease that is held, by its name."""
+        """Every lease that a process has, by its name."""
         names = sorted(place.name for place in self.folder.glob("[!.]*"))
         return {name: found for name in names if (found := self.holder(name)) is not None}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim.sgd import sgd
 from cdkd.core.schedule import Recipe
 
 
-class Optimiser:
+class Optimiser(ABC):
     """torch's own functions without its `Optimizer`, whose first step imports torch's compiler: 2 s.
 
     A parameter without a gradient is left as it is, or with `decay_inactive` has a gradient of zero, so that
@@ -49,10 +50,11 @@ class Optimiser:
         state = {name: [values[index] for index in moving] for name, values in self.state.items()}
         self._update(parameters, gradients, state)
 
+    @abstractmethod
     def _update(
         self, parameters: list[Tensor], gradients: list[Tensor], state: dict[str, list[Tensor]]
     ) -> None:
-        raise NotImplementedError
+        """One step of these parameters, by their gradients and state."""
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:

@@ -469,7 +469,7 @@ def test_a_held_lock_and_who_holds_it(clone: Clone) -> None:
         )  # it may well be in training
         found = unsound(page(clone, "--quick"))
     assert [(line.mark, line.what) for line in found] == [("warn", "leases")]
-    assert f"digits-students-seed-0 is held by process {os.getpid()} (" in found[0].text
+    assert f"digits-students-seed-0 is locked by process {os.getpid()} (" in found[0].text
     assert "python" in found[0].text
     assert f"`kill {os.getpid()}`" in found[0].hint
 

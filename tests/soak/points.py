@@ -36,7 +36,7 @@ CODES = {
     "TERM": 143,
     "INT": 130,
     "INT twice": 130,
-}  # how a process is told to end, and the code it ends with
+}  # how a process is asked to end, and the code it ends with
 
 
 def kind(path: Any) -> str:

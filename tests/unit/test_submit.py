@@ -1,4 +1,4 @@
-"""What `cdkd submit` writes, and what a task does when it is told to stop, without Slurm itself."""
+"""What `cdkd submit` writes, and what a task does when it is asked to stop, without Slurm itself."""
 
 from __future__ import annotations
 

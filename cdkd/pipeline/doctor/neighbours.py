@@ -28,8 +28,8 @@ def leases(site: Site) -> Verdict:
         words = f" ({_words(owner.pid)})" if owner.is_here else ""
         where = "" if owner.is_here else f" on {owner.host}"
         hint = f"wait for it, or `kill {owner.pid}`{where}: its command continues from the last checkpoint"
-        faults.append(Fault("warn", f"{name} is held by {owner}{words}", hint))
-    return Verdict("none is held", faults)
+        faults.append(Fault("warn", f"{name} is locked by {owner}{words}", hint))
+    return Verdict("nothing is locked", faults)
 
 
 def dvc_lock(site: Site) -> Verdict:
