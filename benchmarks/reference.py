@@ -52,14 +52,21 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         return len(self.targets)
 
 
-def loaders(options: argparse.Namespace, pixels: images.Pixels) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    normalise = [transforms.ToTensor(), transforms.Normalize(images.MEAN, images.STD)]
-    augment = transforms.Compose(
-        [transforms.RandomCrop(options.side, padding=4), transforms.RandomHorizontalFlip(), *normalise]
+def augmented(side: int) -> transforms.Compose:
+    """Crop and flip of one PIL image, and the tensor of it."""
+    return transforms.Compose(
+        [transforms.RandomCrop(side, padding=4), transforms.RandomHorizontalFlip(), *_normalised()]
     )
-    train = Pictures(images.load("train", options.images, pixels, options.side), augment)
+
+
+def _normalised() -> list[Any]:
+    return [transforms.ToTensor(), transforms.Normalize(images.MEAN, images.STD)]
+
+
+def loaders(options: argparse.Namespace, pixels: images.Pixels) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    train = Pictures(images.load("train", options.images, pixels, options.side), augmented(options.side))
     test = Pictures(
-        images.load("test", options.evaluate, pixels, options.side), transforms.Compose(normalise)
+        images.load("test", options.evaluate, pixels, options.side), transforms.Compose(_normalised())
     )
     return (
         DataLoader(

@@ -28,11 +28,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from benchmarks import images
 from benchmarks.clock import Clock, report
-from benchmarks.reference import Pictures
+from benchmarks.reference import Pictures, augmented
 from benchmarks.run import ONE_THREAD, RATE, ROOT
 from cdkd.storage.progress import Progress
 
@@ -69,19 +68,13 @@ def theirs(folder: Path, teacher: str, student: str, steps: int, *, autocast: bo
     torch.manual_seed(0)
     networks = [models.model_dict[name](num_classes=images.CLASSES) for name in (student, teacher)]
     optimiser = torch.optim.SGD(networks[0].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    augment = transforms.Compose(
-        [
-            transforms.RandomCrop(images.SIDE, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(images.MEAN, images.STD),
-        ]
-    )
     options = SimpleNamespace(distill="kd", gamma=0.1, alpha=0.9, beta=0, print_freq=10**9)
 
     def train(count: int) -> None:
         source = images.load("train", count * BATCH, images.choose("auto"))
-        loader = DataLoader(WithIndex(Pictures(source, augment)), batch_size=BATCH, shuffle=True)
+        loader = DataLoader(
+            WithIndex(Pictures(source, augmented(images.SIDE))), batch_size=BATCH, shuffle=True
+        )
         with contextlib.redirect_stdout(io.StringIO()), torch.autocast("cpu", enabled=autocast):
             loops.train_distill(
                 1, loader, networks, [nn.CrossEntropyLoss(), kd, NoLoss()], optimiser, options
