@@ -15,7 +15,11 @@ PAPER = {
     "sp": "SP",
     "srrl": "SRRL", "student": "Student", "vid": "VID", "decay": "decay", "gate": "gate",
 }  # fmt: skip
-REMARKS = {"two stage": "two-stage", "tuned": "tuned", "released": "released form", "paper": "paper's form"}
+PHRASES = {"two_stage": "two stage", "cl_ilr": "clilr"}  # of two words
+REMARKS = {
+    "two stage": "two-stage", "tuned": "tuned", "released": "released form", "paper": "paper's form",
+    "described": "as described", "joint": "joint", "untouched": "inactive untouched",
+}  # fmt: skip
 
 
 def paper_names(names: Iterable[str]) -> dict[str, str]:
@@ -26,7 +30,10 @@ def paper_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _paper_name(name: str) -> str:
-    words, remarks = name.replace("two_stage", "two stage").split("_"), list[str]()
+    text = name
+    for phrase, word in PHRASES.items():
+        text = text.replace(phrase, word)
+    words, remarks = text.split("_"), list[str]()
     while len(words) > 1 and words[-1] in REMARKS:
         remarks.insert(0, REMARKS[words.pop()])
     if not all(word in PAPER for word in words):

@@ -217,6 +217,7 @@ def test_charts_colour_the_baselines_and_the_best_and_no_colour_twice() -> None:
 
 def test_names_are_written_as_in_papers_unless_two_would_be_the_same() -> None:
     names = {"cd_gkd_edt": "CD + GKD + EDT", "fitnets_two_stage": "FitNets (two-stage)", "my_cd": "my_cd"}
+    names |= {"cl_ilr": "CL-ILR", "dml_joint": "DML (joint)", "ctkd_described": "CTKD (as described)"}
     names |= {"cd_gkd_edt_tuned": "CD + GKD + EDT (tuned)", "tuned": "tuned"}
     assert paper_names(names) == names
 
