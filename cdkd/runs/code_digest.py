@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,7 @@ def meaning(path: Path) -> str:
     return meaning_of(path.read_text(encoding="utf-8"))
 
 
+@cache
 def meaning_of(source: str) -> str:
     """Digest of the syntax tree without docstrings, the same on every Python version from 3.11 on."""
 
