@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 LEAST = {"batch": 2, "side": 8, "steps": 1, "warmup": 0, "threads": 1, "evaluate": 1}
 
@@ -41,3 +42,11 @@ def parse(options: argparse.ArgumentParser, words: Sequence[str] | None) -> argp
     if parsed.images < parsed.batch:
         options.error(f"--images {parsed.images}: expected at least a batch, {parsed.batch}")
     return parsed
+
+
+def clone_of_repdistiller(text: str) -> Path:
+    """The folder's whole path."""
+    folder = Path(text).resolve()
+    if not (folder / "helper" / "loops.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text}: no clone of RepDistiller; expected helper/loops.py in it")
+    return folder

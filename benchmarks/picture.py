@@ -24,6 +24,7 @@ from benchmarks.run import RATE, RESULTS
 from cdkd.report.style import COLOURS, GREY, MARKERS, png, style, svg
 from cdkd.storage.files import write_atomically
 
+REFERENCES = {"reference": "the reference loop", "RepDistiller": "RepDistiller's loop"}
 EPOCHS, IMAGES = 240, 50_000  # of one run, for the axis in hours: the usual recipe on CIFAR-100
 
 
@@ -35,11 +36,16 @@ class Series(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What of a CSV is drawn: one pair and batch."""
+    """What of a CSV is drawn: one pair and batch.
+
+    reference: images a second; name: of the reference; autocast: its ratio with bf16; None: not measured
+    """
 
     title: str
     circumstances: str
-    reference: float  # images a second
+    name: str
+    reference: float
+    autocast: float | None
     series: list[Series]
 
 
@@ -50,7 +56,7 @@ def read(path: Path) -> Drawn:
     """
     with path.open(encoding="utf-8", newline="") as file:
         measured = [row for row in csv.DictReader(file) if row[RATE]]
-    reference = next((row for row in measured if row["variant"] == "reference"), None)
+    reference = next((row for row in measured if row["variant"] in REFERENCES), None)
     if reference is None:
         raise SystemExit(f"{path}: no row of the reference; `python -m benchmarks.run` measures it")
     same = [
@@ -58,8 +64,14 @@ def read(path: Path) -> Drawn:
         for row in measured
         if row is not reference and (row["pair"], row["batch"]) == (reference["pair"], reference["batch"])
     ]
+    under_autocast = next((row for row in same if row["variant"].endswith(", autocast")), None)
     same = [
-        row for row in same if not row["note"] and row["seeds"] == "1" and " images" not in row["variant"]
+        row
+        for row in same
+        if row is not under_autocast
+        and not row["note"]
+        and row["seeds"] == "1"
+        and " images" not in row["variant"]
     ]
     grouped: dict[str, dict[int, float]] = {}
     for row in same:
@@ -84,7 +96,9 @@ def read(path: Path) -> Drawn:
     return Drawn(
         title,
         f"{reference['machine']}; one thread, by processor time; {reference['date'][:10]}",
+        REFERENCES[reference["variant"]],
         float(reference[RATE]),
+        None if under_autocast is None else float(under_autocast["ratio"]),
         series,
     )
 
@@ -96,7 +110,10 @@ def draw(drawn: Drawn) -> Figure:
         gridspec_kw={"left": 0.07, "right": 0.62, "top": 0.91, "bottom": 0.21}
     )  # room for the names on the right
     axes.plot([0, most], [0, most], color="black", linestyle=(0, (4, 1.5)))
-    labels = [(float(most), "reference loop", "black")]
+    labels = [(float(most), drawn.name, "black")]
+    if drawn.autocast is not None:
+        axes.plot([0, most], [0, most / drawn.autocast], color=GREY, linestyle=(0, (4, 1.5)))
+        labels.append((most / drawn.autocast, f"{drawn.name}, autocast", GREY))
     for place, one in enumerate(drawn.series):
         counts, costs = list(one.costs), list(one.costs.values())
         colour = COLOURS[place % len(COLOURS)]
@@ -114,7 +131,7 @@ def draw(drawn: Drawn) -> Figure:
         xlim=(0, most * 1.02),
         ylim=(0, None),
         xlabel="rows of the table (K methods, one seed)",
-        ylabel="cost, in runs of the reference loop",
+        ylabel=f"cost, in runs of {drawn.name}",
     )
     axes.xaxis.set_major_locator(MultipleLocator(max(1, most // 8)))
     hours = EPOCHS * IMAGES / drawn.reference / 3600
@@ -122,7 +139,7 @@ def draw(drawn: Drawn) -> Figure:
     figure.text(
         0.01,
         0.02,
-        f"One run of the reference loop, {EPOCHS} epochs of {IMAGES:,} images: "
+        f"One run of {drawn.name}, {EPOCHS} epochs of {IMAGES:,} images: "
         f"{hours:,.0f} hours.\n{drawn.circumstances}.",
         fontsize=8,
         color=GREY,

@@ -5,6 +5,9 @@
     python -m benchmarks.run --shapes    # small networks, small batches, 8 and 224 pixels; half an hour
     python -m benchmarks.run --full      # two pairs, two batches, growth with images and seeds; two hours
 
+With `--repdistiller CLONE` the reference is RepDistiller's own loop where the images have 32 pixels, and
+`benchmarks.reference` elsewhere.
+
 Each measurement is a process of its own with one thread. Variants take turns, round after round, so that what
 else the machine does falls on all of them alike; numbers are medians over the rounds, ratios are to the
 median of the float32 reference with the same pair, side and batch in the same run. Where the processor has
@@ -25,11 +28,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import clone_of_repdistiller
 from cdkd.core.host import bf16_arithmetic, host
 from cdkd.runs.record import git_state
 from cdkd.storage.files import write_atomically
@@ -38,6 +42,7 @@ from cdkd.storage.progress import Progress
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RATE = "images_per_second_per_student"
+SIDE = 32  # of the images; the only one that RepDistiller's networks take
 EMULATED = "emulated: this processor has no bfloat16 arithmetic"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 WHAT = ("variant", "pair", "side", "batch", "K", "methods", "precision", "engine", "cache", "images", "seeds")
@@ -96,7 +101,7 @@ GROWN_IMAGES, GROWN_SEEDS = (1_000, 10_000, 50_000), (3,)
 
 @dataclass(frozen=True)
 class Variant:
-    loop: str  # reference or ours
+    loop: str  # the module that measures it: reference, repdistiller or ours
     teacher: str
     student: str
     batch: int
@@ -106,12 +111,13 @@ class Variant:
     cache: str = "off"
     images: int | None = None
     seeds: int = 1
-    side: int = 32  # of the images
+    side: int = SIDE  # of the images
 
     @property
     def name(self) -> str:
-        if self.loop == "reference":
-            return "reference" if self.precision == "float32" else "reference, autocast"
+        if self.loop != "ours":
+            own = "RepDistiller" if self.loop == "repdistiller" else "reference"
+            return own if self.precision == "float32" else f"{own}, autocast"
         odd = [
             value for value, usual in ((self.precision, "float32"), (self.engine, "eager")) if value != usual
         ]
@@ -120,10 +126,12 @@ class Variant:
         odd += [f"{self.seeds} seeds"] if self.seeds > 1 else []
         return ", ".join([f"K = {self.students}", *odd])
 
-    @property
-    def reference(self) -> Variant:
-        """The one that its ratio is to."""
-        return Variant("reference", self.teacher, self.student, self.batch, side=self.side)
+    def is_reference_of(self, other: Variant) -> bool:
+        """Whether the other's ratio is to this one."""
+        same = all(
+            getattr(self, key) == getattr(other, key) for key in ("teacher", "student", "batch", "side")
+        )
+        return same and self.loop != "ours" and self.precision == "float32"
 
     def command(self, options: argparse.Namespace) -> list[str]:
         """The child that measures it once."""
@@ -152,6 +160,8 @@ class Variant:
             "--pixels",
             options.pixels,
         ]
+        if self.loop == "repdistiller":
+            return [*words, str(options.repdistiller)]
         if self.loop == "reference":
             return [*words, "--workers", str(options.workers)]
         words += ["--images", str(self.images)] if self.images else []
@@ -176,7 +186,7 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
     for pair in options.pairs:
         teacher, _, student = pair.partition(":")
         for batch in options.batches:
-            yield from _references(Variant("reference", teacher, student, batch), options.precisions)
+            yield from _references(options, teacher, student, batch)
             if batch == options.batches[0]:
                 yield from _grid(options, teacher, student, batch)
             else:
@@ -184,8 +194,7 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
                     yield Variant("ours", teacher, student, batch, count)
     if options.shapes:
         for teacher, student, side, batch, counts in SHAPES:
-            reference = Variant("reference", teacher, student, batch, side=side)
-            yield from _references(reference, options.precisions)
+            yield from _references(options, teacher, student, batch, side)
             for precision in _fast(options.precisions):
                 for count in counts:
                     yield Variant("ours", teacher, student, batch, count, precision, side=side)
@@ -202,10 +211,14 @@ def _fast(precisions: Sequence[str]) -> list[str]:
     return [precision for precision in precisions if precision != "bf16" or bf16_arithmetic()]
 
 
-def _references(float32: Variant, precisions: Sequence[str]) -> Iterator[Variant]:
+def _references(
+    options: argparse.Namespace, teacher: str, student: str, batch: int, side: int = SIDE
+) -> Iterator[Variant]:
     """As it is, and under one line of autocast."""
-    for precision in dict.fromkeys(("float32", *_fast(precisions))):
-        yield replace(float32, precision=precision)
+    theirs = options.repdistiller is not None and side == SIDE
+    for precision in dict.fromkeys(("float32", *_fast(options.precisions))):
+        loop = "repdistiller" if theirs else "reference"
+        yield Variant(loop, teacher, student, batch, precision=precision, side=side)
 
 
 def _grid(options: argparse.Namespace, teacher: str, student: str, batch: int) -> Iterator[Variant]:
@@ -232,6 +245,9 @@ class Measurements:
         rates: list[float] = [measured[RATE] for measured in self.found.get(variant, [])]
         return statistics.median(rates) if rates else None
 
+    def reference_rate(self, variant: Variant) -> float | None:
+        return next((self.rate(other) for other in self.found if other.is_reference_of(variant)), None)
+
     def row(self, variant: Variant) -> dict[str, Any]:
         measured = self.found[variant]
         own = {
@@ -248,7 +264,7 @@ class Measurements:
                 variant, EMULATED if variant.precision == "bf16" and not bf16_arithmetic() else ""
             ),
         }
-        rate, reference = self.rate(variant), self.rate(variant.reference)
+        rate, reference = self.rate(variant), self.reference_rate(variant)
         if rate is None:
             return own
         rates = [each[RATE] for each in measured]
@@ -258,13 +274,14 @@ class Measurements:
             "fastest": f"{max(rates):.5g}",
             "ratio": f"{rate / reference:.4g}" if reference else "",
         }
-        evaluated = statistics.median(
-            each["evaluation_images"] / each["evaluation_seconds"] for each in measured
-        )
-        own |= {
-            "evaluation_images_per_second": f"{evaluated:.5g}",
-            "peak_mb": round(max(each["peak_mb"] for each in measured)),
-        }
+        own["peak_mb"] = round(max(each["peak_mb"] for each in measured))
+        evaluated = [
+            each["evaluation_images"] / each["evaluation_seconds"]
+            for each in measured
+            if "evaluation_seconds" in each
+        ]
+        if evaluated:
+            own["evaluation_images_per_second"] = f"{statistics.median(evaluated):.5g}"
         return own | {name: measured[0][name] for name in ("threads", "pixels", "images", "methods")}
 
 
@@ -359,12 +376,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             numbers = (
                 f"{float(row[RATE]):8.1f}  {row['ratio']:>6}  {row['slowest'] + ' - ' + row['fastest']:>16}"
             )
-            lines.append(
-                (
-                    f"{row['variant']:{width}}  {numbers}  {float(row['evaluation_images_per_second']):7.0f}"
-                    f"  {row['peak_mb']:7}  {row['note']}"
-                ).rstrip()
-            )
+            evaluated = row.get("evaluation_images_per_second")
+            numbers += f"  {float(evaluated):7.0f}" if evaluated else f"  {'':7}"
+            lines.append(f"{row['variant']:{width}}  {numbers}  {row['peak_mb']:7}  {row['note']}".rstrip())
     return "\n".join(lines).lstrip("\n")
 
 
@@ -406,6 +420,12 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return sorted(int(word) for word in several(text))
 
+    options.add_argument(
+        "--repdistiller",
+        type=clone_of_repdistiller,
+        metavar="CLONE",
+        help="a clone of RepDistiller, whose own loop is then the reference for 32-pixel images",
+    )
     options.add_argument("--students", type=numbers, metavar="K,K", help="students of a cohort")
     options.add_argument("--precisions", type=several, metavar="P,P", help="float32, bf16")
     options.add_argument("--engines", type=several, metavar="E,E", help="eager, compile", default=["eager"])

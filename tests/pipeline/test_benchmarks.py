@@ -110,9 +110,10 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 def test_a_folder_that_is_no_clone_of_repdistiller_is_refused(tmp_path: Path) -> None:
-    text = output_of("repdistiller", str(tmp_path), code=2)
-    assert "expected helper/loops.py" in text
-    assert "Traceback" not in text
+    for words in (str(tmp_path), f"--repdistiller {tmp_path}"):
+        text = output_of("run" if "--" in words else "repdistiller", words, code=2)
+        assert "expected helper/loops.py" in text
+        assert "Traceback" not in text
 
 
 def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
