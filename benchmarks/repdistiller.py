@@ -62,18 +62,21 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     settings = SimpleNamespace(distill="kd", gamma=0.1, alpha=0.9, beta=0, print_freq=10**9)
     losses, pixels = [nn.CrossEntropyLoss(), kd, NoLoss()], images.choose(options.pixels)
 
-    def train(steps: int) -> None:
+    def loader(steps: int) -> DataLoader[Any]:
         source = images.load("train", steps * options.batch, pixels)
         pictures = WithIndex(Pictures(source, augmented(images.SIDE)))
-        loader = DataLoader(pictures, batch_size=options.batch, shuffle=True)
+        return DataLoader(pictures, batch_size=options.batch, shuffle=True)
+
+    def train(batches: DataLoader[Any]) -> None:
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16")
         with contextlib.redirect_stdout(io.StringIO()), autocast:
-            loops.train_distill(1, loader, networks, losses, optimiser, settings)
+            loops.train_distill(1, batches, networks, losses, optimiser, settings)
 
     if options.warmup:
-        train(options.warmup)
+        train(loader(options.warmup))
+    batches = loader(options.steps)
     with Clock() as clock:
-        train(options.steps)
+        train(batches)
     trained = options.steps * options.batch
     return {
         "variant": "RepDistiller",
