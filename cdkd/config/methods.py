@@ -148,8 +148,21 @@ def _term(
     if epochs is not None:
         _check_epochs(weight, epochs, place, faults)
     of, source = _networks(built, networks, place, faults)
-    options = {option: one for option, one in built.model_dump().items() if option not in SHARED}
+    defaults = {option: one.default for option, one in signature.options(loss).items()}
+    options = {
+        option: value
+        for option, value in built.model_dump().items()
+        if option not in SHARED and not _is_off(value, defaults[option])
+    }
     return Term(weight, options, loss, of, source)
+
+
+def _is_off(value: Any, default: Any) -> bool:
+    """A number that is 0 by default, and is 0: left out of a configuration, so that it can be a new option.
+
+    A new option of this kind changes no run's configuration, and results of older code can be adopted.
+    """
+    return isinstance(value, float) and value == default == 0
 
 
 def _check_weight(weight: Weight, place: Place, faults: Faults) -> None:

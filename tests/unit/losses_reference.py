@@ -35,6 +35,21 @@ def cross_entropy_gradient(logits, labels):
     return gradient / len(labels)
 
 
+def smoothed_cross_entropy(logits, labels, smoothing):
+    total = 0.0
+    for row, y in zip(logits, labels, strict=True):
+        target = np.full(len(row), smoothing / len(row))
+        target[y] += 1 - smoothing
+        total -= math.fsum(target * log_softmax(row))
+    return total / len(labels)
+
+
+def smoothed_cross_entropy_gradient(logits, labels, smoothing):
+    gradient = np.array([softmax(row) for row in logits]) - smoothing / logits.shape[1]
+    gradient[np.arange(len(labels)), labels] -= 1 - smoothing
+    return gradient / len(labels)
+
+
 def kd(student, teacher, temperature):
     return (
         temperature**2

@@ -59,6 +59,24 @@ def test_cross_entropy():
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_cross_entropy_with_label_smoothing(smoothing):
+    logits = leaf(STUDENT)
+    value = cross_entropy(logits, labels, smoothing)
+    expected = reference.smoothed_cross_entropy(STUDENT, LABELS, smoothing)
+    np.testing.assert_allclose(value.item(), expected, **EXACT)
+    slope = reference.smoothed_cross_entropy_gradient(STUDENT, LABELS, smoothing)
+    np.testing.assert_allclose(gradient(value, logits)[0], slope, **EXACT)
+
+
+def test_label_smoothing_of_0_gives_the_bits_of_plain_cross_entropy():
+    logits = torch.from_numpy(STUDENT).float().requires_grad_()
+    plain, smoothed = functional.cross_entropy(logits, labels), cross_entropy(logits, labels, 0.0)
+    assert torch.equal(plain, smoothed)
+    found = [torch.autograd.grad(one, logits)[0] for one in (plain, smoothed)]
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
 def test_kd(temperature):
     logits = leaf(STUDENT)
@@ -544,6 +562,9 @@ def test_a_loss_without_a_teacher():
     batch = batch_of(torch.arange(4))
     value = build("ce", student, None, {})(student, None, batch)
     assert torch.equal(value, cross_entropy(student.logits, batch.labels))
+    smoothed = build("ce", student, None, {"label_smoothing": 0.3})(student, None, batch)
+    assert torch.equal(smoothed, cross_entropy(student.logits, batch.labels, 0.3))
+    assert not torch.equal(smoothed, value)
 
 
 def test_an_unknown_loss_is_named():

@@ -54,6 +54,15 @@ def write(tmp_path: Path) -> Any:
     return write
 
 
+def test_an_option_that_is_off_is_in_no_configuration(write: Any) -> None:
+    """Label smoothing came later: results of older code have a configuration without it."""
+    text = GOOD.replace("student: {ce: {weight: 1}}", "student: {ce: {weight: 1, label_smoothing: %s}}")
+    found = [load(write(text % value)).methods["student"]["ce"].options for value in ("0", "0.0", "0.1")]
+    assert found == [{}, {}, {"label_smoothing": 0.1}]
+    (fault,) = faults(write(text % "1"))[1:]
+    assert fault.endswith("methods.student.ce.label_smoothing: 1; expected less than 1")
+
+
 def faults(path: Path) -> list[str]:
     with pytest.raises(BadParams) as caught:
         load(path)
