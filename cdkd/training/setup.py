@@ -148,13 +148,14 @@ def training_cache(
 def _cache(
     spec: RunSpec, teacher: Teacher, images: int, crops: int, judged: Split, cache: CacheSettings, of: str
 ) -> TeacherCache:
+    machine = host()
     key = {
         "images": of,
         "teacher": spec.config["teacher"],
         "data": {name: spec.config["data"][name] for name in ("digest", "classes", "image")},
         "code": cache.code,
         **{name: spec.config["training"][name] for name in ("augmentation", "precision", "engine", "batch")},
-        "computed by": [torch.__version__, torch.backends.cpu.get_cpu_capability(), host()["processor"]],
+        "computed by": [torch.__version__, machine["processor"], machine["instructions"]],
     }
     sample = next(evaluation(judged, spec.recipe.augmentation, spec.recipe.batch)).images
     return TeacherCache(cache.folder, key, images, crops, cache.gigabytes, teacher.without_maps, sample)

@@ -25,16 +25,25 @@ methods:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("fpu avx2 avx512f avx512_bf16 avx512_fp16", True),
-        ("fpu amx_bf16 amx_tile", True),
-        ("Features : fp asimd bf16 i8mm", True),
-        ("fpu avx2 avx512f avx512bw avx512_vnni", False),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 avx512_fp16", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd bf16 i8mm", True),
+        ("flags\t\t: fpu avx2 avx512f avx512bw avx512_vnni", False),
+        ("model name\t: with bf16\nflags\t\t: fpu sse", False),
     ],
 )
 def test_the_flags_of_a_processor(flags: str, expected: bool, tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
-    file.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    file.write_text(f"processor : 0\n{flags}\n")
     assert host.bf16_arithmetic(file) is expected
+
+
+def test_two_processors_of_one_name_are_distinguished_by_their_instructions(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("model name\t: Xeon\nflags\t\t: fpu sse avx2 amx_bf16 fma\nflags\t\t: other\n")
+    assert host.instructions(file) == ["amx_bf16", "avx2", "fma"]
+    assert host.instructions(tmp_path / "none") == []
+    assert host.host()["instructions"] == " ".join(host.instructions())
 
 
 def test_a_system_that_does_not_say(tmp_path: Path) -> None:
