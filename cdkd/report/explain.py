@@ -10,22 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdkd.config.faults import Faults
-from cdkd.config.groups import with_student
-from cdkd.config.methods import method_of
 from cdkd.config.params import Params
 from cdkd.config.schema import Normalisation, Published, Training
-from cdkd.core.group import Group
-from cdkd.core.schedule import Method, Term
 from cdkd.report.collect import TEACHER
-from cdkd.report.notes import formula
+from cdkd.report.explain_losses import NOTHING, as_text, losses
 from cdkd.report.published import Reference, find
-from cdkd.report.published_recipes import KNOWLEDGE, Recipe, knowledge, nearest, recipe_of
+from cdkd.report.published_recipes import (
+    Recipe,
+    dataset,
+    knowledge,
+    nearest,
+    recipe_of,
+    recipe_without_number,
+)
 from cdkd.report.summary import Row
 from cdkd.report.wording import decimals, mean_std, plural
 
 UNKNOWN = "not known"
-NOTHING = "–"
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,30 @@ def explain(
         near = nearest(params, method, name)
         there = find(near, method)
     recipe = recipe_of(near or pair, there)
+    remarks = list(_remarks(name, recipe))
     if there is None:
-        return list(_remarks(name, recipe))
-    found = [_result(params, row, there, near)]
+        recipe = recipe_without_number(params, name)
+        if recipe is None:
+            return remarks
+        found = [_no_number(params, row, recipe)]
+        remarks = list(dict.fromkeys((*remarks, *_remarks(name, recipe))))
+    else:
+        found = [_result(params, row, there, near)]
     if recipe is not None and name in recipe.get("copied", {}):
         copied = f"copied from {recipe['copied'][name]}: another code base and another recipe"
         found.append(Difference("recipe", params.recipe(method).recipe, copied, UNKNOWN, recipe["cite"]))
     elif recipe is not None:
-        found += _teachers(params, near or pair, recipe, teacher)
-        found += _reporting(params, recipe, row)
+        if there is not None:
+            found += _teachers(params, near or pair, recipe, teacher)
+            found += _reporting(params, recipe, row)
         found += [
             _with_worth(what, ours, theirs, recipe, name)
             for what, ours, theirs in (
                 *_recipes(params, params.recipe(method), recipe),
-                *_losses(terms, name, recipe, params.student.network),
+                *losses(terms, name, recipe, params.student.network),
             )
         ]
-    return found + list(_remarks(name, recipe))
+    return found + remarks
 
 
 def lines(params: Params, method: str, differences: Sequence[Difference]) -> list[str]:
@@ -103,9 +111,22 @@ def lines(params: Params, method: str, differences: Sequence[Difference]) -> lis
     return [*found, "", *(f"[{number}] {source}" for number, source in enumerate(sources, 1))]
 
 
+def _ours(row: Row | None) -> str:
+    if row is None or row.top1.mean is None:
+        return "no run yet"
+    return f"{mean_std(row.top1)} % ({_seeds(row)}, last epoch)"
+
+
+def _no_number(params: Params, row: Row | None, recipe: Recipe) -> Difference:
+    text = "in no source of this project; what follows compares the recipe"
+    if recipe["data"] != dataset(params):
+        text += f", which is for {recipe['data']}"
+    return Difference("top-1 error", _ours(row), text, NOTHING, recipe["cite"])
+
+
 def _result(params: Params, row: Row | None, there: Reference, near: Published | None) -> Difference:
     ours = row.top1.mean if row else None
-    here = f"{mean_std(row.top1)} % ({_seeds(row)}, last epoch)" if row and ours is not None else "no run yet"
+    here = _ours(row)
     published = f"{there.top1_error:.2f} % ({there.protocol})"
     asked = params.report.published
     if near is None:
@@ -179,91 +200,25 @@ def _recipes(params: Params, own: Training, recipe: Recipe) -> Iterator[tuple[st
     training = own.model_dump()
     for what, theirs in [*recipe["training"].items(), ("precision", "float32")]:
         if _plain(training[what]) != _plain(theirs):
-            yield what, _text(training[what]), _text(theirs)
+            yield what, as_text(training[what]), as_text(theirs)
     for what, theirs in recipe["augmentation"].items():
         ours = training["augmentation"][what]
         if ours != theirs and not (
             what == "padding" and not training["augmentation"]["pad"]
         ):  # without padding its kind is irrelevant
-            yield f"augmentation.{what}", _text(ours), _text(theirs)
+            yield f"augmentation.{what}", as_text(ours), as_text(theirs)
     statistics = recipe.get("normalisation")
     if statistics and not _close(params.data.normalisation, statistics):
         ours = params.data.normalisation
         yield (
             "normalisation",
-            ours if isinstance(ours, str) else f"mean {_text(ours.mean)}",
-            f"mean {_text(statistics['mean'])}, std {_text(statistics['std'])}",
+            ours if isinstance(ours, str) else f"mean {as_text(ours.mean)}",
+            f"mean {as_text(statistics['mean'])}, std {as_text(statistics['std'])}",
         )
     if params.data.train_images:  # the validation split of a search is trained on in the end
         yield "training images", f"{params.data.train_images} kept", str(recipe["training_images"])
     if params.data.size and "cut_from" in recipe:
         yield "crops are cut from", f"a centre square of {params.data.size} pixels", str(recipe["cut_from"])
-
-
-def _losses(ours: Method, name: str, recipe: Recipe, student: str) -> Iterator[tuple[str, str, str]]:
-    if name not in recipe["methods"]:
-        yield "losses", formula(ours), "not stated in the sources of this project"
-        return
-    faults = Faults(KNOWLEDGE, {})
-    theirs = method_of(with_student(recipe["methods"], student)[name], ("methods", name), None, faults)
-    faults.raise_if_any()
-    yield from _groups(ours.group, theirs.group)
-    for loss in dict.fromkeys((*theirs, *ours)):
-        if loss not in ours or loss not in theirs:
-            mine, their = (
-                formula(Method({loss: terms[loss]})) if loss in terms else "none" for terms in (ours, theirs)
-            )
-            yield f"loss {loss}", mine, their
-            continue
-        values = zip(_values(ours[loss]).items(), _values(theirs[loss]).values(), strict=True)
-        yield from ((f"{what} of {loss}", mine, their) for (what, mine), their in values if mine != their)
-    if "decayed" in (
-        ours.inactive,
-        theirs.inactive,
-    ):  # also where they agree: no paper says it
-        yield "inactive parameters", ours.inactive, f"{theirs.inactive} (released code)"
-
-
-def _groups(ours: Group | None, theirs: Group | None) -> Iterator[tuple[str, str, str]]:
-    """What differs in the networks that are trained together, and in how."""
-    if ours is None or theirs is None:
-        mine, their = (NOTHING if one is None else _networks(one) for one in (ours, theirs))
-        if mine != their:
-            yield "group", mine, their
-        return
-    if _networks(ours) != _networks(theirs):
-        yield "group", _networks(ours), _networks(theirs)
-    for name in ("update", "batches", "gradient", "views", "ema", "evaluate", "classifiers"):
-        mine, their = (_text(getattr(one, name)) for one in (ours, theirs))
-        if mine != their:
-            yield f"{name} of the group", mine, their
-
-
-def _networks(group: Group) -> str:
-    common = "" if group.shared is None else f", stem and {plural(group.shared, 'stage')} in common"
-    number = list(group.networks).index(group.deployed)
-    return f"{plural(len(group.networks), 'network')}{common}; number {number + 1} is deployed"
-
-
-def _values(term: Term) -> dict[str, str]:
-    """The values of a term as text; the same keys for every term of one loss."""
-    weight = term.weight
-    decay = (
-        f"×{weight.decay:g} at {_text(weight.milestones)}"
-        if weight.milestones and weight.decay != 1
-        else "none"
-    )
-    decay = decay if weight.over is None else f"{weight.curve} to ×{weight.decay:g} over {weight.over}"
-    options = {option: _text(value) for option, value in sorted(term.options.items())}
-    return {
-        "weight": _text(weight.value),
-        "start": _text(weight.start),
-        "stop": _text(weight.stop),
-        "decay": decay,
-        "rise": "none" if weight.rise is None else f"{weight.rise_curve} over {plural(weight.rise, 'epoch')}",
-        "networks": "all" if term.of is None else _text(term.of),
-        "source": term.source,
-    } | options
 
 
 def _with_worth(what: str, ours: str, theirs: str, recipe: Recipe, name: str) -> Difference:
@@ -297,11 +252,3 @@ def _close(ours: Any, theirs: Mapping[str, Sequence[float]]) -> bool:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)

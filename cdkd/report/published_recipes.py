@@ -30,13 +30,18 @@ def unpublished(methods: Iterable[str]) -> list[str]:
     return sorted(lost & {known["names"].get(method, method) for method in methods})
 
 
+def dataset(params: Params) -> str | None:
+    """published.csv's name of the data; None where it has none."""
+    asked = params.report.published
+    return asked.dataset if asked else knowledge()["datasets"].get(params.data.source)
+
+
 def nearest(params: Params, method: str, name: str) -> Published | None:
     """Another pair on the same data with a published result of this method whose recipe is known.
 
     A pair that shares a network with ours is preferred.
     """
-    asked = params.report.published
-    data = asked.dataset if asked else knowledge()["datasets"].get(params.data.source)
+    data = dataset(params)
     known = [one for one in knowledge()["recipes"] if one["data"] == data and name in one["methods"]]
     sources = tuple(one["source"] for one in known)
     rows = (
@@ -71,5 +76,33 @@ def recipe_of(pair: Published | None, row: Reference | None) -> Recipe | None:
     origin = row.source if row else pair.source
     for one in knowledge()["recipes"]:
         if one["data"] == pair.dataset and origin.startswith(one["source"]):
-            return {**one, "training": one["training"] | one.get("students", {}).get(pair.student, {})}
+            return _for_pair(one, pair)
     return None
+
+
+def recipe_without_number(params: Params, name: str) -> Recipe | None:
+    """The recipe of a method whose published numbers this project does not have; of our data if there is one.
+
+    None on data that has no published results of other methods either.
+    """
+    data = dataset(params)
+    known = [one for one in knowledge()["recipes"] if name in one["methods"]]
+    known.sort(key=lambda one: one["data"] != data)
+    if data is None or not known:
+        return None
+    return _for_pair(known[0], params.report.published)
+
+
+def _for_pair(recipe: Recipe, pair: Published | None) -> Recipe:
+    """With the values that it has for this student, and for this teacher and student."""
+    if pair is None:
+        return recipe
+    own = recipe.get("pairs", {}).get(f"{pair.teacher} → {pair.student}", {})
+    methods = {
+        name: {loss: values | own.get(name, {}).get(loss, {}) for loss, values in method.items()}
+        if name in own
+        else method
+        for name, method in recipe["methods"].items()
+    }
+    training = recipe["training"] | recipe.get("students", {}).get(pair.student, {})
+    return {**recipe, "training": training, "methods": methods}

@@ -14,6 +14,7 @@ import pytest
 from cdkd.config.experiments import Experiments
 from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams
+from cdkd.core.schedule import Method
 from cdkd.report.collect import FoundRun
 from cdkd.report.explain import Difference, explain, lines
 from cdkd.report.published import TABLE
@@ -49,11 +50,67 @@ def changed(params: Params, section: str, **values: Any) -> Params:
     return params.model_copy(update={section: getattr(params, section).model_copy(update=values)})
 
 
-@pytest.mark.parametrize("method", ["student", "kd", "fitnets", "at", "rkd"])
+# what is listed although it is no difference: another form of the loss, and what no value shows
+FORMS = {name: {f"form of {loss}"} for name, loss in {"fitnets": "hint", "at": "at", "cc": "cc"}.items()}
+OWN = {"fitnets": {"the authors' own recipe"}, "at": {"the authors' own recipe"}}
+
+
+@pytest.mark.parametrize("method", ["student", "kd", "fitnets", "at", "sp", "cc", "vid", "pkt", "crd"])
 def test_the_recipe_itself_differs_in_nothing_but_the_runs(method: str) -> None:
     found = by_name(CRD, method, None, a_record("teacher", 0, 20.58))
-    assert set(found) == {"top-1 error", "runs"}
+    assert set(found) == {"top-1 error", "runs"} | FORMS.get(method, set()) | OWN.get(method, set())
     assert (found["runs"].ours, found["runs"].theirs) == ("3 seeds", "5 (mean, in the paper)")
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "option", "other"),
+    [("ft", "ft", "form", "paper"), ("fsp", "fsp", "form", "paper"), ("ickd", "ickd", "form", "imagenet")],
+)
+def test_other_forms_of_a_loss_are_listed_with_what_they_are_worth(
+    method: str, loss: str, option: str, other: str
+) -> None:
+    same = by_name(CRD, method)[f"form of {loss}"]
+    assert same.theirs == f"{same.ours}; there are others"
+    assert len(same.worth) > len("not known")
+    terms = CRD.methods[method]
+    term = terms[loss]._replace(options={**terms[loss].options, option: other})
+    changed_method = replace(terms, terms={**terms.terms, loss: term})
+    params = CRD.model_copy(update={"methods": CRD.methods | {method: changed_method}})
+    different = by_name(params, method)[f"form of {loss}"]
+    assert (different.ours, different.theirs) == (other, same.ours)
+
+
+@pytest.mark.parametrize(
+    ("pair", "weight"),
+    [("resnet56-resnet20", "2"), ("wrn-40-2-wrn-16-2", "6"), ("resnet32x4-shufflenetv2", "8")],
+)
+def test_dkd_has_its_own_recipe_with_the_weight_of_the_pair(pair: str, weight: str) -> None:
+    params = Experiments(EXPERIMENTS.parent).load(f"cifar100-{pair}")
+    found = by_name(params, "dkd", None, None)
+    assert not {what for what in found if what.endswith("of dkd") or what in params.training.model_fields_set}
+    assert found["the number reported"].theirs == "best epoch on the test split"
+    terms = dict(params.methods["dkd"].terms)
+    terms["dkd"] = terms["dkd"]._replace(options={**terms["dkd"].options, "nontarget_weight": 3.5})
+    other = params.model_copy(update={"methods": params.methods | {"dkd": Method(terms)}})
+    assert by_name(other, "dkd")["nontarget_weight of dkd"].theirs == weight
+
+
+def test_a_recipe_whose_numbers_cannot_be_reached_is_compared_all_the_same() -> None:
+    found = by_name(CRD, "reviewkd", a_record("reviewkd", 1, 24.0))
+    assert (found["top-1 error"].ours, found["top-1 error"].theirs) == (
+        "24.00 % (seed 1, last epoch)",
+        "in no source of this project; what follows compares the recipe",
+    )
+    assert {what: found[what].theirs for what in ("batch", "learning_rate", "nesterov")} == {
+        "batch": "128",
+        "learning_rate": "0.1",
+        "nesterov": "yes",
+    }
+    assert "weight of reviewkd" not in found
+    slow = Experiments(EXPERIMENTS.parent).load("cifar100-resnet32x4-shufflenetv2")
+    assert by_name(slow, "reviewkd")["learning_rate"].theirs == "0.02"
+    assert "weight of reviewkd" not in by_name(slow, "reviewkd")
+    assert by_name(CRD, "srrl")["top-1 error"].theirs.endswith("which is for ImageNet-1k")
 
 
 @pytest.mark.parametrize("method", ["dml_okddip", "cl_ilr", "one_okddip", "okddip", "pcl"])
