@@ -180,8 +180,8 @@ def check(arguments: argparse.Namespace) -> None:
     pair = f"{params.teacher.network} -> {params.student.network}"
     runs = len(params.methods) * len(params.seeds)
     print(
-        f"{params.experiment}: {pair}, {len(params.methods)} methods x {len(params.seeds)} seeds"
-        f" = {runs} runs of {params.training.epochs} epochs; no fault"
+        f"{params.experiment}: {pair}, {len(params.methods)} methods x {params.seeds_text}"
+        f" = {'up to ' * (params.rule is not None)}{runs} runs of {params.training.epochs} epochs; no fault"
     )
     if params.training.preset is not None:
         from cdkd.report.notes import recipe

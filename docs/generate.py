@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from cdkd.config import groups, presets, schema, site, term_schema
+from cdkd.config import groups, presets, schema, seeds, site, term_schema
 from cdkd.core import group, schedule
 from cdkd.losses import signature
 
@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, tuple[type[BaseModel], type | None]] = {
     "student": (schema.Student, None),
     "training": (schema.Training, None),
     "training.augmentation": (schema.Augmentation, None),
+    "seeds": (seeds.SeedsRule, None),
     "methods.term": (term_schema.WeightFields, schedule.Weight),
     "methods.group": (groups.GroupSection, group.Group),
     "search": (schema.Study, None),

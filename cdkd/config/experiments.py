@@ -75,12 +75,13 @@ def listing(root: Path) -> str:
 
 def _entry(params: Params) -> str:
     runs, epochs = len(params.methods) * len(params.seeds), params.training.epochs
+    most = "up to " if params.rule is not None else ""
     size = SIZES.get(params.data.source)
     train = params.data.train_images or (None if size is None else size.train)
     seen = "" if train is None else f", {runs * epochs * train / 1e6:,.1f} million training images"
     return (
         f"{params.experiment}: {params.teacher.network} -> {params.student.network},"
-        f" {runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}"
+        f" {most}{runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}"
     )
 
 

@@ -19,6 +19,7 @@ from cdkd.config.presets import expanded
 from cdkd.config.reading import read
 from cdkd.config.schema import SOURCES, Data, Report, Student, Teacher, Training
 from cdkd.config.search_space import Space
+from cdkd.config.seeds import SeedsRule, seeds_of
 from cdkd.config.studies import methods_given, studies_of
 from cdkd.core import own_code
 from cdkd.core.errors import BadParams
@@ -33,6 +34,8 @@ KEYS = (*REQUIRED, "search", "report")
 class Params(BaseModel):
     """One experiment, resolved: every number of every run.
 
+    seeds: all that may be trained; `pipeline.queries.full` gives those that a rule has asked for so far
+    rule: that adds seeds until the planned comparisons are decided
     methods: by name, in the order of the tables' rows
     search: what each study may choose
     tuned: the methods that a search found, and their recipes
@@ -47,11 +50,23 @@ class Params(BaseModel):
     student: Student
     training: Training
     seeds: tuple[int, ...]
+    rule: SeedsRule | None = None
     methods: dict[str, Any]  # of Method, which pydantic would copy
     search: dict[str, Space]
     tuned: dict[str, Training] = {}
     report: Report
     root: Path
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of seeds after which the rule may end them; none without a rule."""
+        return () if self.rule is None else self.rule.looks
+
+    @property
+    def seeds_text(self) -> str:
+        """ "3 seeds", or "4 to 20 seeds"."""
+        most = f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
+        return most if self.rule is None else f"{self.rule.at_least} to {most}"
 
     def recipe(self, method: str) -> Training:
         return self.tuned.get(method, self.training)
@@ -99,7 +114,6 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
         teacher = sections.teacher_of(raw["teacher"], training, recipe, faults)
     student = sections.student_of(raw["student"], faults) if "student" in raw else None
     data = sections.data_of(raw["data"], training, faults) if "data" in raw else None
-    seeds = sections.seeds_of(raw["seeds"], faults) if "seeds" in raw else ()
     epochs = sections.epochs_of(recipe)
     written = with_student(raw.get("methods"), None if student is None else student.network)
     methods = methods_of(written, epochs, faults) if "methods" in raw else {}
@@ -107,6 +121,8 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     if isinstance(written, dict):
         rows = [*map(str, written), *methods_given(raw.get("search"))]
         written = {name: resolved_method(terms, epochs or MAX_EPOCHS) for name, terms in written.items()}
+    compared = list(map(str, written)) if isinstance(written, dict) else None
+    seeds, rule = seeds_of(raw["seeds"], compared, faults) if "seeds" in raw else ((), None)
     search = studies_of(raw.get("search", {}), written, training, faults)
     if search and data is not None and data.validation == 0:
         what = "0; the studies of search compare their trials on it: expected more"
@@ -128,6 +144,7 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
         student=student,
         training=training,
         seeds=seeds,
+        rule=rule,
         methods=methods,
         search=search,
         report=report,

@@ -1,4 +1,4 @@
-"""The sections of params.yaml except methods and search: one function reads and checks each."""
+"""The sections of params.yaml except methods, search and seeds: one function reads and checks each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from cdkd.config.layers import layered
 from cdkd.config.presets import PRESET, expanded
 from cdkd.config.recipe import check_recipe
 from cdkd.config.schema import (
-    MAX_LISTED,
-    MAX_SEED,
     Data,
     Normalisation,
     Report,
@@ -110,21 +108,6 @@ def report_of(value: Any, rows: list[str] | None, faults: Faults) -> Report | No
                 if isinstance(row, str) and row not in rows:
                     faults.add(("report", table, index), f"no method {show(row)}{suggest(row, rows)}")
     return report
-
-
-def seeds_of(value: Any, faults: Faults) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value:
-        faults.add(("seeds",), f"{show(value)}; expected a list of whole numbers, such as [0, 1, 2]")
-        return ()
-    if len(value) > MAX_LISTED:
-        faults.add(("seeds",), f"{len(value)} seeds; expected at most {MAX_LISTED}")
-        return ()
-    for index, seed in enumerate(value):
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
-            faults.add(("seeds", index), f"{show(seed)}; expected a whole number from 0 to 2**32 - 1")
-        elif seed in value[:index]:
-            faults.add(("seeds", index), f"{seed} again; expected each seed once")
-    return tuple(value)
 
 
 def _merged(own: dict[str, Any], written: Any) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def import_results(params: Params, folder: Path) -> list[str]:
     """
     from cdkd.cluster import results_bundle
 
-    params = full(params)
+    params = full(params).model_copy(update={"seeds": params.seeds})  # a rule may ask for further ones later
     folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
     if found.experiment != params.experiment:

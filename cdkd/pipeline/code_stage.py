@@ -9,9 +9,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cdkd.config.params import Params
 from cdkd.core.digest import digest
+from cdkd.core.run_spec import plain_method
 from cdkd.runs.code_digest import PACKAGE, closure, code_digest, digest_of
 from cdkd.storage.files import sha256, write_atomically
 
@@ -36,14 +38,28 @@ def write_digests(params: Params) -> Path:
 def digests(params: Params) -> Iterator[tuple[str, str]]:
     """A name and a digest for each stage and method."""
     networks = (params.student.network, params.teacher.network)
+    compared = list(_compared(params, networks))
     yield "prepare", digest_of(closure(("cdkd.data.prepare",)))
     yield "teacher", code_digest((params.teacher.network,), ("ce",))
     for name, method in params.methods.items():
-        yield f"method/{name}", code_digest(networks, method.losses)
+        yield f"method/{name}", _with(code_digest(networks, method.losses), compared)
     searched = sorted({loss for space in params.search.values() for loss in space.losses})
     code = digest_of(closure(("cdkd.search.worker", "cdkd.search.propose")))
-    yield "search", digest([code, code_digest(networks, tuple(searched))])
+    yield "search", digest([code, code_digest(networks, tuple(searched)), *compared])
     yield "report", digest([digest_of(closure(("cdkd.report.render",))), _files(PACKAGE / "report")])
+
+
+def _with(code: str, compared: list[Any]) -> str:
+    return digest([code, *compared]) if compared else code
+
+
+def _compared(params: Params, networks: tuple[str, str]) -> Iterator[Any]:
+    """What the number of seeds follows from, where a rule decides it: the methods that it compares."""
+    if params.rule is not None:
+        yield digest_of(closure(("cdkd.report.planned",)))
+        for name in params.rule.methods:
+            method = params.method(name)
+            yield [plain_method(method), code_digest(networks, method.losses)]
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, run_folder, runs_folder
+from cdkd.config.seeds import SeedsRule
 from cdkd.core.errors import BadData, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.runs.predictions import predictions_file
 from cdkd.runs.record import Record, read
-from cdkd.runs.specification import student_plans, teacher_plan
+from cdkd.runs.specification import student_plan, student_plans, teacher_plan
 from cdkd.runs.store import Store
 from cdkd.runs.study_record import Result
 from cdkd.runs.tuned_methods import results, with_tuned
 
+if TYPE_CHECKING:
+    from cdkd.report.planned import Course
+
 
 def full(params: Params) -> Params:
-    """The params with the methods that searches found."""
-    return with_tuned(params, todays_studies(params))
+    """The params with the methods that searches found, and the seeds that a rule has asked for so far."""
+    return asked_seeds(with_tuned(params, todays_studies(params)))
+
+
+def asked_seeds(params: Params) -> Params:
+    """The params with the seeds of the next look, or of the last one where that decided; all without a rule.
+
+    It follows from the results alone: the same records give the same seeds, whatever else is stored.
+    """
+    if params.rule is None:
+        return params
+    seeds = looks_so_far(params, params.rule).seeds
+    return params.model_copy(update={"seeds": tuple(range(seeds))})
+
+
+def looks_so_far(params: Params, rule: SeedsRule) -> Course:
+    """The looks at the planned comparisons that the store and the workspace have the results for."""
+    from cdkd.report.planned import course
+
+    try:
+        data = read_meta(data_folder(params))
+        teacher = trained_teacher(params, data)
+    except CdkdError:
+        return course(rule, {})
+    store, errors = Store(params.root), dict[str, dict[int, float | None]]()
+    for method in rule.methods:
+        for seed in range(rule.at_most):
+            spec = student_plan(params, data, teacher, method, seed)
+            restore(params, store, [spec])
+            record = store.get(spec.fingerprint)
+            if record is None:
+                break
+            error = record.result["last"]["test_top1_error"] if record.status == "finished" else None
+            errors.setdefault(method, {})[seed] = error
+    return course(rule, errors)
 
 
 def todays_studies(params: Params) -> dict[str, Result]:

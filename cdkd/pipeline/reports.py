@@ -13,7 +13,7 @@ from cdkd.core.errors import BadData, CdkdError
 from cdkd.core.local_server import HOST
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
-from cdkd.pipeline.queries import expected, full, todays_studies
+from cdkd.pipeline.queries import asked_seeds, expected, full, todays_studies
 from cdkd.pipeline.stages import show_study
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
@@ -30,7 +30,7 @@ def report(params: Params) -> list[str]:
     from cdkd.report.summary import rows
 
     studies = todays_studies(params)
-    params = with_tuned(params, studies)
+    params = asked_seeds(with_tuned(params, studies))
     found = collect(params, expected(params), runs_folder(params))
     numbers = rows(params, found)
     try:
@@ -65,7 +65,7 @@ def explain(params: Params, method: str) -> list[str]:
     from cdkd.report.explain import lines
     from cdkd.report.summary import rows
 
-    params = params if method in params.methods else full(params)
+    params = asked_seeds(params) if method in params.methods else full(params)
     params.method(method)
     numbers = rows(params, collect(params, expected(params), runs_folder(params)))
     return lines(params, method, differences(params, method, numbers[method], numbers[TEACHER]))

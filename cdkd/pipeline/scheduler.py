@@ -49,9 +49,10 @@ def jobs(params: Params) -> int:
 
     Seeds share nothing, and two processes with one thread each are faster than one with two. The number
     depends on the params and the machine, never on what is pending, because the number of threads affects the
-    last bits.
+    last bits. Where a rule adds seeds, so many train at once as it adds.
     """
-    return 1 if has_gpu() else min(cores(), len(params.seeds))
+    seeds = len(params.seeds) if params.rule is None else params.rule.step
+    return 1 if has_gpu() else min(cores(), seeds)
 
 
 def search_workers(params: Params, study: str) -> int:

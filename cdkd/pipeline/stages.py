@@ -15,12 +15,13 @@ from pathlib import Path
 from cdkd.config.faults import suggest
 from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, run_folder, runs_folder
+from cdkd.config.seeds import SeedsRule
 from cdkd.core.errors import BadParams, CdkdError
 from cdkd.core.processes import helpers, share_cores
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline.queries import full, restore, trained_teacher
+from cdkd.pipeline.queries import asked_seeds, full, looks_so_far, restore, trained_teacher
 from cdkd.pipeline.scheduler import jobs, search_workers, train_pending
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, student_plans, teacher_plan
@@ -78,6 +79,7 @@ def teacher(params: Params) -> Record:
 def distill(params: Params, method: str, *, helper: bool = False) -> list[Record]:
     """All seeds of a method, copied out of the store. If one is missing, all pending methods are trained.
 
+    Where a rule adds seeds, all methods are trained up to each look, until the planned comparisons decide.
     helper: train what no other process trains, and leave the rest to the process that started this one
     """
     if method not in params.methods:
@@ -88,22 +90,52 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     if not helper:
         _warn_if_useless(teacher_record)
     store = Store(params.root)
-    wanted = [student_plan(params, data, teacher_record, method, seed) for seed in params.seeds]
-    restore(params, store, wanted)
-    pending = [spec.seed for spec in wanted if store.get(spec.fingerprint) is None]
-    cohorts = [list(student_plans(params, data, teacher_record, seed)) for seed in pending]
-    for cohort in cohorts:
-        restore(params, store, cohort)
+    now = asked_seeds(params)
+    wanted = _train_seeds(now, method, data, teacher_record, store, helper=helper)
     if helper:
-        train_pending(params, store, cohorts, teacher_record, wait=False)
         return []
-    with helpers(params.root, min(jobs(params), len(cohorts)) - 1, "distill", method):
-        train_pending(params, store, cohorts, teacher_record)
+    while (more := asked_seeds(params)).seeds != now.seeds:
+        now = more
+        wanted = _train_seeds(now, method, data, teacher_record, store)
     records = [_finished(store, spec) for spec in wanted]
     if method not in params.tuned:
         _still_todays(params, wanted)
     replace_copies(run_folder(params, method), store, records)
     return records
+
+
+def _train_seeds(
+    params: Params, method: str, data: Meta, teacher: Record, store: Store, *, helper: bool = False
+) -> list[RunSpec]:
+    """Train all methods of the seeds of which this method has no run yet; returns the method's runs.
+
+    With a rule also of the seeds that a compared method has no run of.
+    """
+    wanted = [student_plan(params, data, teacher, method, seed) for seed in params.seeds]
+    compared = () if params.rule is None else params.rule.methods
+    needed = [student_plan(params, data, teacher, one, seed) for one in compared for seed in params.seeds]
+    restore(params, store, [*wanted, *needed])
+    missing = {spec.seed for spec in (*wanted, *needed) if store.get(spec.fingerprint) is None}
+    pending = [seed for seed in params.seeds if seed in missing]
+    cohorts = [list(student_plans(params, data, teacher, seed)) for seed in pending]
+    for cohort in cohorts:
+        restore(params, store, cohort)
+    if helper:
+        train_pending(params, store, cohorts, teacher, wait=False)
+        return wanted
+    with helpers(params.root, min(jobs(params), len(cohorts)) - 1, "distill", method):
+        train_pending(params, store, cohorts, teacher)
+    if pending and params.rule is not None:
+        _print_looks(params, params.rule)
+    return wanted
+
+
+def _print_looks(params: Params, rule: SeedsRule) -> None:
+    from cdkd.report.looks import sentences
+
+    names = {name: name for name in params.methods}
+    for sentence in sentences(rule, looks_so_far(params, rule), names):
+        print(f"{params.experiment}: {sentence}", flush=True)
 
 
 def search(params: Params, only: str | None, *, helper: bool = False) -> list[Result]:
@@ -139,7 +171,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
                     show_study(params, result)
     tuned = with_tuned(params, found)
     for method in tuned.tuned:
-        specs = [student_plan(tuned, data, record, method, seed) for seed in params.seeds]
+        specs = [student_plan(tuned, data, record, method, seed) for seed in asked_seeds(tuned).seeds]
         restore(tuned, Store(params.root), specs)
     remove_folder(folder)
     folder.mkdir(parents=True)
@@ -214,7 +246,7 @@ def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
     path = params.root / "params.yaml"
     try:
         now = load(path)
-        data = read_meta(data_folder(now))
+        data, seeds = read_meta(data_folder(now)), asked_seeds(now).seeds
         again = {
             spec.fingerprint: spec
             for spec in (
@@ -223,7 +255,7 @@ def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
                 else [
                     student_plan(now, data, trained_teacher(now, data), spec.method, spec.seed)
                     for spec in specs
-                    if spec.method in now.methods and spec.seed in now.seeds
+                    if spec.method in now.methods and spec.seed in seeds
                 ]
             )
         }

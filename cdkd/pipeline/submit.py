@@ -26,7 +26,7 @@ from cdkd.core.errors import BadData
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
-from cdkd.pipeline.queries import any_teacher, full, todays_studies
+from cdkd.pipeline.queries import any_teacher, asked_seeds, full, todays_studies
 from cdkd.pipeline.work import REPORT, STUDY
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans
@@ -53,7 +53,7 @@ class Submission:
 
     def __init__(self, root: Path) -> None:
         path = root / "params.yaml"
-        self.params = load(path)
+        self.params = asked_seeds(load(path))
         self.text = path.read_text(encoding="utf-8-sig")
         values = {key: value for key, value in reading.read(path)[0].items() if key != "report"}
         self.key = digest({"root": str(root.resolve()), "params": values})[:8]

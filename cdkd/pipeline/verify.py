@@ -190,6 +190,8 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
     store, lines = Store(params.root), []
     seeds = (params.teacher.seed,) if method == TEACHER else params.seeds
     for seed in seeds:
+        if params.rule is not None and not (_folder(params, method) / f"seed-{seed}.json").exists():
+            continue  # the rule has not asked for it
         try:
             path, record, weights = _kept(params, method, seed)[0]
             predictions = read_predictions(path, record)

@@ -22,7 +22,7 @@ from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline import stages
-from cdkd.pipeline.queries import full, restore, todays_runs
+from cdkd.pipeline.queries import asked_seeds, full, restore, todays_runs
 from cdkd.pipeline.scheduler import Mode, pending, train_pending
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
@@ -47,22 +47,26 @@ def work(params: Params, task: str | None, stop: Stop) -> int:
         stop.at_once()
         stages.run_study(params, task.removeprefix(STUDY))
         return 0
-    seeds = _seeds(params, task)
+    _seeds(params, task)  # refuses an unknown task before anything else
     mode = Mode(stop, processes=1, tracked=server_address(params.root) is not None)
     store = Store(params.root)
     data = prepared_data(params, store)
     teacher = _teacher(params, store, data, mode)
     if teacher is None:
         return stop.end()
-    params = full(params)
-    cohorts = [list(student_plans(params, data, teacher, seed)) for seed in seeds]
-    return 0 if _train(params, store, cohorts, teacher, mode) else stop.end()
+    trained, found = None, full(params)
+    while (seeds := _seeds(params, task)) != trained:
+        cohorts = [list(student_plans(found, data, teacher, seed)) for seed in seeds]
+        if not _train(found, store, cohorts, teacher, mode):
+            return stop.end()
+        trained = seeds
+    return 0
 
 
 def _seeds(params: Params, task: str | None) -> Sequence[int]:
-    """The seeds whose cohorts the task is."""
+    """The seeds whose cohorts the task is; of a rule, without a task, those up to the next look."""
     if task in (None, TEACHER):
-        return params.seeds if task is None else ()
+        return asked_seeds(params).seeds if task is None else ()
     last = len(params.seeds) - 1
     if not str(task).isascii() or not str(task).isdecimal() or int(str(task)) > last:
         expected = f"{TEACHER}, a number from 0 to {last} (of a seed), {STUDY}NAME or {REPORT}"

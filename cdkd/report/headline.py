@@ -124,7 +124,7 @@ def _trust(measured: Sequence[Row]) -> str:
         return f"{luck[:1].upper()}{luck[1:]}." if luck else ""
     seeds = max(paired.n for paired in pairs)
     family = max(paired.family for paired in pairs)
-    points = _roughly(detectable(stdlib.median(spreads), seeds, family))
+    points = _roughly(detectable(stdlib.median(spreads), seeds, family, pairs[0].looks))
     text = f"With {plural(seeds, 'seed')}, differences below about {points} points cannot be detected"
     return f"{text}, and {luck}." if luck else f"{text}."
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 from cdkd.config.params import Params
-from cdkd.report import latex, markdown
+from cdkd.report import latex, looks, markdown
 from cdkd.report.collect import FoundRun
 from cdkd.report.csv_files import comma_separated, curve_quantities, method_quantities
 from cdkd.report.document import Picture
@@ -59,7 +59,7 @@ def render(
     report = Report(
         params=params,
         rows=all_rows,
-        pairs=all_pairs(students),
+        pairs=all_pairs(students, params.looks),
         classes=class_differences(students),
         pictures={
             name: Picture(name, caption, alt)
@@ -111,7 +111,7 @@ def _remove_old(target: Path, files: Files) -> None:
     ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
     old = [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")]
     old += [f"metrics/{path.name}" for path in target.glob("metrics/*.json")]
-    for name in [*old, "classes.csv", "curves.csv", "images.csv", "metrics.json"]:
+    for name in [*old, "classes.csv", "curves.csv", "images.csv", "looks.csv", "metrics.json"]:
         if name not in files:
             (target / name).unlink(missing_ok=True)
 
@@ -141,6 +141,8 @@ def _numbers(report: Report) -> Files:
     if curves := curve_quantities(report.all_rows):
         files["curves.csv"] = comma_separated(curves)
     files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))
+    if found := looks.quantities(report.params, report.rows):
+        files["looks.csv"] = comma_separated(found)
     if images := image_quantities(report.all_rows):
         files["images.csv"] = comma_separated(images)
     classes = class_quantities(report.all_rows, report.classes, report.class_names)

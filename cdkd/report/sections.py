@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from cdkd.config.params import Params
+from cdkd.report import looks
 from cdkd.report.collect import TEACHER
 from cdkd.report.document import Block, Collapsed, Column, Document, Grid, Items, Picture, Section, Text
 from cdkd.report.error_tables import Classes, class_table, measures_table, worst_classes_table
@@ -114,8 +115,11 @@ def compose(report: Report, links: Links | None = None) -> Document:
         *local,
         Section("reproduce", "How to reproduce this report", reproduce(report.params, rows)),
     )
+    first, *others = headline(report.rows)
     lead: tuple[Block, ...] = (
-        *headline(report.rows),
+        first,
+        *looks.lead(report.params, report.rows),
+        *others,
         overview(rows, links or no_links),
         setting(report.params, report.rows[TEACHER]),
     )
@@ -124,13 +128,14 @@ def compose(report: Report, links: Links | None = None) -> Document:
 
 def _table_blocks(report: Report) -> tuple[Block, ...]:
     """The tables of methods. Those with the first one's columns do not explain them again."""
+    added = looks.paragraph(report.params, report.rows)
     first, *others = (report.grid(heading, shown) for heading, shown in report.tables.items())
     return (
         first,
         *(replace(one, caption=SAME_COLUMNS) if one.caption == first.caption else one for one in others),
         Collapsed(
             "Paragraph for a paper: protocol, seeds, statistics",
-            (methods_paragraph(report.params, report.all_rows),),
+            (Text(methods_paragraph(report.params, report.all_rows).text + added),),
         ),
     )
 
@@ -139,6 +144,7 @@ def _measured(report: Report) -> list[Section]:
     """The sections that need results."""
     rows = report.all_rows
     differences = (
+        *looks.tables(report.params, report.rows),
         *_pictures(report, "forest"),
         *_shortened(baseline_tables(rows)),
         *_shortened(image_tables(rows)),

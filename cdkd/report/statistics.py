@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from cdkd.report import sequential
+
 LEVEL = 0.95  # of every interval
 ALPHA = 0.05  # of every family of tests
 ROUNDING = 1e-9  # a spread below this (in points) is rounding
@@ -44,6 +46,7 @@ class Paired(Summary):
 
     p: two-sided; holm: p after Holm's correction over its family
     effect: Cohen's d_z with Hedges' correction, of three pairs or more
+    looks: numbers of seeds at which they could have ended; p, low and high are corrected for that
     further_seeds: seeds to add until the same mean difference and spread would be significant at the family's
         strictest level, ALPHA / family; None above MAX_SEEDS
     """
@@ -53,6 +56,7 @@ class Paired(Summary):
     effect: float | None = None
     family: int = 1
     further_seeds: int | None = None
+    looks: tuple[int, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -77,13 +81,16 @@ def summarise(values: Sequence[float]) -> Summary:
     mean, spread = _moments(values)
     if mean is None or not spread:
         return Summary(mean, spread, len(values))
-    half = _half_width(len(values)) * spread
+    half = _half_width(len(values), 1 - LEVEL) * spread
     return Summary(mean, spread, len(values), mean - half, mean + half)
 
 
-def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
-    """The paired t test of every comparison; all together are the family of Holm's correction."""
-    found = {key: Paired(*_moments(values), len(values)) for key, values in differences.items()}
+def compare(differences: Mapping[Key, Sequence[float]], looks: tuple[int, ...] = ()) -> dict[Key, Paired]:
+    """The paired t test of every comparison; all together are the family of Holm's correction.
+
+    looks: numbers of seeds at which they could have ended; p values and intervals are corrected for that
+    """
+    found = {key: Paired(*_moments(values), len(values), looks=looks) for key, values in differences.items()}
     lengths: dict[int, list[Key]] = {}
     for key, paired in found.items():
         if paired.std:
@@ -94,9 +101,9 @@ def compare(differences: Mapping[Key, Sequence[float]]) -> dict[Key, Paired]:
         n = found[keys[0]].n
         means, stds = (np.array([getattr(found[key], name) for key in keys]) for name in ("mean", "std"))
         t = means / (stds / math.sqrt(n))
-        half = _half_width(n) * stds
-        p = 2 * stdtr(n - 1, -np.abs(t))
-        columns = (keys, p.tolist(), (means - half).tolist(), (means + half).tolist())
+        half = _half_width(n, sequential.each_look(looks, 1 - LEVEL) if looks else 1 - LEVEL) * stds
+        p = [sequential.corrected(looks, one) for one in (2 * stdtr(n - 1, -np.abs(t))).tolist()]
+        columns = (keys, p, (means - half).tolist(), (means + half).tolist())
         for key, one, low, high in zip(*columns, strict=True):
             found[key] = replace(found[key], p=one, low=low, high=high)
     tested = {key: paired.p for key, paired in found.items() if paired.p is not None}
@@ -151,27 +158,26 @@ def _further_seeds(paired: Paired, family: int) -> int | None:
     """Seeds to add, at this mean and spread, until |t| exceeds its two-sided bound at ALPHA / family."""
     if not paired.mean or not paired.std:
         return None
-    enough = np.flatnonzero(_half_widths(ALPHA / family) * paired.std < abs(paired.mean))
+    enough = np.flatnonzero(_half_widths(ALPHA / family, paired.looks) * paired.std < abs(paired.mean))
     return max(0, int(enough[0]) + 2 - paired.n) if len(enough) else None
 
 
 @cache
-def _half_width(n: int) -> float:
-    """Of the t interval of n values with standard deviation 1."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(n - 1, (1 + LEVEL) / 2) / math.sqrt(n))
+def _half_width(n: int, level: float) -> float:
+    """Of the t interval of n values with standard deviation 1, which misses the mean at this level."""
+    return sequential.critical(n, level) / math.sqrt(n)
 
 
 @cache
-def _half_widths(alpha: float) -> np.ndarray:
+def _half_widths(alpha: float, looks: tuple[int, ...]) -> np.ndarray:
     """The t interval's half-width in standard deviations, for 2, 3, ... MAX_SEEDS values."""
     from scipy.special import stdtrit
 
+    alpha = sequential.each_look(looks, alpha) if looks else alpha
     n = np.arange(2, MAX_SEEDS + 1)
     return np.asarray(stdtrit(n - 1, 1 - alpha / 2) / np.sqrt(n))
 
 
-def detectable(std: float, n: int, family: int) -> float:
+def detectable(std: float, n: int, family: int, looks: tuple[int, ...] = ()) -> float:
     """The mean of n differences with this standard deviation that is just significant at ALPHA / family."""
-    return float(_half_widths(ALPHA / family)[min(n, MAX_SEEDS) - 2] * std) if n > 1 else math.inf
+    return float(_half_widths(ALPHA / family, looks)[min(n, MAX_SEEDS) - 2] * std) if n > 1 else math.inf

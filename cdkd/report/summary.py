@@ -91,7 +91,8 @@ def rows(
     for base in BASELINES:
         if base in students:  # one family of tests: every other method against this one
             family = compare(
-                {name: differences(row, students[base]) for name, row in students.items() if name != base}
+                {name: differences(row, students[base]) for name, row in students.items() if name != base},
+                params.looks,
             )
             for name, paired in family.items():
                 minus[name][base] = paired

@@ -249,6 +249,37 @@ def test_an_anchor_bomb_is_refused_quickly(write: Any) -> None:
     assert "anchors" in faults(write(bomb))[0]
 
 
+RULE = "{at_least: 3, at_most: 8, until: decided, comparisons: [[kd, student]], equivalence: 0.5}"
+
+
+def test_a_rule_for_the_seeds(write: Any) -> None:
+    params = load(write(GOOD.replace("[0, 1]", RULE)))
+    assert (params.seeds, params.looks) == (tuple(range(8)), (3, 5, 7, 8))
+    assert params.seeds_text == "3 to 8 seeds"
+    assert load(write(GOOD)).looks == ()
+
+
+def test_every_fault_of_a_rule_for_the_seeds_is_named_at_once(write: Any) -> None:
+    rule = (
+        "{at_least: 9, at_most: 8, step: 0, untill: decided, level: 0.5,"
+        " comparisons: [[kd, studnet], [edt, edt], [kd], [kd, edt], [edt, kd]], equivalence: -1}"
+    )
+    found = faults(write(GOOD.replace("[0, 1]", rule)))[1:]
+    assert [one.partition(": seeds.")[2] for one in found] == [
+        "step: 0; expected at least 1",
+        "until: missing",
+        "comparisons[2][1]: missing",
+        "level: 0.5; expected at most 0.2",
+        "equivalence: -1; expected more than 0",
+        "untill: unknown key (did you mean 'until'?); expected one of at_least, at_most, step, until, "
+        "comparisons, level, equivalence",
+        "comparisons[0][1]: no method 'studnet' (did you mean 'student'?); expected one of student, kd, edt",
+        "comparisons[1]: ['edt', 'edt']; expected two different methods",
+        "comparisons[4]: ['edt', 'kd'] again; expected each comparison once",
+        "at_most: 8; expected at least at_least, 9",
+    ]
+
+
 def test_yaml_is_read_as_dvc_reads_it(write: Any) -> None:
     text = GOOD.replace("0.05", "5e-2").replace("batch: 32", "batch: 032").replace("\n", "\r\n")
     params = load(write(b"\xef\xbb\xbf" + text.encode()))

@@ -32,9 +32,7 @@ def params(site: Site) -> Verdict:
                 )
             ],
         )
-    return Verdict(
-        f"{found.experiment}: {len(found.methods)} methods x {len(found.seeds)} seeds; no fault", []
-    )
+    return Verdict(f"{found.experiment}: {len(found.methods)} methods x {found.seeds_text}; no fault", [])
 
 
 def data(site: Site) -> Verdict:
