@@ -21,6 +21,8 @@ from cdkd.core.errors import BadParams, CdkdError
 
 if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
     from cdkd.config.params import Params
+    from cdkd.config.schema import Training
+    from cdkd.core.schedule import Method
     from cdkd.runs.record import Record
 
 # Nothing leaves the machine, whichever tool runs; set before any of them is imported.
@@ -110,12 +112,19 @@ def root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
-def _params(copy: Path | None = None) -> Params:
-    """copy: its text is used instead of params.yaml's"""
+def _params(copy: Path | None = None, *, build: bool = False) -> Params:
+    """copy: its text is used instead of params.yaml's; build: whether groups are built, to check them"""
     from cdkd.config.params import load
     from cdkd.config.reading import text_of
 
-    return load(root() / "params.yaml", None if copy is None else text_of(copy))
+    misfit = _misfit if build else None
+    return load(root() / "params.yaml", None if copy is None else text_of(copy), misfit)
+
+
+def _misfit(method: Method, teacher: str, training: Training) -> str | None:
+    from cdkd.training.dry_build import misfit
+
+    return misfit(method, teacher, training.resolved)
 
 
 HELPER = argument("--helper", action="store_true", help=argparse.SUPPRESS)  # see processes.helpers
@@ -175,7 +184,7 @@ def test(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> None:
     from cdkd.config import site
 
-    params = _params()
+    params = _params(build=True)
     site.load(params.root)
     pair = f"{params.teacher.network} -> {params.student.network}"
     runs = len(params.methods) * len(params.seeds)
@@ -208,7 +217,7 @@ def _bf16() -> str:
 def code(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline.code_stage import write_digests
 
-    write_digests(_params())
+    write_digests(_params(build=True))
 
 
 @command("read the images and write the training and test splits (stage)", "prepare")

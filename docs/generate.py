@@ -115,7 +115,7 @@ def loss(name: str) -> str:
         example = f"{{ce: {{weight: 1}}, {name}: {{weight: 1}}}}" if name != "ce" else "{ce: {weight: 1}}"
     if name == "css":
         example = "{group: {networks: {t: resnet20+css3, s: resnet8+css3}, deploy: t}, css: {weight: 1}}"
-    if signature.requires(name) == ("ema",):
+    if "ema" in signature.requires(name):
         example = example.replace("after: 2", "after: 2, views: 3, ema: 0.999")
     lines = [f"# {name}", linked(title(name)), "", "```yaml", "methods:", f"  mine: {example}", "```", ""]
     if several:

@@ -64,41 +64,57 @@ class Faults:
         try:
             return model.model_validate(value)
         except pydantic.ValidationError as error:
-            found = error.errors(include_url=False)
-            inner = [one["loc"][:-1] for one in found]
-            for fault in found:
-                # a list with a faulty member counts as too short, too
-                if fault["type"] != "too_short" or fault["loc"] not in inner:
-                    self._add_pydantic(model, place, fault)
+            for inner, what in _by_place(model, error).items():
+                self.add((*place, *inner), what)
             return None
-
-    def _add_pydantic(self, model: type[BaseModel], place: Place, fault: Any) -> None:
-        inner = tuple(
-            part for part in fault["loc"] if not (isinstance(part, str) and UNION_PARTS.fullmatch(part))
-        )
-        kind, value = fault["type"], fault["input"]
-        if kind in ("extra_forbidden", "invalid_key"):
-            known = _known_keys(model, inner[:-1])
-            what = f"unknown key{suggest(str(inner[-1]), known)}; expected one of {', '.join(known)}"
-        elif kind == "missing":
-            what = "missing"
-        elif kind == "network":
-            what = fault["msg"]
-        elif kind == "literal_error":
-            known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
-            what = f"{show(value)}{suggest(str(value), known)}; expected {fault['ctx']['expected']}"
-        elif kind in EXPECTED:
-            limits = {name: _limit(one) for name, one in fault.get("ctx", {}).items()}
-            what = f"{show(value)}; {EXPECTED[kind].format_map(limits)}"
-        else:
-            what = f"{show(value)}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-        self.add((*place, *inner), what)
 
     def raise_if_any(self) -> None:
         if self.found:
             unique = dict.fromkeys(text for _, text in sorted(self.found, key=lambda fault: fault[0]))
             heading = f"{self.path}: {len(unique)} fault{'s' if len(unique) > 1 else ''}"
             raise BadParams("\n  ".join([heading, *unique]))
+
+
+def _by_place(model: type[BaseModel], error: pydantic.ValidationError) -> dict[Place, str]:
+    """One fault a place: the types that a value may have are joined, and only the innermost place counts."""
+    found = error.errors(include_url=False)
+    nested = [one["loc"][:-1] for one in found]
+    joined: dict[Place, str] = {}
+    for fault in found:
+        # a list with a faulty member counts as too short, too
+        if fault["type"] == "too_short" and fault["loc"] in nested:
+            continue
+        inner = tuple(
+            part for part in fault["loc"] if not (isinstance(part, str) and UNION_PARTS.fullmatch(part))
+        )
+        what = _what(model, inner, fault)
+        other = what.partition("; expected ")[2]  # of another type that the value may have
+        before = joined.get(inner)
+        joined[inner] = f"{before} or {other}" if other and before not in (None, what) else what
+    return {place: what for place, what in joined.items() if not any(_within(one, place) for one in joined)}
+
+
+def _within(inner: Place, outer: Place) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _what(model: type[BaseModel], inner: Place, fault: Any) -> str:
+    """What is wrong, and what was expected."""
+    kind, value = fault["type"], fault["input"]
+    if kind in ("extra_forbidden", "invalid_key"):
+        known = _known_keys(model, inner[:-1])
+        return f"unknown key{suggest(str(inner[-1]), known)}; expected one of {', '.join(known)}"
+    if kind == "missing":
+        return "missing"
+    if kind == "network":
+        return str(fault["msg"])
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        return f"{show(value)}{suggest(str(value), known)}; expected {fault['ctx']['expected']}"
+    if kind in EXPECTED:
+        limits = {name: _limit(one) for name, one in fault.get("ctx", {}).items()}
+        return f"{show(value)}; {EXPECTED[kind].format_map(limits)}"
+    return f"{show(value)}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _known_keys(model: type[BaseModel], inner: Place) -> list[str]:

@@ -20,6 +20,7 @@ NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 MOST = 16
 EXAMPLE = "{branches: 3, after: 2} or {networks: [student, student]}"
 WHAT = {  # what a loss may require of a group, and how a group gets it
+    "several": "two or more networks: branches or networks",
     "shared": "branches of one trunk: branches and after",
     "ema": "moving averages: ema, such as ema: 0.999",
     "branches": "two networks with branches inside: networks, such as [resnet20+css3, resnet8+css3]",
@@ -188,8 +189,13 @@ def _check_fields(group: Group, place: Place, faults: Faults) -> None:
         faults.add((*place, "classifiers"), "equal; expected networks that are all the same")
 
 
-def check_terms(terms: Mapping[str, Term], group: Group | None, place: Place, faults: Faults) -> None:
-    """Cross-checks of terms and networks: losses of several networks, and what each of them requires."""
+def check_terms(
+    terms: Mapping[str, Term], group: Group | None, place: Place, faults: Faults, *, complete: bool = True
+) -> None:
+    """Cross-checks of terms and networks: losses of several networks, and what each of them requires.
+
+    complete: whether all terms of the method could be read
+    """
     several = [name for name, term in terms.items() if signature.is_group(term.loss)]
     if group is None:
         for name in several:
@@ -200,21 +206,29 @@ def check_terms(terms: Mapping[str, Term], group: Group | None, place: Place, fa
         return
     networks = tuple(group.networks)
     apart = any(term.of is not None or term.source != TEACHER for term in terms.values())
-    if len(networks) > 1 and not several and not apart:
+    if complete and len(networks) > 1 and not several and not apart:
         what = "no loss reads a second network; expected a loss such as mutual, or a term with of or from"
         faults.add((*place, "group"), what)
-    gives = {"shared": group.shared is not None, EMA: group.ema is not None, "branches": _branched(group)}
+    gives = {
+        "several": len(networks) > 1,
+        "shared": group.shared is not None,
+        EMA: group.ema is not None,
+        "branches": _branched(group),
+    }
     for name, term in terms.items():
         for wanted in signature.requires(term.loss):
-            if not gives[wanted]:
+            if wanted not in gives:
+                what = f"{term.loss} requires {show(wanted)}; expected one or more of {', '.join(gives)}"
+                faults.add((*place, name), what)
+            elif not gives[wanted]:
                 faults.add((*place, "group"), f"{term.loss} needs {WHAT[wanted]}")
         if name in several and (term.of is not None or term.source != TEACHER):
             key = "from" if term.of is None else "of"
             what = f"{term.loss} reads all networks of the group; expected no `of` and no `from`"
             faults.add((*place, name, key), what)
-        elif term.of is not None and term.source in term.of:
-            what = f"{term.source}, which is one of `of`; expected another network"
-            faults.add((*place, name, "from"), what)
+        elif term.source in (networks if term.of is None else term.of):
+            which = "without `of` the term trains it too" if term.of is None else "which is one of `of`"
+            faults.add((*place, name, "from"), f"{term.source}, {which}; expected another network")
         if term.source == EMA and group.ema is None:
             faults.add((*place, name, "from"), f"ema; expected {WHAT[EMA]}")
         leader = term.options.get("leader")

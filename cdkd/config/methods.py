@@ -83,7 +83,7 @@ def method_of(
     if epochs is not None and len(found_terms) == len(terms):
         _check_weights(found_terms, epochs, place, faults)
     if networks:
-        check_terms(found_terms, group, place, faults)
+        check_terms(found_terms, group, place, faults, complete=len(found_terms) == len(terms))
     return Method(found_terms, _inactive(value, place, faults), group)
 
 

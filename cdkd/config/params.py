@@ -1,10 +1,12 @@
 """params.yaml: read, checked as a whole, and resolved into the values that everything else uses.
 
-Needs neither torch nor any other large library: `cdkd check` answers in milliseconds.
+Needs neither torch nor any other large library: `cdkd check` answers in milliseconds, unless a method has a
+group, whose networks it builds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from cdkd.models.names import NETWORKS
 
 REQUIRED = ("experiment", "data", "teacher", "student", "training", "seeds", "methods")
 KEYS = (*REQUIRED, "search", "report")
+
+# of a method with a group, the teacher's network and the recipe: what does not fit, or None
+Misfit = Callable[[Method, str, Training], str | None]
 
 
 class Params(BaseModel):
@@ -79,15 +84,15 @@ class Params(BaseModel):
         return found
 
 
-def load(path: Path, text: str | None = None) -> Params:
+def load(path: Path, text: str | None = None, misfit: Misfit | None = None) -> Params:
     """Read, check and resolve one experiment. Raises `BadParams` with all faults at once.
 
-    text: what to read instead of the file, which faults still name
+    text: what to read instead of the file, which faults still name; misfit: a further check of groups
     """
     use_project_of(path)
     raw, lines = read(path, text)
     faults = Faults(path, lines)
-    params = _resolved(raw, faults, path.resolve().parent)
+    params = _resolved(raw, faults, path.resolve().parent, misfit)
     faults.raise_if_any()
     if params is None:
         raise BadParams(f"{path}: a section could not be read")
@@ -103,7 +108,7 @@ def use_project_of(path: Path) -> None:
     own_code.check(own_code.SOURCES, list(SOURCES))
 
 
-def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
+def _resolved(raw: dict[str, Any], faults: Faults, root: Path, misfit: Misfit | None) -> Params | None:
     """Read every section, each with the values that it needs of earlier ones."""
     _check_keys(raw, faults)
     experiment = check_name(raw["experiment"], ("experiment",), faults) if "experiment" in raw else ""
@@ -117,6 +122,8 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
     epochs = sections.epochs_of(recipe)
     written = with_student(raw.get("methods"), None if student is None else student.network)
     methods = methods_of(written, epochs, faults) if "methods" in raw else {}
+    if misfit is not None and teacher is not None and training is not None:
+        _check_groups(methods, teacher.network, training, misfit, faults)
     rows = None
     if isinstance(written, dict):
         rows = [*map(str, written), *methods_given(raw.get("search"))]
@@ -150,6 +157,20 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path) -> Params | None:
         report=report,
         root=root,
     )
+
+
+def _check_groups(
+    methods: Mapping[str, Method], teacher: str, training: Training, misfit: Misfit, faults: Faults
+) -> None:
+    """Whether networks and losses fit together, of the groups that have no other fault."""
+    faulty = {place[1] for place, _ in faults.places if place[0] == "methods" and len(place) > 1}
+    for name, method in methods.items():
+        if method.group is None or name in faulty:
+            continue
+        if (found := misfit(method, teacher, training)) is not None:
+            part, _, what = found.partition(": ")
+            terms = [key for key, term in method.items() if term.loss == part]
+            faults.add(("methods", name, *([part] if part == "group" else terms[:1])), what)
 
 
 def _check_keys(raw: dict[str, Any], faults: Faults) -> None:

@@ -15,7 +15,7 @@ from cdkd.losses.base import GroupLoss, at_least_float32
 from cdkd.losses.divergence import divergence, require_equal_logits
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import ClassVar, Literal
 
     from pydantic import PositiveFloat
 
@@ -57,6 +57,8 @@ class DiversePeers(GroupLoss):
     h: a peer's pooled features, [B, D]; W_q, W_k: learned, from D to D/8, without bias
     leader: the network that follows and is meant to be deployed; without it the group's last.
     """
+
+    requires: ClassVar[tuple[str, ...]] = ("several",)
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class NativeEnsemble(GroupLoss):
     `detach`; tables made with OKDDip's repository have m = 4 and `detach: false`.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("shared",)
+    requires: ClassVar[tuple[str, ...]] = ("several", "shared")
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ def peer_collaboration(
 class PeerCollaboration(GroupLoss):
     """The peers' moving averages, and an ensemble: one linear layer on the pooled features of all peers."""
 
-    requires: ClassVar[tuple[str, ...]] = ("ema",)
+    requires: ClassVar[tuple[str, ...]] = ("several", "ema")
 
     def __init__(
         self, outputs: Outputs, teachers: Mapping[str, Features], *, temperature: PositiveFloat = 3.0

@@ -13,6 +13,8 @@ from cdkd.core.errors import BadParams
 from cdkd.core.features import Features, Trunk
 from cdkd.core.needs import Needs
 
+NO_TRUNK = "has no trunk that others can share; expected a network such as resnet8 or vgg8"
+
 
 class Stage(NamedTuple):
     """What one stage gives.
@@ -93,7 +95,7 @@ class Staged(nn.Module, ABC):
     def trunk_parts(self, stages: int) -> tuple[str, ...]:
         """The attributes that `trunk` reads. Raises BadParams for a network that cannot be cut."""
         if not self.STEM:
-            raise BadParams(f"group: {type(self).__name__} cannot be cut into a trunk and a tail")
+            raise BadParams(f"group: {type(self).__name__} {NO_TRUNK}")
         return (*self.STEM, *self.STAGES[:stages])
 
     def cut(self, stages: int) -> Self:

@@ -21,7 +21,7 @@ from cdkd.core.schedule import Method, Recipe
 from cdkd.losses.base import Ensemble, loss_class
 from cdkd.models.forward import asked
 from cdkd.models.measure import multiply_adds, parameters
-from cdkd.models.staged import Staged
+from cdkd.models.staged import NO_TRUNK, Staged
 from cdkd.training.evaluation import Evaluation, Row
 from cdkd.training.learner import Learner
 from cdkd.training.objective import Parts
@@ -192,7 +192,11 @@ def share(networks: Mapping[str, nn.Module], group: Group) -> dict[str, nn.Modul
         _equal_classifiers(networks, group.deployed)
     if group.shared is None:
         return dict(networks)
+    for name, network in networks.items():
+        if not isinstance(network, Staged) or not network.STEM:
+            raise BadParams(f"group: {group.networks[name]} {NO_TRUNK}")
     deployed = _staged(networks[group.deployed])
+    stages_too = f" and the same first {group.shared} stages" if group.shared else ""
     found: dict[str, nn.Module] = {}
     for name, network in networks.items():
         kind, stages = group.networks[name], len(_staged(network).STAGES)
@@ -203,7 +207,7 @@ def share(networks: Mapping[str, nn.Module], group: Group) -> dict[str, nn.Modul
         if _trunk_shapes(_staged(network), group.shared) != _trunk_shapes(deployed, group.shared):
             raise BadParams(
                 f"group: {name} ({kind}) and {group.deployed} ({group.networks[group.deployed]})"
-                f" start differently; expected the same stem and the same first {group.shared} stages"
+                f" start differently; expected the same stem{stages_too}"
             )
         found[name] = network if network is deployed else _staged(network).cut(group.shared)
     return found
@@ -211,7 +215,7 @@ def share(networks: Mapping[str, nn.Module], group: Group) -> dict[str, nn.Modul
 
 def _staged(network: nn.Module) -> Staged:
     if not isinstance(network, Staged):
-        raise BadParams(f"group: {type(network).__name__} cannot be cut into a trunk and a tail")
+        raise BadParams(f"group: {type(network).__name__} {NO_TRUNK}")
     return network
 
 
@@ -221,9 +225,17 @@ def _trunk_shapes(network: Staged, stages: int) -> dict[str, tuple[int, ...]]:
 
 
 def _equal_classifiers(networks: Mapping[str, nn.Module], deployed: str) -> None:
-    source = networks[deployed].get_submodule("fc").state_dict()
+    source = _classifier(networks[deployed]).state_dict()
     for network in networks.values():
-        network.get_submodule("fc").load_state_dict(source)
+        _classifier(network).load_state_dict(source)
+
+
+def _classifier(network: nn.Module) -> nn.Linear:
+    found = network.head if isinstance(network, Staged) else getattr(network, "fc", None)
+    if not isinstance(found, nn.Linear):
+        kind = type(network).__name__
+        raise BadParams(f"group: classifiers equal; expected a network with one classifier, and no {kind}")
+    return found
 
 
 class _Scale(torch.autograd.Function):

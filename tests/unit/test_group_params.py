@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -157,6 +159,32 @@ def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
             "methods.m.mutual.detach",
             "expected true",
         ),
+        ("{group: {branches: 1, after: 2}, ce: {weight: 1}, okddip: {weight: 1}}", "m.group", "two or more"),
+        ("{group: {branches: 1, after: 2}, ce: {weight: 1}, one: {weight: 1}}", "m.group", "two or more"),
+        (
+            "{group: {branches: 1, after: 2, ema: 0.9}, ce: {weight: 1}, pcl: {weight: 1}}",
+            "methods.m.group",
+            "two or more",
+        ),
+        ("{group: {networks: [student]}, ce: {weight: 1}, okddip: {weight: 1}}", "m.group", "two or more"),
+        (
+            "{group: {networks: {a: resnet14, b: student}, deploy: b}, ce: {weight: 1},"
+            " logit_match: {weight: 1, from: a}}",
+            "methods.m.logit_match.from",
+            "without `of` the term trains it too",
+        ),
+        ("{group: {networks: student}, T}", "group.networks", "expected a list or names with values"),
+        ("{group: {networks: {a: 3, b: student}, deploy: b}, T}", "group.networks.a", "expected text"),
+        (
+            "{group: {networks: [student, student], share: leaf}, T}",
+            "group.share",
+            "expected 'stem' or a whole number",
+        ),
+        (f"{{group: {GROUP}, ce: {{weight: 1}}, mutual: {{weight: 1, rise: 0}}}}", "mutual.rise", "at least"),
+        (f"{{group: {GROUP}, ce: {{weight: 1}}, mutual: {{weight: 1, x: 0}}}}", "mutual.x", "unknown key"),
+        ("{group: null, T}", "methods.m.group", "expected a section with networks, branches"),
+        ("{group: [student, student], T}", "methods.m.group", "expected a section with networks, branches"),
+        ("{group: {networks: []}, T}", "group.networks", "expected 1 to 16"),
     ],
 )
 def test_faults(tmp_path: Path, method: str, place: str, expected: str) -> None:
@@ -167,6 +195,44 @@ def test_faults(tmp_path: Path, method: str, place: str, expected: str) -> None:
     assert lines[0].strip().startswith("params.yaml:8:")
     assert place in lines[0]
     assert expected in lines[0]
+
+
+MISFITS = {  # what only building the networks shows
+    "{group: {branches: 3, after: 2, network: mobilenetv2}, T}": ("group", "mobilenetv2 has no trunk"),
+    "{group: {networks: [resnet8+css3, resnet8+css3], share: stem}, T}": ("group", "has no trunk"),
+    "{group: {networks: [resnet8, resnet14], share: 2}, T}": ("group", "the same first 2 stages"),
+    "{group: {networks: [wrn-16-1, resnet8], share: stem}, T}": ("group", "expected the same stem"),
+    "{group: {networks: [resnet8+css3, resnet8+css3], classifiers: equal}, T}": ("group", "one classifier"),
+    "{group: {networks: [resnet8, vgg8, wrn-16-1]}, ce: {weight: 1}, okddip: {weight: 1, leader: peer0}}": (
+        "okddip",
+        "peer1 512, peer2 64; expected one or more of the same width",
+    ),
+    "{group: {networks: [student, student]}, T, far: {loss: hint, weight: 1, of: peer0, stage: 9}}": (
+        "far",
+        "has stages 1 to 3",
+    ),
+}
+
+
+def test_check_finds_at_once_what_does_not_fit(tmp_path: Path) -> None:
+    """Together with other faults, each with its line, before anything trains: `cdkd check`, `cdkd code`."""
+    methods = [f"{{group: {GROUP}, {TERMS}}}", "{one: {weight: 1}}", *MISFITS]
+    lines = [
+        f"  m{i}: {one.replace('T,', TERMS + ',').replace('T}', TERMS + '}')}\n"
+        for i, one in enumerate(methods)
+    ]
+    (tmp_path / "params.yaml").write_text(HEAD.removesuffix("  m: ") + "".join(lines))
+    for command in ("check", "code"):
+        done = subprocess.run(
+            [sys.executable, "-m", "cdkd", command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        found = done.stderr.splitlines()[1:]
+        assert len(found) == len(methods) - 1, done.stderr
+        for number, (line, (place, what)) in enumerate(zip(found[1:], MISFITS.values(), strict=True), 2):
+            assert line.strip().startswith(f"params.yaml:{8 + number}: methods.m{number}.{place}: "), line
+            assert what in line
+        assert not (tmp_path / "code").exists()
 
 
 def test_a_search_may_change_the_weights_of_a_group(tmp_path: Path) -> None:
