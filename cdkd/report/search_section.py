@@ -127,7 +127,8 @@ def _study_paragraphs(study: Result, params: Params, rows: Mapping[str, Row]) ->
             f"deviation over random forests ({study.evaluator}): {importance_text(study)}."
         )
     if study.method is not None and study.method in rows and study.base in rows:
-        paired = compare({"tuned": differences(rows[study.method], rows[study.base])})["tuned"]
+        tuned = {"tuned": differences(rows[study.method], rows[study.base])}
+        paired = compare(tuned, params.looks)["tuned"]
         if paired.mean is not None:
             yield (
                 "The validation error of the best trial is too optimistic, since it was selected. Trained "
@@ -239,7 +240,8 @@ def edt_sentences(params: Params, rows: Mapping[str, Row]) -> list[str]:
                 part: differences(rows[arm], rows[plain])
                 for part, arm in arms.items()
                 if arm in rows and plain in rows
-            }
+            },
+            params.looks,
         )
         parts = [
             f"{PARTS[part]} ({arms[part]}) {_difference(paired)}, {verdict(paired, plain)}"

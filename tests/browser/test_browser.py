@@ -231,7 +231,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     params = load(Path(__file__).parents[2] / "experiments" / "digits.yaml")
     params = params.model_copy(
-        update={"root": root, "methods": {"student": CE, "kd": KD}, "report": Report()}
+        update={
+            "root": root,
+            "seeds": (0, 1, 2),
+            "rule": None,
+            "methods": {"student": CE, "kd": KD},
+            "report": Report(),
+        }
     )
     keep(
         root / "runs",

@@ -54,7 +54,7 @@ def row(**errors: float) -> Any:
 
 
 def params(methods: dict[str, Method] | None = None) -> Any:
-    return SimpleNamespace(training=SimpleNamespace(epochs=4), methods=methods or {})
+    return SimpleNamespace(training=SimpleNamespace(epochs=4), methods=methods or {}, looks=())
 
 
 def test_the_section_counts_trials_and_names_the_best() -> None:
@@ -264,7 +264,7 @@ def test_a_searched_learning_rate_has_a_strip_of_its_own() -> None:
         return SimpleNamespace(epochs=4, resolved=recipe)
 
     def named(tuned: dict[str, Any]) -> list[str]:
-        known = SimpleNamespace(training=training(0.1), tuned=tuned, methods=methods())
+        known = SimpleNamespace(training=training(0.1), tuned=tuned, methods=methods(), looks=())
         figure = schedules(
             known, {name: SimpleNamespace(name=name, title=name, histories=[]) for name in methods()}
         )  # type: ignore[arg-type, misc]
