@@ -22,6 +22,7 @@ from cdkd.losses import signature
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+OWN_FILE = re.compile(r"# (\w+)/(\w+)\.py\n")  # the first line of a file that a reader writes
 KINDS = {
     folder: kind for kind, folder in (("loss", "losses"), ("network", "networks"), ("source", "sources"))
 }
@@ -45,6 +46,10 @@ def project(new_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / "my-images").mkdir()
     add("network", "tiny", folder)
     add("source", "my_images", folder)
+    for path in PAGES:
+        for text in blocks(path, "python"):
+            if named := OWN_FILE.match(text):
+                (folder / named[1] / f"{named[2]}.py").write_text(text)
     return folder
 
 
@@ -75,12 +80,10 @@ def test_yaml_of_a_page_is_valid(project: Path, path: Path, text: str, tmp_path:
 
 @of_pages("python")
 def test_own_code_of_a_page_passes_its_contract(project: Path, path: Path, text: str) -> None:
-    if not (named := re.match(r"# (\w+)/(\w+)\.py\n", text)):
+    if not (named := OWN_FILE.match(text)):
         assert text.startswith("# template: ") or path.stem == "api"  # templates are tested as such
         return
     own_code.use(project)
-    (project / named[1] / f"{named[2]}.py").write_text(text)
-    own_code.forget()
     found = examine(KINDS[named[1]], named[2], project)
     assert len(found) >= 10
     assert [one.line() for one in found if one.fault] == []
