@@ -142,11 +142,15 @@ OWN_CODE = (
 )
 def use(arguments: argparse.Namespace) -> None:
     from cdkd.config import experiments
+    from cdkd.pipeline import times
 
-    if arguments.name is None:
-        print(experiments.listing(root()))
-    else:
+    paces = times.Paces(root())
+    if arguments.name is not None:
         print(experiments.use(root(), arguments.name, force=arguments.force))
+        return
+    for entry in experiments.listing(root(), lambda params: times.text(params, paces)):
+        print(entry, flush=True)
+    print(f"\n{times.NOTE}")
 
 
 @command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cdkd.config.faults import suggest
@@ -63,17 +64,23 @@ def use(root: Path, name: str, *, force: bool = False) -> str:
     return f"params.yaml is now {name}; `dvc repro` runs it"
 
 
-def listing(root: Path) -> str:
-    """Every experiment: its networks, the data that it needs, and how much is trained; two lines each.
+def listing(root: Path, time: Callable[[Params], str]) -> Iterator[str]:
+    """Every experiment: networks, how much is trained, the data that it needs, and its time; two lines each.
 
-    No estimate of the time: it would take torch, the networks and a measurement, many seconds for a list.
-    `images` counts what the students see in training, which the time is nearly proportional to.
+    One that cannot be loaded here (timm may be missing) gives its fault instead.
+    time: of an experiment, in words. Images are those that the students see in training
     """
     known = Experiments(root)
-    return "\n".join(_entry(known.load(name)) for name in known.names)
+    for name in known.names:
+        try:
+            params = known.load(name)
+        except BadParams as fault:
+            yield f"{name}: {str(fault).splitlines()[0]}"
+        else:
+            yield _entry(params, time)
 
 
-def _entry(params: Params) -> str:
+def _entry(params: Params, time: Callable[[Params], str]) -> str:
     runs, epochs = len(params.methods) * len(params.seeds), params.training.epochs
     most = "up to " if params.rule is not None else ""
     size = SIZES.get(params.data.source)
@@ -81,7 +88,7 @@ def _entry(params: Params) -> str:
     seen = "" if train is None else f", {runs * epochs * train / 1e6:,.1f} million training images"
     return (
         f"{params.experiment}: {params.teacher.network} -> {params.student.network},"
-        f" {most}{runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}"
+        f" {most}{runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}; {time(params)}"
     )
 
 

@@ -164,11 +164,24 @@ def test_a_table_that_does_not_fit_is_one_clear_line(
     assert "\n" not in str(fault.value)
 
 
-def test_the_list_names_pair_data_and_amount(project: Path) -> None:
-    lines = listing(project).splitlines()
+def test_the_list_names_pair_data_amount_and_time(project: Path) -> None:
+    lines = "\n".join(listing(project, lambda params: f"{params.training.epochs} h")).splitlines()
     at = lines.index(
         "cifar100-resnet50-vgg8: resnet50-crd -> vgg8, 72 runs x 240 epochs, 864.0 million training images"
     )
-    assert lines[at + 1] == "    cifar100: downloaded once, 169 MB; 50,000 training and 10,000 test images"
+    assert (
+        lines[at + 1]
+        == "    cifar100: downloaded once, 169 MB; 50,000 training and 10,000 test images; 240 h"
+    )
     shutil.copy(ROOT / "experiments" / "imagenet-resnet34-resnet18.yaml", project / "experiments")
-    assert listing(project).splitlines()[-1] == "    your files: imagenet"
+    assert list(listing(project, lambda params: "soon"))[-1].endswith("    your files: imagenet; soon")
+
+
+def test_an_experiment_that_cannot_be_loaded_here_is_one_line_of_the_list(project: Path) -> None:
+    text = Experiments(project).text("cifar100-vgg13-vgg8").replace("network: vgg8", "network: vgg7")
+    (project / "experiments" / "a.yaml").write_text(text.replace("milestones: [150", "milestones: [950"))
+    first, second, *_ = listing(project, lambda params: "soon")
+    assert first.startswith("a: ")
+    assert "vgg7" in first
+    assert "\n" not in first
+    assert second.startswith("cifar100-resnet110-resnet20: ")
