@@ -135,7 +135,7 @@ OWN_CODE = (
 
 
 @command(
-    "list the experiments, or copy one to params.yaml",
+    "list the experiments with the data and the time they take, or copy one to params.yaml",
     "use cifar100-quick",
     argument("name", metavar="NAME", nargs="?", help="an experiment (default: list them)"),
     argument("--force", action="store_true", help="overwrite a params.yaml that was edited by hand"),
@@ -325,7 +325,8 @@ def search(arguments: argparse.Namespace) -> None:
         "--compare",
         nargs="+",
         metavar="EXPERIMENT",
-        help="write one table of several experiments instead (default: the report of params.yaml)",
+        help="write one table of several experiments, or of all of a template, with published values"
+        " (default: the report of params.yaml)",
     ),
 )
 def report(arguments: argparse.Namespace) -> int:

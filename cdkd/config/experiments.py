@@ -27,6 +27,15 @@ class Experiments:
     def names(self) -> list[str]:
         return sorted({*self._files, *self._filled})
 
+    @property
+    def templates(self) -> dict[str, list[str]]:
+        """Template -> the experiments that it gives, but for one that is a file too."""
+        found: dict[str, list[str]] = {}
+        for name, (path, _) in self._filled.items():
+            if path.stem not in self.names:  # an experiment's name goes before a template's
+                found.setdefault(path.stem, []).append(name)
+        return found
+
     def text(self, name: str) -> str:
         """What params.yaml holds while this experiment is the active one. Raises BadParams."""
         self._check(name)
@@ -75,7 +84,8 @@ def listing(root: Path, time: Callable[[Params], str]) -> Iterator[str]:
         try:
             params = known.load(name)
         except BadParams as fault:
-            yield f"{name}: {str(fault).splitlines()[0]}"
+            first = str(fault).splitlines()[:2]  # how many faults, and the first one
+            yield f"{name}: {': '.join(line.strip() for line in first)}"
         else:
             yield _entry(params, time)
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from cdkd.core.batch import Batch
-from cdkd.core.errors import BadParams
 from cdkd.core.features import Features
 from cdkd.core.needs import Needs
 from cdkd.losses.base import Loss, at_least_float32, mean_squared_error
 from cdkd.losses.connectors import regressor
+from cdkd.losses.stages import paired
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -38,7 +38,10 @@ def hint(student_map: Tensor, teacher_map: Tensor, form: Literal["released", "pa
 
 
 class Hint(Loss):
-    """One stage, counted from 1; the default is RepDistiller's, the second after the stem."""
+    """One stage of each network, counted from 1; the default is RepDistiller's, the second after the stem.
+
+    stage: of both networks, or the student's and the teacher's
+    """
 
     needs = Needs.MAPS
 
@@ -47,18 +50,16 @@ class Hint(Loss):
         student: Features,
         teacher: Features,
         *,
-        stage: PositiveInt = 2,
+        stage: PositiveInt | tuple[PositiveInt, PositiveInt] = 2,
         form: Literal["released", "paper"] = "released",
     ) -> None:
         super().__init__(student, teacher)
-        for side, features in (("student", student), ("teacher", teacher)):
-            if not 1 <= stage <= len(features.maps):
-                raise BadParams(f"hint: stage {stage}; the {side} has stages 1 to {len(features.maps)}")
-        self.index, self.form = stage - 1, form
-        own, other = student.maps[self.index], teacher.maps[self.index]
+        pair = (stage, stage) if isinstance(stage, int) else stage
+        ((self.index, self.teacher_index),) = paired("hint", len(student.maps), len(teacher.maps), [pair])
+        self.form = form
+        own, other = student.maps[self.index], teacher.maps[self.teacher_index]
         self.regressor = nn.Sequential(*regressor("hint", own, other), nn.ReLU())
 
     def forward(self, student: Features, teacher: Features, batch: Batch, part: Any = None) -> Tensor:
-        return hint(
-            self.regressor(at_least_float32(student.maps[self.index])), teacher.maps[self.index], self.form
-        )
+        own = self.regressor(at_least_float32(student.maps[self.index]))
+        return hint(own, teacher.maps[self.teacher_index], self.form)

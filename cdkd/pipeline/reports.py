@@ -81,7 +81,7 @@ def compare(root: Path, names: list[str]) -> list[str]:
         Experiment(params, expected(params), runs_folder(params), report_folder(params))
         for params in (full(params) for params in named(root, names))
     ]
-    return write(found, folder(root, [one.params.experiment for one in found]))
+    return write(found, folder(root, list(dict.fromkeys(names))))
 
 
 def tables(params: Params) -> str:

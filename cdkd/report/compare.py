@@ -13,22 +13,27 @@ from cdkd.core.errors import BadParams
 from cdkd.report.collect import FoundRun, collect
 from cdkd.report.committed import committed_runs
 from cdkd.report.comparison_table import Experiment, Table
+from cdkd.report.published_table import PublishedTable
 from cdkd.report.summary import rows
 from cdkd.storage.files import write_atomically
 
 
 def named(root: Path, names: Sequence[str]) -> list[Params]:
-    """The experiments with these names, each once, from params.yaml or from experiments/."""
+    """The experiments with these names, each once, from params.yaml or from experiments/.
+
+    The name of a template stands for all its experiments.
+    """
     known = Experiments(root)
     active = load(root / "params.yaml") if (root / "params.yaml").exists() else None
     found = []
-    for name in dict.fromkeys(names):
+    templates = known.templates
+    for name in dict.fromkeys(one for asked in names for one in templates.get(asked, (asked,))):
         if active is not None and name == active.experiment:
             found.append(active)
         elif name in known.names:
             found.append(known.load(name))
         else:
-            every = list(dict.fromkeys([*known.names, *([active.experiment] if active else [])]))
+            every = list(dict.fromkeys([*templates, *known.names, *([active.experiment] if active else [])]))
             raise BadParams(
                 f"no experiment {name!r}{suggest(name, every)}; expected some of {', '.join(every)}"
             )
@@ -48,14 +53,22 @@ def folder(root: Path, experiments: Sequence[str]) -> Path:
 def compare(experiments: Sequence[Experiment], target: Path) -> list[str]:
     """Write the table as Markdown, LaTeX and CSV into `target`; returns it as lines for a terminal.
 
-    A run that is missing or does not count is named in its cell. Equal records give equal bytes.
+    Where there are published values, `published.md` and `published.csv` have a line for each, with ours. A
+    run that is missing or does not count is named in its cell. Equal records give equal bytes.
     """
     found = [_runs(one) for one in experiments]
     columns = [rows(one.params, runs) for one, (runs, _) in zip(experiments, found, strict=True)]
     table = Table(experiments, columns, [committed for _, committed in found])
     for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.comma_separated())):
         write_atomically(target / f"table.{suffix}", text)
-    return table.console()
+    against = PublishedTable(experiments, columns)
+    total, measured = against.count()
+    if not total:
+        return table.console()
+    write_atomically(target / "published.md", against.markdown())
+    write_atomically(target / "published.csv", against.comma_separated())
+    place = target / "published.md"
+    return [*table.console(), f"{place}: {measured} of {total} published values have a result of ours"]
 
 
 def _runs(one: Experiment) -> tuple[Mapping[str, tuple[FoundRun, ...]], bool]:

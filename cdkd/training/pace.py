@@ -39,7 +39,7 @@ def measure(name: str, image: tuple[int, int, int], classes: int = 100) -> Pace:
         def step(count: int) -> None:
             model.zero_grad()
             images, labels = _batch(count)
-            functional.cross_entropy(model(images).logits, labels).backward()
+            functional.cross_entropy(model(images).logits, labels).backward()  # type: ignore[no-untyped-call]
 
         def forward(count: int) -> None:
             with torch.no_grad():

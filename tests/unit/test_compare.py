@@ -36,6 +36,8 @@ CRD = Report(
     )
 )
 
+PROTOCOL = "last epoch; HobbitLong/RepDistiller"
+
 
 def experiment(
     root: Path,
@@ -117,6 +119,46 @@ def test_methods_stand_against_pairs_with_the_published_beside(two: list[Experim
         "kd differs between the experiments: 0.1 ce + 0.9 kd (temperature 4) (one); 1 ce + 3 kd (two)" in text
     )
     assert any(line.startswith("kd") and "26.67 [1]" in line for line in shown)
+
+
+def test_each_published_value_has_a_line_with_ours_and_both_protocols(
+    two: list[Experiment], tmp_path: Path
+) -> None:
+    shown = compare(two, tmp_path)
+    text = (tmp_path / "published.md").read_text()
+    assert "3 of 3 published values have a result of ours." in text
+    assert shown[-1] == f"{tmp_path / 'published.md'}: 3 of 3 published values have a result of ours"
+    lines = [re.split(r" \| ", line.strip("| ")) for line in text.splitlines() if "last epoch;" in line]
+    assert [line[1:] for line in lines] == [
+        ["teacher", "3.00 (n = 1)", "last", "20.58", "−17.58", "no interval (one seed)", PROTOCOL],
+        ["student", "9.00 ± 1.00 (n = 3)", "last", "27.50", "−18.50", "no: ours is lower", PROTOCOL],
+        ["kd", "7.90 ± 0.79 (n = 3)", "last", "26.67", "−18.77", "no: ours is lower", PROTOCOL],
+    ]
+    kd = list(csv.DictReader((tmp_path / "published.csv").read_text().splitlines()))[2]
+    assert (kd["experiment"], kd["n"], kd["protocol"]) == ("one", "3", "last epoch")
+    assert float(kd["difference"]) == pytest.approx(7.9 - 26.67)
+
+
+def test_a_published_value_without_a_result_of_ours_says_so(two: list[Experiment], tmp_path: Path) -> None:
+    shutil.rmtree(two[0].runs / "kd")
+    compare(two, tmp_path)
+    text = (tmp_path / "published.md").read_text()
+    assert "2 of 3 published values have a result of ours." in text
+    assert "| kd | no records | last | 26.67 | – | no result of ours |" in text
+
+
+def test_without_published_values_there_is_no_such_file(two: list[Experiment], tmp_path: Path) -> None:
+    shown = compare(two[1:], tmp_path)
+    assert not (tmp_path / "published.md").exists()
+    assert not any("published values" in line for line in shown)
+
+
+def test_a_template_stands_for_all_its_experiments() -> None:
+    root = Path(__file__).parents[2]
+    pairs = named(root, ["cifar100-crd", "cifar100-vgg13-vgg8"])
+    assert len(pairs) == len({one.experiment for one in pairs}) == 13
+    with pytest.raises(BadParams, match="did you mean 'cifar100-crd'"):
+        named(root, ["cifar100-crdd"])
 
 
 def test_the_csv_holds_full_numbers_and_their_gaps(two: list[Experiment], tmp_path: Path) -> None:

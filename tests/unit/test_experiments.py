@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdkd.cli import main
 from cdkd.config.experiments import Experiments, listing, use
 from cdkd.config.params import Params
 from cdkd.core.batch import Batch, DataInfo
@@ -135,6 +136,22 @@ def test_an_experiment_of_a_template_becomes_the_active_one(project: Path) -> No
         use(project, "cifar100-vgg13-vgg8")
 
 
+def test_each_pair_is_used_and_checked_by_two_commands(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    runs = 0
+    for name in NAMES:
+        assert main(["use", name]) == 0
+        assert main(["check"]) == 0
+        said = capsys.readouterr().out
+        assert f"{name}: " in said
+        assert "no fault" in said
+        runs += int(said.rpartition(" methods x 3 seeds = ")[2].split()[0])
+    # 24 methods with the student alone, and FSP where the channels of both networks are equal
+    assert runs == 3 * sum(24 + ("fsp" in pairs()[name].methods) for name in NAMES)
+
+
 def test_a_fault_in_a_template_names_the_template_and_the_line(project: Path) -> None:
     path = project / "experiments" / "templates" / "cifar100-crd.csv"
     path.write_text(path.read_text().replace("0.05,6,5", "fast,6,5", 1))
@@ -182,6 +199,6 @@ def test_an_experiment_that_cannot_be_loaded_here_is_one_line_of_the_list(projec
     (project / "experiments" / "a.yaml").write_text(text.replace("milestones: [150", "milestones: [950"))
     first, second, *_ = listing(project, lambda params: "soon")
     assert first.startswith("a: ")
-    assert "vgg7" in first
+    assert "5 faults: a.yaml:17: teacher.training.milestones: [950, 180, 210]" in first
     assert "\n" not in first
     assert second.startswith("cifar100-resnet110-resnet20: ")

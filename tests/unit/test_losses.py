@@ -530,6 +530,15 @@ def test_hint_reads_its_stage_counted_from_one(stage, form):
     assert torch.equal(loss(student, teacher, torch.zeros(4)), hint(loss.regressor(own), other, form))
 
 
+def test_hint_pairs_a_stage_of_the_student_with_another_of_the_teacher():
+    student, teacher = pair()
+    loss = build("hint", student, teacher, {"stage": (3, 2)})
+    own, other = student.maps[2], teacher.maps[1]
+    assert torch.equal(loss(student, teacher, torch.zeros(4)), hint(loss.regressor(own), other))
+    with pytest.raises(BadParams, match="hint: stage 4; the teacher has stages 1 to 3"):
+        build("hint", student, teacher, {"stage": (3, 4)})
+
+
 def test_hint_refuses_a_stage_that_one_side_has_not():
     student, teacher = pair()
     with pytest.raises(BadParams, match="stage 4; the student has stages 1 to 3"):
