@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cdkd.config.experiments import Experiments
+from cdkd.pipeline import times
 from tests.clone import PARAMS, ROOT, Clone, snapshot
 from tests.waiting import PATIENCE, wait_until
 
@@ -360,8 +361,12 @@ def test_two_processes_train_nothing_twice(clone: Clone) -> None:
 
 
 def test_an_experiment_becomes_the_active_one(clone: Clone) -> None:
-    listed = clone.run("cdkd", "use").splitlines()
+    paces = times.Paces(clone.folder, lambda network, image: (0.001, 0.0003))  # in place of a measurement
+    for name in Experiments(ROOT).names:
+        times.text(Experiments(ROOT).load(name), paces)
+    *listed, empty, note = clone.run("cdkd", "use").splitlines()
     assert [line.partition(":")[0] for line in listed if line[0] != " "] == Experiments(ROOT).names
+    assert (empty, note) == ("", times.NOTE)
     clone.run("cdkd", "use", "--force", "cifar100-quick")
     assert "cifar100-quick: resnet20 -> resnet8, 10 methods x 3 seeds = 30 runs" in clone.run("cdkd", "check")
     clone.run("cdkd", "use", "digits")  # no force: what is overwritten is kept in experiments/
