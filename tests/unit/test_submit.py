@@ -94,6 +94,20 @@ def test_the_scripts_of_an_experiment(project: Path, monkeypatch: pytest.MonkeyP
     assert report.splitlines()[-1].endswith("--task report")
 
 
+def test_of_a_rule_the_seeds_of_the_next_look_are_submitted(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    rule = "{at_least: 3, at_most: 9, until: decided, comparisons: [[kd, student]], equivalence: 1}"
+    (project / "params.yaml").write_text(PARAMS.replace("[3, 7]", rule))
+    scripts = [line for line in submit.dry_run(project) if "#SBATCH --array" in line]
+    assert all("#SBATCH --array=0,1,2%2\n" in script for script in scripts)
+    assert len(scripts) == 2  # students, tuned
+    params = load(project / "params.yaml")
+    assert work._seeds(params, "8") == (8,)  # a task of a later look
+    assert work._seeds(params, None) == (0, 1, 2)
+
+
 def test_no_text_of_a_file_reaches_the_shell_of_a_script(project: Path) -> None:
     """The script is run for real, with a program that prints its arguments in place of the interpreter."""
     printer = project / "it's $(touch harm) a printer"
