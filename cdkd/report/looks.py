@@ -49,7 +49,7 @@ def _sentence(method: str, other: str, look: Look, margin: float) -> str:
     if look.mean is None:
         return f"{method} against {other}: a run diverged, so there is no decision."
     seeds = plural(look.seeds, "seed")
-    numbers = f"difference {decimals(look.mean, sign=True)} points, repeated interval {_interval(look)}"
+    numbers = f"{decimals(look.mean, sign=True)} points, repeated interval {_interval(look)}"
     if look.decision in ("fewer", "more"):
         return f"Decided after {seeds}: {method} makes {look.decision} errors than {other} ({numbers})."
     if look.decision == "equivalent":
@@ -109,7 +109,8 @@ def lead(params: Params, rows: Mapping[str, Row]) -> tuple[Text, ...]:
     found = looks_of(params, rows)
     if found is None or params.rule is None:
         return ()
-    return tuple(map(Text, sentences(params.rule, found, _titles(rows))))
+    said = sentences(params.rule, found, _titles(rows) | {"student": "the student alone"})
+    return (Text(" ".join(said)),) if said else ()
 
 
 def tables(params: Params, rows: Mapping[str, Row]) -> tuple[Grid, ...]:

@@ -48,7 +48,7 @@ def written(params: Params, runs: Path) -> tuple[str, list[dict[str, str]]]:
 def test_the_first_lines_say_what_was_decided_after_how_many_seeds(params: Params) -> None:
     keep(params.root / "runs", a_record("teacher", 0, 3.0), *records())
     text, looks = written(params, params.root / "runs")
-    sentence = "Decided after 6 seeds: KD makes fewer errors than Student (difference −1.23 points, repeated"
+    sentence = "Decided after 6 seeds: KD makes fewer errors than the student alone (−1.23 points, repeated"
     assert sentence in text.partition("## ")[0]
     assert [(look["seeds"], look["decision"]) for look in looks] == [("3", "undecided"), ("6", "fewer")]
     assert abs(float(looks[0]["t"])) < float(looks[0]["bound"])
@@ -77,4 +77,4 @@ def test_a_diverged_run_and_runs_that_are_not_there_yet(params: Params) -> None:
     keep(params.root / "runs", *kd)
     text, looks = written(params, params.root / "runs")
     assert [look["decision"] for look in looks] == ["diverged"]
-    assert "KD against Student: a run diverged, so there is no decision" in text
+    assert "KD against the student alone: a run diverged, so there is no decision" in text
