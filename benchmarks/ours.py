@@ -149,7 +149,7 @@ def step(cohort: Cohort, batch: Batch) -> None:
     teachers = {"teacher": cohort.features(batch)}
     parts: Parts = {}
     for run in cohort.runs:
-        run.learner.objective.add_parts(teachers, parts)
+        run.learner.objective.add_parts(teachers, batch, parts)
     for run in cohort.runs:
         run.learner.objective.before_step(batch)
         run.step(batch, teachers, parts)
@@ -215,7 +215,7 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     teachers = {"teacher": features}
     parts: Parts = {}
     for run in cohort.runs:
-        run.learner.objective.add_parts(teachers, parts)
+        run.learner.objective.add_parts(teachers, batch, parts)
     steps, repeats, tests = EPOCH / options.batch, options.steps, TEST / options.evaluate
     seconds = {
         "batches": steps * timed(lambda: next(batches), 10 * repeats),

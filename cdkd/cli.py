@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from cdkd.core.command_line import argument, command, parser, print_in_any_locale
+from cdkd.core.command_line import Run, argument, command, parser, print_in_any_locale
 from cdkd.core.errors import BadParams, CdkdError
 
 if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
@@ -48,10 +48,12 @@ def main(words: Sequence[str] | None = None) -> int:
     if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
         _end_with_parent()
     try:
-        code: int | None = arguments.run(arguments)
+        code: int | None = _follow(arguments.run)
+        if code is None:
+            code = arguments.run(arguments)
     except CdkdError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.code
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
@@ -66,6 +68,17 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{what}; what is finished is kept, and the same command continues", file=sys.stderr)
         return 1
     return code or 0
+
+
+def _follow(command: Run) -> int | None:
+    """Under torchrun, what `begin` of `training.launch` returns, for the commands that train."""
+    from cdkd.core.processes import launched
+
+    if launched() == 1 or command not in (teacher, distill, search, verify, work):
+        return None
+    from cdkd.training.launch import begin
+
+    return begin()
 
 
 def _fault_of_place(error: OSError) -> str | None:

@@ -21,7 +21,7 @@ from cdkd.runs.record import Record
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_EPOCHS, MAX_BATCH, MAX_PIXELS, MAX_SEED = 100_000, 65_536, 2048, 2**32 - 1
-MAX_CLASSES = 1_000_000
+MAX_CLASSES, MAX_RANKS = 1_000_000, 1024
 # as `config` bounds them
 MAX_WEIGHT, MAX_DECAY, LARGEST, MAX_TEXT, MAX_SHARE = 1e12, 1000, 1_000_000_000, 200, 0.9
 NUMBERS: Mapping[str, tuple[float, float]] = {  # of a recipe, as `config.schema.Training` bounds them
@@ -201,6 +201,7 @@ def recipe(values: Any) -> None:
     integer("training.epochs", found.epochs, 1, MAX_EPOCHS)
     integer("training.batch", found.batch, 2, MAX_BATCH)
     integer("training.warmup", found.warmup, 0, MAX_EPOCHS)
+    integer("training.ranks", found.ranks, 1, MAX_RANKS)
     for milestone in found.milestones:
         integer("training.milestones", milestone, 0, MAX_EPOCHS)
     for beta in found.betas:

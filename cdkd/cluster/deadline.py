@@ -6,11 +6,12 @@ import time
 
 
 class Deadline:
-    """When to stop: at the end of an epoch, if another one as long would not end in time."""
+    """When to stop: if the longest pause between two questions so far would not end in time once more."""
 
     def __init__(self, minutes: float) -> None:
-        self.last = time.monotonic()
-        self.end = self.last + 60 * minutes
+        self.end = time.monotonic() + 60 * minutes
+        self.last: float | None = None
+        self.longest = 0.0
         self.stopped = False
 
     @property
@@ -18,11 +19,13 @@ class Deadline:
         return self.stopped or time.monotonic() >= self.end
 
     def begin(self) -> None:
-        """The first epoch begins now."""
-        self.last = time.monotonic()
+        """A cohort begins; what comes before its first step is no pause."""
+        self.last = None
 
     def __call__(self) -> bool:
-        """Called at the end of an epoch: whether to stop."""
+        """Called after each step: whether to stop. The evaluation after an epoch is part of a pause."""
         before, self.last = self.last, time.monotonic()
-        self.stopped = self.last + (self.last - before) > self.end
+        if before is not None:
+            self.longest = max(self.longest, self.last - before)
+        self.stopped = self.last + self.longest > self.end
         return self.stopped

@@ -12,7 +12,7 @@ STOPPED = 75  # exit code (EX_TEMPFAIL): the same command continues
 
 
 class Stop:
-    """Asked whether to stop at the end of an epoch: after SIGTERM (a preemption), SIGUSR1 (the time is nearly
+    """Asked after each step whether to stop: after SIGTERM (a preemption), SIGUSR1 (the time is nearly
     over), or where another process has taken over the work.
     """
 
@@ -37,7 +37,7 @@ class Stop:
         if self._at_once or again:
             raise SystemExit(self.end())
         why = "its time is over" if number == signal.SIGUSR1 else "it is asked to stop"
-        print(f"{why}: a checkpoint follows at the end of this epoch", flush=True)
+        print(f"{why}: a checkpoint follows", flush=True)
 
     def close(self) -> None:
         """The task is done: no signal may kill the process now, which takes seconds to end."""

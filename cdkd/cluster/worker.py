@@ -26,6 +26,7 @@ from cdkd.cluster.deadline import Deadline
 from cdkd.cluster.plan_data import PROJECT, prepared
 from cdkd.cluster.plan_file import Plan
 from cdkd.core.errors import BadCheckpoint, CdkdError, Diverged
+from cdkd.core.processes import launched
 from cdkd.core.run_spec import RunSpec
 from cdkd.runs.store import RunStore, Store, cohort_name
 from cdkd.storage.files import sha256, write_atomically
@@ -189,12 +190,17 @@ def main(words: Sequence[str], train: Train | None = None) -> int:
     if arguments.student is not None:
         train = partial(train, start=arguments.student)
     signal.signal(signal.SIGTERM, _terminated)
+    if launched() > 1:
+        from cdkd.training.launch import begin
+
+        if (code := begin()) is not None:
+            return code
     try:
         for line in carry_out(arguments, train):
             print(line, flush=True)
     except CdkdError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.code
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130

@@ -20,8 +20,19 @@ def check_recipe(training: Training | None, written: Any, place: Place, faults: 
             faults.add((*place, name), f"{show(written[name])} with {choice} {chosen}; {with_it}")
     if training.optimiser == "sgd" and training.nesterov and training.momentum == 0:
         faults.add((*place, "nesterov"), "true with momentum 0; expected a momentum above 0")
+    if {"ranks", "batch", "engine"} & set(written):
+        _check_ranks(training, place, faults)
     if {"schedule", "warmup", "epochs"} & set(written):  # what a teacher inherits is listed with training
         _check_warmup(training, place, faults)
+
+
+def _check_ranks(training: Training, place: Place, faults: Faults) -> None:
+    ranks, batch = training.ranks, training.batch
+    if batch % ranks or batch < 2 * ranks:
+        what = f"{ranks} with batch {batch}; expected a number that divides it into two images or more a rank"
+        faults.add((*place, "ranks"), what)
+    elif ranks > 1 and training.engine == "compile":
+        faults.add((*place, "ranks"), f"{ranks} with engine compile; expected engine eager, or 1 rank")
 
 
 def _check_warmup(training: Training, place: Place, faults: Faults) -> None:

@@ -36,6 +36,7 @@ from cdkd.models import names
 SOURCES = ("digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "folder")
 MAX_PIXELS = 2048  # of an image's side
 MAX_BATCH = 65_536
+MAX_RANKS = 1024
 MAX_RATE = 100.0  # of the learning rate
 MAX_SEED = 2**32 - 1
 MAX_VALIDATION = 0.9  # a training split of some images must be left
@@ -184,6 +185,7 @@ class Training(Section):
     start_factor: of the learning rate, where one_cycle begins
     end_factor: of the learning rate, towards which cosine and linear fall, and with which one_cycle ends
     clip: largest norm of a step's gradient over all parameters, to which a larger one is scaled down; 0: none
+    ranks: processes that train together, each on its share of every batch; on GPUs, one on each
     """
 
     preset: Preset | None = None
@@ -209,6 +211,7 @@ class Training(Section):
     start_factor: Annotated[float, Field(ge=0, le=1)] = 0.04
     end_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    ranks: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
 
     @property
     def resolved(self) -> Recipe:

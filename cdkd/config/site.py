@@ -125,13 +125,15 @@ class Site(Section):
     store: folder of the store, which several machines may share; a relative one starts at this file
     tracking: address of an MLflow server
     lease: seconds of silence after which a process on another machine is taken for dead
-    checkpoint: seconds between the checkpoints of a cohort, which are made between epochs; without it 30
+    checkpoint: seconds between the checkpoints of a cohort at the ends of epochs; without it 30
+    step_checkpoint: seconds after which a cohort writes one inside an epoch; without it 600
     """
 
     store: Annotated[Text, AfterValidator(_folder)] | None = None
     tracking: Annotated[Text, AfterValidator(_address)] | None = None
     lease: Annotated[int, Field(ge=5, le=86_400)] = 120
     checkpoint: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    step_checkpoint: Annotated[int, Field(ge=0, le=86_400)] | None = None
     slurm: Slurm = Slurm()
 
 

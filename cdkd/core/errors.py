@@ -5,7 +5,9 @@ The command line prints their text and exits with 2, without a traceback.
 
 
 class CdkdError(Exception):
-    """Anything that one readable message explains."""
+    """Anything that one readable message explains. code: the exit code"""
+
+    code = 2
 
 
 class BadParams(CdkdError):
@@ -30,6 +32,12 @@ class BadStudy(CdkdError):
 
 class Diverged(CdkdError):
     """A run's loss or gradient stopped being finite."""
+
+
+class RankLost(CdkdError):
+    """Another of the processes that train a run together has ended."""
+
+    code = 75  # EX_TEMPFAIL: the same command continues
 
 
 class LeaseLost(CdkdError):

@@ -57,6 +57,11 @@ def use(project: Path) -> None:
             sys.modules[kind] = package
 
 
+def project() -> Path | None:
+    """The folder that `use` has named."""
+    return _project
+
+
 def names(kind: str) -> list[str]:
     """The files of the project's folder for this kind, without their ending."""
     return [] if _project is None else sorted(path.stem for path in (_project / kind).glob("[!_.]*.py"))

@@ -28,6 +28,12 @@ def share_cores(processes: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
 
 
+def launched() -> int:
+    """How many processes torchrun has started together with this one, itself among them."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if "RANK" in os.environ and count.isdecimal() else 1
+
+
 def has_gpu() -> bool:
     """Whether there is an NVIDIA GPU; found without importing torch."""
     return os.path.exists("/proc/driver/nvidia/gpus")

@@ -161,6 +161,7 @@ class Recipe:
     start_factor: float = 0.04
     end_factor: float = 0.0
     clip: float = 0.0
+    ranks: int = 1
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from cdkd.core.batch import Batch
 from cdkd.core.errors import BadData
 from cdkd.core.randomness import stream
+from cdkd.core.ranks import Ranks, Share
 from cdkd.data.crops import Augmentation, Windows, padded, random_boxes
 from cdkd.data.disk_images import Images
 from cdkd.data.encoded_images import EncodedImages
@@ -89,15 +90,19 @@ class Batches:
 
     With a crop after padding, an image has (2 pad + 1)² crops, and each of them mirrored. They are numbered
     row by row, the mirrored one after the other. crops: how many; None with resized_crop.
+
+    Several ranks draw the same batches, and each makes the pictures of its share.
     """
 
-    def __init__(self, split: Split, augmentation: Augmentation, batch: int) -> None:
+    def __init__(
+        self, split: Split, augmentation: Augmentation, batch: int, ranks: Ranks | None = None
+    ) -> None:
         if len(split) < 2:
             raise BadData(f"{len(split)} training images; expected at least 2")
         _check_crop(split, augmentation)
         height, width = split.images.shape[1:3]
         pad = augmentation.pad
-        self.split, self.augmentation, self.batch = split, augmentation, batch
+        self.split, self.augmentation, self.batch, self.ranks = split, augmentation, batch, ranks
         random_crops = augmentation.resized_crop is not None
         self.crops = None if random_crops else (2 * pad + 1) ** 2 * (1 + augmentation.flip)
         self._windows = (
@@ -112,12 +117,19 @@ class Batches:
         whole, rest = divmod(len(self.split), self.batch)
         return whole + (rest > 1 or whole == 0)
 
-    def epoch(self, seed: int, epoch: int, views: int = 1) -> Iterator[Batch]:
-        """views: augmented pictures of each image; view 0 is the same whatever their number."""
-        steps = order(len(self.split), self.batch, seed, epoch)
+    def epoch(
+        self, seed: int, epoch: int, views: int = 1, first: int = 0, until: int | None = None
+    ) -> Iterator[Batch]:
+        """views: augmented pictures of each image; view 0 is the same whatever their number.
+
+        first, until: the steps from `first` to before `until`; None: to the end
+        """
+        steps = order(len(self.split), self.batch, seed, epoch)[first:until]
+        if not steps:
+            return
         generators = [
             [stream(_augmentation(view), seed, epoch, step) for view in range(views)]
-            for step in range(len(steps))
+            for step in range(first, first + len(steps))
         ]
         if self.crops is not None and self._windows is not None:
             # drawn for the epoch at once, so that a GPU receives two tensors per epoch
@@ -127,13 +139,22 @@ class Batches:
             ]
             crops = torch.split(torch.cat(drawn, 1).to(self.split.device), [len(one) for one in steps], 1)
             indices = torch.split(torch.cat(steps).to(self.split.device), [len(one) for one in steps])
-            for step, (chosen, shown) in enumerate(zip(indices, crops, strict=True)):
+            for step, (whole, drawn_crops) in enumerate(zip(indices, crops, strict=True), first):
+                share, rows = self._share(whole)
+                chosen, shown = whole[rows], drawn_crops[:, rows]
                 images = tuple(self.split.normalised(self._windows(chosen, one)) for one in shown)
-                yield Batch(images, self.split.labels[chosen], chosen, shown[0], seed, epoch, step)
+                yield Batch(images, self.split.labels[chosen], chosen, shown[0], seed, epoch, step, share)
         else:
             jobs = (partial(self._batch, *step) for step in zip(steps, generators, strict=True))
-            for step, batch in enumerate(_ahead(jobs)):
+            for step, batch in enumerate(_ahead(jobs), first):
                 yield batch._replace(seed=seed, epoch=epoch, step=step)
+
+    def _share(self, indices: Tensor) -> tuple[Share | None, slice]:
+        """This rank's share of a batch, and the rows that it shows."""
+        if self.ranks is None:
+            return None, slice(None)
+        share = Share(self.ranks, self.split.labels[indices], indices)
+        return share, share.shown
 
     def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
         """The crops of one step: int64 [B]."""
@@ -145,31 +166,43 @@ class Batches:
         return 2 * windows + torch.randint(2, (count,), generator=generator)
 
     def _batch(self, indices: Tensor, generators: list[torch.Generator]) -> Batch:
-        chosen = indices.to(self.split.device)
-        labels = self.split.labels[chosen]
-        images, side = self.split.rows(indices), self.augmentation.resized_crop
+        share, rows = self._share(indices.to(self.split.device))
+        chosen = indices.to(self.split.device)[rows]
+        labels, count = self.split.labels[chosen], len(indices)
+        images, side = self.split.rows(indices[rows]), self.augmentation.resized_crop
         if side is not None:
-            views = tuple(self._resized(images, side, generator) for generator in generators)
-            return Batch(views, labels, chosen)
+            views = tuple(self._resized(images, side, generator, count, rows) for generator in generators)
+            return Batch(views, labels, chosen, share=share)
         assert isinstance(images, Tensor)  # see _check_crop
-        crops = [self._drawn(len(chosen), generator).to(self.split.device) for generator in generators]
+        crops = [self._drawn(count, generator)[rows].to(self.split.device) for generator in generators]
         height, width = images.shape[1:3]
         border = padded(images, self.augmentation.pad, self.augmentation.padding)
         windows = Windows(border, height, width, self.augmentation)
         every = torch.arange(len(chosen), device=self.split.device)
         views = tuple(self.split.normalised(windows(every, one)) for one in crops)
-        return Batch(views, labels, chosen, crops[0])
+        return Batch(views, labels, chosen, crops[0], share=share)
 
-    def _resized(self, images: Sequence[Tensor] | Tensor, side: int, generator: torch.Generator) -> Tensor:
-        """A random part of each image, resized to side x side, mirrored at random: float32 [B, C, H, W]."""
-        boxes = random_boxes([(image.shape[0], image.shape[1]) for image in images], generator)
+    def _resized(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        side: int,
+        generator: torch.Generator,
+        count: int,
+        rows: slice,
+    ) -> Tensor:
+        """A random part of each image, resized to side x side, mirrored at random: float32 [B, C, H, W].
+
+        count, rows: see `random_boxes`
+        """
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        boxes = random_boxes(sizes, generator, count, rows)
         parts = []
         for image, (top, left, tall, wide) in zip(images, boxes, strict=True):
             part = self.split.normalised(image[None, top : top + tall, left : left + wide])
             parts.append(functional.interpolate(part, (side, side), mode="bilinear", antialias=True))
         resized = torch.cat(parts)
         if self.augmentation.flip:
-            mirrored = torch.randint(2, (len(parts),), generator=generator, dtype=torch.bool)
+            mirrored = torch.randint(2, (count,), generator=generator, dtype=torch.bool)[rows]
             mirrored = mirrored.to(resized.device)
             resized = torch.where(mirrored[:, None, None, None], resized.flip(3), resized)
         return resized.contiguous(memory_format=torch.channels_last)

@@ -74,18 +74,25 @@ class Windows:
         return torch.from_numpy(found)
 
 
-def random_boxes(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> list[Box]:
+def random_boxes(
+    sizes: Sequence[tuple[int, int]],
+    generator: torch.Generator,
+    drawn: int | None = None,
+    rows: slice | None = None,
+) -> list[Box]:
     """A part of each image (height, width): 8 to 100 % of its area, with a ratio of sides from 3:4 to 4:3.
 
     Drawn as torchvision's RandomResizedCrop does: the first of ten that fits, else the largest centred part
     with such a ratio.
+
+    drawn, rows: numbers are drawn for so many images, of which `sizes` are these rows; None: all are given
     """
-    count = len(sizes)
+    count, rows = drawn or len(sizes), rows or slice(None)
     pixels = torch.tensor([[height * width] for height, width in sizes], dtype=torch.float32)
-    area = pixels * (0.08 + 0.92 * torch.rand(count, 10, generator=generator))
-    ratio = torch.exp((2 * torch.rand(count, 10, generator=generator) - 1) * math.log(4 / 3))
+    area = pixels * (0.08 + 0.92 * torch.rand(count, 10, generator=generator)[rows])
+    ratio = torch.exp((2 * torch.rand(count, 10, generator=generator)[rows] - 1) * math.log(4 / 3))
     tall, wide = (area / ratio).sqrt().round().long(), (area * ratio).sqrt().round().long()
-    corners = torch.rand(count, 2, generator=generator)
+    corners = torch.rand(count, 2, generator=generator)[rows]
     boxes = []
     for image, (height, width) in enumerate(sizes):
         fits = [

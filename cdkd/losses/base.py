@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
 from cdkd.losses import signature
+
+AcrossRanks = Literal["averaged", "gathered", "per_share"]
 
 
 class Loss(nn.Module):
@@ -32,9 +34,14 @@ class Loss(nn.Module):
 
     needs: what the loss reads of the source. `Needs.STEM` and `Needs.PREACTIVATION` also apply to the network
         that it trains. The less a loss needs, the more can be shared between runs.
+    across_ranks: what several ranks make of it, each of which has a share of the batch
+        averaged: it is a mean over images, so each rank computes it on its share, and the values are averaged
+        gathered: it looks at several images at once, so every rank computes it on the images of all ranks
+        per_share: it looks at several images at once, but at those of a share only: ranks change the result
     """
 
     needs: ClassVar[Needs] = Needs.LOGITS | Needs.POOLED | Needs.MAPS
+    across_ranks: AcrossRanks = "averaged"
 
     def __init__(self, student: Features, teacher: Features | None) -> None:
         super().__init__()
@@ -69,10 +76,12 @@ class Loss(nn.Module):
 class GroupLoss(nn.Module):
     """A number to minimise, of several networks at once.
 
-    Built from one batch of `Outputs` and of the teachers' features by name. Options are as in `Loss`.
+    Built from one batch of `Outputs` and of the teachers' features by name. Options and `across_ranks` are as
+    in `Loss`.
     """
 
     needs: ClassVar[Needs] = Needs.NOTHING
+    across_ranks: AcrossRanks = "averaged"
 
     def __init__(self, outputs: Outputs, teachers: Mapping[str, Features]) -> None:
         super().__init__()

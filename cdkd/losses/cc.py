@@ -57,6 +57,7 @@ class CorrelationCongruence(Loss):
     """Linear embeddings of the pooled features, one for each network; both are trained."""
 
     needs = Needs.POOLED
+    across_ranks = "gathered"
 
     def __init__(
         self,

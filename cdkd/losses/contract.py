@@ -17,11 +17,12 @@ from torch import Tensor
 from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.checks import Failed, Result, require, results
 from cdkd.core.errors import BadParams
-from cdkd.core.features import Features
+from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
 from cdkd.losses import group_contract, signature
 from cdkd.losses.base import Loss, build
 from cdkd.losses.contract_inputs import FIELDS, changed, every_option_has_a_default, features, tensors
+from cdkd.losses.contract_ranks import SIZES, Given, check_ranks
 
 
 class Made(NamedTuple):
@@ -216,6 +217,18 @@ def _part(it: Made) -> None:
     require(torch.equal(ours, it.value(loss)), "another value with the teacher's part than without")
 
 
+def _ranks(it: Made) -> None:
+    def given(size: int) -> Given:
+        one = made(it.name, size)
+        return Given(Outputs({"student": one.student}), {"teacher": one.teacher}, one.batch)
+
+    check_ranks(
+        made(it.name, max(SIZES)).loss(),
+        given,
+        lambda loss, outputs, teachers, batch: loss(outputs.each["student"], teachers["teacher"], batch),
+    )
+
+
 CHECKS: dict[str, Callable[[Made], None]] = {
     "every option has a default": _options,
     "it gives a single number": _scalar,
@@ -233,4 +246,5 @@ CHECKS: dict[str, Callable[[Made], None]] = {
     "it does not change its inputs": _inputs,
     "it does not depend on the memory format of maps": _layout,
     "a precomputed `teacher_part` gives the same number": _part,
+    "two ranks compute what one does, or it says that they do not": _ranks,
 }

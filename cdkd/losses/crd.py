@@ -108,6 +108,7 @@ class ContrastiveRepresentation(Loss):
     """
 
     needs = Needs.POOLED
+    across_ranks = "gathered"
     student_bank: Tensor
     teacher_bank: Tensor
     normalisers: Tensor

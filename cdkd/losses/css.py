@@ -74,6 +74,7 @@ class ChannelSelfSupervision(GroupLoss):
     """Two networks with as many masked branches each, such as resnet110-b12+css3 and resnet56-b6+css3."""
 
     requires: ClassVar[tuple[str, ...]] = ("branches",)
+    across_ranks = "gathered"  # its ratios are those of the whole batch
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class GuidedKD(Loss):
     """See `guided_kd`."""
 
     needs = Needs.LOGITS
+    across_ranks = "gathered"  # its divisor counts the images kept of the whole batch
 
     def __init__(self, student: Features, teacher: Features, *, temperature: PositiveFloat = 1.0) -> None:
         super().__init__(student, teacher)

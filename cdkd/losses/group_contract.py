@@ -16,6 +16,7 @@ from cdkd.core.features import Features, Outputs
 from cdkd.losses import signature
 from cdkd.losses.base import Ensemble, GroupLoss, build
 from cdkd.losses.contract_inputs import changed, every_option_has_a_default, features, tensors
+from cdkd.losses.contract_ranks import Given, check_ranks
 
 CLASSES, CHANNELS, BRANCHES = 10, (16, 32, 64), 3
 EPOCHS = (0, 1000)  # a first and a late one: they may take different branches
@@ -208,6 +209,13 @@ def _ensemble(it: Made) -> None:
     require(torch.isfinite(found).all(), "logits that are not finite")
 
 
+def _ranks(it: Made) -> None:
+    def given(size: int) -> Given:
+        return Given(*made(it.name, size)[1:])
+
+    check_ranks(it.loss(), given, lambda loss, *given: total(loss(*given)))
+
+
 CHECKS: dict[str, Callable[[Made], None]] = {
     "every option has a default": _options,
     "it gives a single number, or named parts of one number each": _scalar,
@@ -225,4 +233,5 @@ CHECKS: dict[str, Callable[[Made], None]] = {
     "it does not change its inputs": _inputs,
     "it does not depend on the memory format of maps": _layout,
     "its ensemble, if it has one, gives logits": _ensemble,
+    "two ranks compute what one does, or it says that they do not": _ranks,
 }

@@ -124,6 +124,8 @@ class InterChannelCorrelation(Loss):
         wide = embedding == "conv3x3" or (embedding == "by_form" and form == "imagenet")
         self.embedding = conv_bn(ours.shape[1], theirs.shape[1], 3 if wide else 1)
         self.form, self.grid = form, grid
+        if form == "imagenet":  # divides by the batch twice
+            self.across_ranks = "gathered"
 
     @property
     def part_key(self) -> Hashable:

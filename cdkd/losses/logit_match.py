@@ -29,6 +29,7 @@ def logit_match(student_logits: Tensor, teacher_logits: Tensor, nominal_batch: i
 
 class LogitMatch(Loss):
     needs = Needs.LOGITS
+    across_ranks = "gathered"  # a sum with a divisor of its own, not a mean
 
     def __init__(self, student: Features, teacher: Features, *, data: DataInfo) -> None:
         super().__init__(student, teacher)

@@ -50,6 +50,7 @@ class ProbabilisticTransfer(Loss):
     """The pooled features."""
 
     needs = Needs.POOLED
+    across_ranks = "gathered"
 
     @property
     def part_key(self) -> Hashable:

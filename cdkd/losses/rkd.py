@@ -74,6 +74,7 @@ class RelationalKD(Loss):
     """The pooled features."""
 
     needs = Needs.POOLED
+    across_ranks = "gathered"
 
     def __init__(
         self,

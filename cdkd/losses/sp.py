@@ -50,6 +50,7 @@ class SimilarityPreserving(Loss):
     """One map of each network, the last unless `stages` names another pair; the sum over several."""
 
     needs = Needs.MAPS
+    across_ranks = "gathered"
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from cdkd.config import site
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder
 from cdkd.core.errors import BadCheckpoint
-from cdkd.core.processes import cores, has_gpu, share_cores
+from cdkd.core.processes import cores, has_gpu, launched, share_cores
 from cdkd.core.run_spec import RunSpec
 from cdkd.runs.record import Record
 from cdkd.runs.store import RunStore, cohort_name
@@ -52,12 +52,17 @@ def jobs(params: Params) -> int:
     last bits. Where a rule adds seeds, so many train at once as it adds.
     """
     seeds = len(params.seeds) if params.rule is None else params.rule.step
-    return 1 if has_gpu() else min(cores(), seeds)
+    return _processes(params.training.ranks, seeds)
 
 
 def search_workers(params: Params, study: str) -> int:
-    """Processes that share a study on this machine: one for each core, at most one for each trial."""
-    return 1 if has_gpu() else min(cores(), params.search[study].study.generation)
+    """Processes that share a study on this machine: for each core or ranks, at most one for each trial."""
+    return _processes(params.training.ranks, params.search[study].study.generation)
+
+
+def _processes(ranks: int, most: int) -> int:
+    """Processes of so many ranks each that share this machine; under torchrun it has started all."""
+    return 1 if has_gpu() or launched() > 1 else min(max(1, cores() // ranks), most)
 
 
 def train_pending(
@@ -113,7 +118,9 @@ def _train(
 ) -> None:
     if not plans:
         return
-    share_cores(1 if teacher is None else mode.processes or jobs(params))
+    recipe, place = plans[0].config["training"], site.load(params.root)
+    ranks = 1 if recipe is None else recipe.get("ranks", 1)
+    share_cores(ranks * (1 if teacher is None else mode.processes or jobs(params)))
     from cdkd.runs.execution import adopt_teacher, no_watcher, train_cohort
 
     if plans[0].config["training"] is None:
@@ -137,7 +144,8 @@ def _train(
                 weights,
                 cache=params.teacher.cache,
                 start=params.student.start(params.root),
-                checkpoint_seconds=site.load(params.root).checkpoint,
+                checkpoint_seconds=place.checkpoint,
+                step_checkpoint_seconds=place.step_checkpoint,
                 watch=partial(_track, params) if mode.tracked else no_watcher,
                 stop=mode.stop,
             )

@@ -185,6 +185,7 @@ def recipe(training: Training) -> str:
     else:
         parts.append(f"betas {training.betas[0]:g}, {training.betas[1]:g}")
     parts.append(f"weight decay {training.weight_decay:g}")
+    parts += [f"{training.ranks} ranks"] if training.ranks > 1 else []
     parts += [f"gradient's norm at most {training.clip:g}"] if training.clip else []
     parts += [f"pad {crop.pad} ({crop.padding})"] if crop.pad else []
     parts += [f"resized crop {crop.resized_crop}"] if crop.resized_crop else []

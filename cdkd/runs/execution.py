@@ -14,6 +14,8 @@ from safetensors.torch import save as to_safetensors
 
 from cdkd.core.company import Company
 from cdkd.core.errors import BadCheckpoint, CdkdError
+from cdkd.core.processes import launched
+from cdkd.core.ranks import Ranks
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import Recipe
 from cdkd.data.prepared import read_meta
@@ -24,7 +26,6 @@ from cdkd.runs.predictions import KEY, predict, sha256_of
 from cdkd.runs.record import Record, git_state
 from cdkd.runs.store import RunStore
 from cdkd.storage.progress import Progress
-from cdkd.training import checkpoint
 from cdkd.training.cohort import Cohort, build_cohort
 from cdkd.training.environment import choose_device, environment
 from cdkd.training.evaluation import Evaluation, Row, latency
@@ -33,6 +34,7 @@ from cdkd.training.run import Run
 from cdkd.training.setup import CacheSettings, network, split
 
 CHECKPOINT_SECONDS = 30.0
+STEP_CHECKPOINT_SECONDS = 600.0
 
 Prune = Callable[[RunSpec, Sequence[Row]], bool]  # of a run and its history so far
 
@@ -69,6 +71,7 @@ def train_cohort(
     *,
     cache: float = 0.0,
     checkpoint_seconds: float | None = None,
+    step_checkpoint_seconds: float | None = None,
     start: Path | None = None,
     watch: Watch = no_watcher,
     stop: Callable[[], bool] = lambda: False,
@@ -80,34 +83,55 @@ def train_cohort(
 
     root: the project's folder
     cache: gigabytes of disk for the teacher's outputs
-    checkpoint_seconds: least time between checkpoints; None: 30
+    checkpoint_seconds: least time between checkpoints at the ends of epochs; None: 30
+    step_checkpoint_seconds: of those inside an epoch; None: 600
     start: weights that the students start from, where their specifications ask for them
     stop: see `training.loop.train`
     prune: asked after every epoch whether to stop a run early
     """
-    cohort = build_cohort(
-        specs, data_folder, teacher_weights, store.checkpoint, _cache(specs[0], store, cache), start
-    )
-    for spec in specs:
-        source_archive.keep(store.code, spec)
-    circumstances = {
-        "environment": dict(cohort.environment),
-        "git": git_state(root),
-        "cohort": [spec.method for spec in specs],
-    }
-    with watch(specs, circumstances) as watcher, Progress(_title(specs)) as progress:
-        recorder = _Recorder(cohort, store, watcher, progress, circumstances, prune)
-        for run in cohort.runs:
-            if run.history:  # the process was killed after the run's last epoch, before the run was stored
-                recorder.settle(run)
-        seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-        cohort.train(recorder.on_epoch, stop, seconds)
+    kept = _cache(specs[0], store, cache)
+    with _ranks(specs, data_folder, teacher_weights, start, kept) as ranks:
+        cohort = build_cohort(specs, data_folder, teacher_weights, store.checkpoint, kept, start, ranks)
+        for spec in specs:
+            source_archive.keep(store.code, spec)
+        circumstances = {
+            "environment": dict(cohort.environment),
+            "git": git_state(root),
+            "cohort": [spec.method for spec in specs],
+        }
+        with watch(specs, circumstances) as watcher, Progress(_title(specs)) as progress:
+            recorder = _Recorder(cohort, store, watcher, progress, circumstances, prune)
+            for run in cohort.runs:
+                if run.history:  # the process was killed after the last epoch, before the run was stored
+                    recorder.settle(run)
+            between = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+            inside = STEP_CHECKPOINT_SECONDS if step_checkpoint_seconds is None else step_checkpoint_seconds
+            cohort.train(recorder.on_epoch, stop, between, inside)
     if failed := [run for run in cohort.runs if run.failed]:
         lines = [
             f"{cohort.specs[run.key].method} seed {specs[0].seed}: {_first_line(run.failed)}"
             for run in failed
         ]
         raise CdkdError(f"{'; '.join(lines)}; the same command tries again from the last checkpoint")
+
+
+@contextlib.contextmanager
+def _ranks(
+    specs: Sequence[RunSpec],
+    data_folder: Path,
+    teacher_weights: Path | None,
+    start: Path | None,
+    cache: CacheSettings | None,
+) -> Iterator[Ranks | None]:
+    """The ranks of the cohort's recipe; None where it has one, and nothing is started."""
+    count = specs[0].recipe.ranks
+    if count == launched() == 1:
+        yield None
+        return
+    from cdkd.training.launch import cohort_ranks, job_of
+
+    with cohort_ranks(count, job_of(list(specs), data_folder, teacher_weights, start, cache)) as ranks:
+        yield ranks
 
 
 class _Recorder:
@@ -143,7 +167,7 @@ class _Recorder:
         if not run.done and self.prune(self.cohort.specs[run.key], run.history):
             run.pruned = True
             self.planned -= run.recipe.epochs - run.epoch
-            checkpoint.clear(run.folder)
+            run.clear()
         elif run.done and not run.pruned:
             self._keep(run)
 
@@ -165,7 +189,7 @@ class _Recorder:
             result |= {KEY: sha256_of(predictions)}
         record = record_of(spec, run.history, result, circumstances, reason)
         self.store.put(record, weights if kept else None, predictions)
-        checkpoint.clear(run.folder)
+        run.clear()
         self.watcher.finish(record)
 
     def _circumstances_of(self, run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run between epochs, written atomically; the last two are kept.
+"""Checkpoints: the state of a run between or inside epochs, written atomically; the last two are kept.
 
 `LAST` names the states, newest first, each with its digest. A missing or corrupt state is reported, and the
 previous one is loaded: randomness is a function of (seed, epoch, step), so that the run still ends with the
@@ -24,15 +24,15 @@ from cdkd.storage.leases import confirm
 
 FORMAT = 2
 KEPT = 2
-STATE = re.compile(r"state-\d{5}\.pt")
-OURS = re.compile(r"\.?(state-\d{5}\.pt|LAST)(\..*\.tmp)?")
+STATE = re.compile(r"state-\d{5}(-\d{6,})?\.pt")
+OURS = re.compile(rf"\.?({STATE.pattern}|LAST)(\..*\.tmp)?")
 HINT = "remove that folder to train the run from its start"
 
 Noted = list[dict[str, Any]]  # the pointer's states, newest first: file, epoch, sha256
 
 
-def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Save the state after `epoch` epochs.
+def save(folder: Path, epoch: int, state: dict[str, Any], step: int = 0) -> None:
+    """Save the state after `epoch` epochs and `step` steps of the next one.
 
     The pointer moves once the state is on the disk; older states are then removed. A full disk leaves the
     previous states. Call it with the run locked: it also removes what a killed save left behind. Raises
@@ -42,7 +42,7 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    name = f"state-{epoch:05d}.pt"
+    name = f"state-{epoch:05d}{f'-{step:06d}' if step else ''}.pt"
     before = [
         noted for noted in (_states(folder) if (folder / "LAST").exists() else []) if noted["file"] != name
     ]
@@ -73,7 +73,7 @@ def load(folder: Path) -> dict[str, Any] | None:
             continue
         if position > 0:
             print(
-                f"{folder}: resumes from the previous state, after epoch {noted['epoch'] - 1}",
+                f"{folder}: resumes from the previous state, {noted['file']}",
                 file=sys.stderr,
                 flush=True,
             )

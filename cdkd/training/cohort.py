@@ -15,6 +15,7 @@ from torch import nn
 
 from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.needs import SMALL, Needs
+from cdkd.core.ranks import Ranks
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER, Method, Recipe
 from cdkd.data.batches import Batches, evaluation
@@ -24,6 +25,7 @@ from cdkd.training.environment import choose_device, environment, keep_freed_mem
 from cdkd.training.evaluation import Evaluation, Row
 from cdkd.training.learner import STUDENT, Learner
 from cdkd.training.loop import needs_of, train
+from cdkd.training.ranks import same_state
 from cdkd.training.result import result_of
 from cdkd.training.run import Run
 from cdkd.training.setup import (
@@ -60,6 +62,7 @@ class Cohort:
         on_epoch: Callable[[Run, Row | None], None],
         stop: Callable[[], bool],
         checkpoint_seconds: float = 30.0,
+        step_checkpoint_seconds: float = 600.0,
     ) -> None:
         seed = next(iter(self.specs.values())).seed
         train(
@@ -69,6 +72,7 @@ class Cohort:
             self.evaluation,
             seed,
             checkpoint_seconds=checkpoint_seconds,
+            step_checkpoint_seconds=step_checkpoint_seconds,
             on_epoch=on_epoch,
             stop=stop,
         )
@@ -83,15 +87,17 @@ def build_cohort(
     specs: Sequence[RunSpec],
     data_folder: Path,
     teacher_weights: Path | None,
-    checkpoint_folder: Callable[[str], Path],
+    checkpoint_folder: Callable[[str], Path] | None,
     cache: CacheSettings | None = None,
     start: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Cohort:
     """Read the data and the teacher, and build a run of each specification, resumed from its last checkpoint.
 
     specs: of one seed, one teacher and one split; their recipes may differ in the optimiser's numbers only
-    checkpoint_folder: from a fingerprint to the folder
+    checkpoint_folder: from a fingerprint to the folder; None of a rank other than 0, which has none
     start: weights that the students start from, where their specifications ask for them
+    ranks: that train the cohort together; all begin in the state of rank 0
     """
     keep_freed_memory()
     device = choose_device()
@@ -99,12 +105,13 @@ def build_cohort(
     first = specs[0]
     recipe = first.recipe
     training = training_split(data_folder, meta, device, first.judged_on)
-    batches = Batches(training, recipe.augmentation, recipe.batch)
+    batches = Batches(training, recipe.augmentation, recipe.batch, ranks)
     judged = split(data_folder, meta, device, first.judged_on)
     teachers: dict[str, Teacher] = {}
     if first.config["teacher"] is not None and teacher_weights is not None:
         teachers[TEACHER] = teacher_of(first, teacher_weights, recipe, device)
-    evaluator = evaluation_of(first, recipe, judged, teachers.get(TEACHER), cache)
+    judge = teachers.get(TEACHER) if ranks is None or ranks.leads else None  # rank 0 alone evaluates
+    evaluator = evaluation_of(first, recipe, judged, judge, cache)
     if teachers:
         teachers[TEACHER] = Teacher(teachers[TEACHER].model, recipe, first.config["teacher"]["batchnorm"])
     here = environment(device)
@@ -114,7 +121,7 @@ def build_cohort(
     for spec in specs:
         model = networks(spec, device, start)
         key = spec.fingerprint
-        folder = checkpoint_folder(key)
+        folder = None if checkpoint_folder is None else checkpoint_folder(key)
         made = student_run(
             key, model, spec.terms, spec.recipe, spec.seed, sample, teachers, folder, here, data
         )
@@ -122,6 +129,8 @@ def build_cohort(
     if teachers and cache is not None and _cacheable(runs, recipe.epochs):
         images = sum(meta.counts[name] for name in ("train", "validation"))
         teachers[TEACHER].cache = training_cache(first, teachers[TEACHER], batches, images, judged, cache)
+    if ranks is not None:
+        same_state(ranks, runs)
     return Cohort({spec.fingerprint: spec for spec in specs}, runs, teachers, batches, evaluator, meta, here)
 
 
@@ -133,13 +142,14 @@ def student_run(
     seed: int,
     sample: Batch,
     teachers: Mapping[str, Teacher],
-    folder: Path,
+    folder: Path | None,
     environment: Mapping[str, Any] = MappingProxyType({}),
     data: DataInfo | None = None,
 ) -> Run:
     """A run of one network, or of the networks of the method's group, resumed from its last checkpoint.
 
-    key: the run's fingerprint; sample: a batch, for the shapes of features; folder: of the checkpoints
+    key: the run's fingerprint; sample: a batch, for the shapes of features; folder: of the checkpoints; None:
+        there are none
     """
     read = reduce(or_, (loss_class(loss).needs for loss in method.losses), Needs.MAPS)
     shapes = {name: teacher(sample, read) for name, teacher in teachers.items()}

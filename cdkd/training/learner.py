@@ -82,12 +82,14 @@ class Learner(nn.Module):
         ]
         return [*networks, *losses]
 
-    def open_epoch(self, epoch: int, learning_rate: float) -> None:
+    def open_epoch(self, epoch: int, learning_rate: float, *, begun: bool = False) -> None:
+        """begun: whether steps of the epoch were made before, by a process that has ended"""
         self.train()
         self.objective.open_epoch(epoch)
         self.needs = self.objective.needs_of_networks()
         self.set_rate(learning_rate)
-        if self.recipe.momentum_at_milestones == "reset" and epoch in self.recipe.milestones:
+        reset = self.recipe.momentum_at_milestones == "reset" and not begun
+        if reset and epoch in self.recipe.milestones:
             for optimiser in self.optimisers:
                 optimiser.reset()
 
@@ -112,6 +114,13 @@ class Learner(nn.Module):
 
     def step(self, phase: int = 0) -> None:
         self.optimisers[phase].step()
+
+    def averaged(self, phase: int = 0) -> list[Tensor]:
+        """After a backward pass, what ranks average: the phase's gradients, and BatchNorm's statistics."""
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        statistics = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
+        gradients = [x.grad for x in self.optimisers[phase].parameters if x.grad is not None]
+        return [*gradients, *statistics]
 
     def alone(self, name: str | None = None) -> nn.Module:
         """One network, as `build` makes it; without a name the deployed one."""

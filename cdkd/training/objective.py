@@ -12,6 +12,7 @@ from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
 from cdkd.core.randomness import stream_seed
+from cdkd.core.ranks import gathered, whole
 from cdkd.core.schedule import Method, Term
 from cdkd.losses import signature
 from cdkd.losses.base import GroupLoss, Loss, build
@@ -40,9 +41,17 @@ class Active(nn.Module):
     def part(self) -> Hashable | None:
         """The key of its part that depends on a teacher alone."""
         key = self.loss.part_key if isinstance(self.loss, Loss) else None
-        return None if key is None else (self.term.source, type(self.loss).__name__, key)
+        return None if key is None else (self.term.source, type(self.loss).__name__, key, self.gathered)
+
+    @property
+    def gathered(self) -> bool:
+        """Whether it is computed on the images of all ranks."""
+        return self.loss.across_ranks == "gathered"
 
     def forward(self, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch, parts: Parts) -> Any:
+        if self.gathered:
+            own = outputs if self.network is None else outputs._replace(shared=None)
+            outputs, teachers, batch = gathered(own, teachers, batch)
         if self.network is None:
             return self.loss(outputs, teachers, batch)
         return self.loss(
@@ -116,7 +125,7 @@ class Objective(nn.Module):
                 needs |= one.loss.needs
         return needs
 
-    def add_parts(self, teachers: Mapping[str, Features], parts: Parts) -> None:
+    def add_parts(self, teachers: Mapping[str, Features], batch: Batch, parts: Parts) -> None:
         """Compute the parts that depend on a teacher alone, unless another run of the cohort has done so."""
         for one in self.each():
             part = one.part()
@@ -127,13 +136,16 @@ class Objective(nn.Module):
                 and one.term.source in teachers
                 and isinstance(one.loss, Loss)
             ):
+                source = teachers[one.term.source]
+                if one.gathered and batch.share is not None:
+                    source = whole(source, batch.share)
                 with torch.no_grad():
-                    parts[part] = one.loss.teacher_part(teachers[one.term.source])
+                    parts[part] = one.loss.teacher_part(source)
 
     def before_step(self, batch: Batch) -> None:
         for one in self.each():
             if one.key in self.active:
-                one.loss.before_step(batch)
+                one.loss.before_step(batch.whole if one.gathered else batch)
 
     def forward(
         self,

@@ -155,6 +155,7 @@ def _cache(
         "data": {name: spec.config["data"][name] for name in ("digest", "classes", "image")},
         "code": cache.code,
         **{name: spec.config["training"][name] for name in ("augmentation", "precision", "engine", "batch")},
+        **({} if spec.recipe.ranks == 1 else {"ranks": spec.recipe.ranks}),
         "computed by": [torch.__version__, machine["processor"], machine["instructions"]],
     }
     sample = next(evaluation(judged, spec.recipe.augmentation, spec.recipe.batch)).images

@@ -20,8 +20,8 @@ class Teacher:
     """A frozen network.
 
     batchnorm: train: as in the released code of CD, with batch statistics, and running ones that drift
-    least: a batch of fewer images is filled up to so many by repeating images; None: `FULL`, or the recipe's
-        batch if that is smaller
+    least: a batch of fewer images is filled up to so many by repeating images; None: `FULL`, or a rank's
+        share of the recipe's batch if that is smaller
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Teacher:
         cache: TeacherCache | None = None,
         least: int | None = None,
     ) -> None:
-        self.least = min(FULL, recipe.batch) if least is None else least
+        self.least = min(FULL, recipe.batch // recipe.ranks) if least is None else least
         self.model = model.requires_grad_(False).train(batchnorm == "train")
         self.forward = Forward(self.model, recipe)
         self.cache = cache if batchnorm == "eval" else None

@@ -51,7 +51,7 @@ class Refuser:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Refuser())
 """
-ONE_EPOCH = """
+ONE_STEP = """
 import sys
 from cdkd.cluster import worker
 from cdkd.runs import execution
@@ -167,7 +167,7 @@ def trained(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def away(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Away:
-    """The plan carried out elsewhere: killed, continued for an epoch, continued to the end."""
+    """The plan carried out elsewhere: killed, continued for a step of each cohort, continued to the end."""
     place = Away(tmp_path_factory.mktemp("away"), home)
     words = (home.folder / "plan.json", "--out", "out", "--data", "carried.zip")
     process = place.start(*words)
@@ -175,13 +175,13 @@ def away(home: Clone, tmp_path_factory: pytest.TempPathFactory) -> Away:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    stopped = place.run(*words, how=("-c", ONE_EPOCH))
+    stopped = place.run(*words, how=("-c", ONE_STEP))
     assert stopped.splitlines()[-1] == "remaining: 4 runs"
     kept = {path.parent.name for path in place.folder.glob("out/.cdkd/checkpoints/*/LAST")}
     done = {path.parent.name for path in place.folder.glob("out/.cdkd/store/*/record.json")}
     assert (
         len(kept - done) == 4
-    )  # both seeds by an epoch; the kill may have come before the teacher's were cleared
+    )  # both seeds by a step; the kill may have come before the teacher's were cleared
     assert "1 runs in predictions-000.safetensors" in stopped
     assert place.run(*words, "--weights", "float32").splitlines()[-1] == "complete"
     return place
@@ -556,13 +556,14 @@ def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: 
     assert results_bundle.read(tmp_path / "results").student_weights(student) is None
 
 
-def test_the_deadline_leaves_room_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deadline_leaves_room_for_the_longest_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("cdkd.cluster.deadline.time.monotonic", lambda: now[0])
     deadline = Deadline(1.0)
-    now[0] = 20.0  # preparing data
+    now[0] = 5.0  # preparing data
     deadline.begin()
-    for second, stop in ((35.0, False), (44.0, False), (53.0, True)):  # 15, 9 and 9 seconds an epoch
+    # 20 seconds for the first step and what comes before it, then 1, 14 with an evaluation, 1, 6 and 1
+    for second, stop in ((25.0, False), (26.0, False), (40.0, False), (41.0, False), (47.0, True)):
         now[0] = second
         assert deadline() is stop
     assert deadline.over

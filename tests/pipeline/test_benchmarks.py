@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,12 @@ def test_groups_are_held_against_their_multiply_adds() -> None:
     assert 1 < expected["one"] < expected["dml"] < expected["pcl"]
     assert expected["pcl"] == pytest.approx(4, abs=0.05)  # three views that learn, and as many averages
     assert "no group of digits-online" in output_of("groups", "kd --experiment digits-online", code=1)
+
+
+def test_ranks() -> None:
+    words = "--teacher resnet14 --student resnet8 --batch 8 --rounds 2 --steps 1 --warmup 1"
+    machine, _, one, two, found = output_of("ranks", words).splitlines()
+    assert "resnet14 -> resnet8, kd, batch 8" in machine
+    assert re.fullmatch(r"1 rank x 2 threads: [\d.]+, [\d.]+, [\d.]+", one)
+    assert re.fullmatch(r"2 ranks x 1 thread: [\d.]+, [\d.]+, [\d.]+; of it [\d.]+ in the all-reduce", two)
+    assert re.fullmatch(r"two ranks take [+-][\d.]+ % more time than one", found)

@@ -172,7 +172,7 @@ OTHER_RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("how", OTHER_RECIPES)
 def test_every_recipe_is_exact(how: str, together: dict[str, Run], tmp_path: Path) -> None:
-    """Alone, in company, and resumed after an epoch: the same bits, which are not the first recipe's."""
+    """Alone, in company, and resumed after a step: the same bits, which are not the first recipe's."""
     recipe, names = OTHER_RECIPES[how] | {"milestones": ()}, ["student", "edt_decayed", "fitnets"]
     company = cohort(names, 0, tmp_path / "company", **recipe)
     (alone,) = cohort(["edt_decayed"], 0, tmp_path / "alone", **recipe)
@@ -473,7 +473,7 @@ def test_a_run_resumed_elsewhere_says_so(tmp_path: Path) -> None:
         checkpoint_seconds=0,
         stop=lambda: True,
     )
-    assert (begun.epoch, begun.environments) == (1, [{"threads": 1}])
+    assert (begun.epoch, begun.position, begun.environments) == (0, 1, [{"threads": 1}])
     assert run({"threads": 1}).environments == [{"threads": 1}]
     assert run({"threads": 2}).environments == [{"threads": 1}, {"threads": 2}]
 

@@ -82,7 +82,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert epoch_of(folder) == 2
     output = capsys.readouterr().err
     assert "state-00003.pt: missing or damaged" in output
-    assert "resumes from the previous state, after epoch 1" in output
+    assert "resumes from the previous state, state-00002.pt" in output
     assert not (folder.parent / "executed").exists()
     if damage != "a folder":
         checkpoint.save(folder, 3, state(3))  # trained again, it takes its place

@@ -222,8 +222,9 @@ def test_a_configuration_is_of_what_differs_from_the_first_recipe() -> None:
     plain = RECIPE.values()
     assert "optimiser" not in plain
     assert "clip" not in plain
+    assert "ranks" not in plain
     assert plain["momentum_at_milestones"] == "kept"
-    other = replace(RECIPE, optimiser="adamw", betas=(0.9, 0.95), milestones=(3,), clip=1.0)
+    other = replace(RECIPE, optimiser="adamw", betas=(0.9, 0.95), milestones=(3,), clip=1.0, ranks=2)
     assert Recipe.of(other.values()) == other
     assert Recipe.of(plain) == RECIPE
 
@@ -253,6 +254,10 @@ def loaded(tmp_path: Path, training: str, teacher: str = "{}") -> Any:
         ("schedule: cosine, warmup: 4", "training.warmup: 4 with schedule cosine; expected fewer than the 4"),
         ("rate_per: batch", "training.rate_per: 'batch'; expected 'epoch' or 'step'"),
         ("clip: -1", "training.clip: -1; expected at least 0"),
+        ("ranks: 0", "training.ranks: 0; expected at least 1"),
+        ("ranks: 3", "training.ranks: 3 with batch 32; expected a number that divides it into two"),
+        ("ranks: 32", "training.ranks: 32 with batch 32; expected a number that divides it into two"),
+        ("engine: compile, ranks: 2", "training.ranks: 2 with engine compile; expected engine eager"),
     ],
 )
 def test_faults_of_a_recipe(training: str, fault: str, tmp_path: Path) -> None:
