@@ -263,7 +263,7 @@ def teacher(arguments: argparse.Namespace) -> int:
         return 0
     from cdkd.pipeline import stages
 
-    return int(_print_results([stages.teacher(_params())]))  # nobody can learn from one that diverged
+    return int(_print_results(stages.teacher(_params())))  # nobody can learn from one that diverged
 
 
 @command(
@@ -304,7 +304,8 @@ def _print_results(records: Sequence[Record]) -> bool:
         if record.status != "finished":
             continue
         last = record.result["last"]
-        epoch = "weights from a file" if last["epoch"] is None else "last epoch"
+        kind = "weights from a file" if "weights_sha256" in record.config else "initial weights"
+        epoch = kind if last["epoch"] is None else "last epoch"
         print(
             f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %,"
             f" top-5 {last['test_top5_error']:.2f} % ({epoch}, test)"
@@ -354,6 +355,16 @@ def report(arguments: argparse.Namespace) -> int:
     if holes:
         print("\n".join(["", *holes]), file=sys.stderr)
     return int(bool(holes) and "DVC_STAGE" in os.environ)  # in the pipeline every run was there a moment ago
+
+
+@command(
+    "print the label smoothing and the epochs with which a student alone matches the teacher, for controls",
+    "controls",
+)
+def controls(arguments: argparse.Namespace) -> None:
+    from cdkd.pipeline import controls
+
+    print("\n".join(controls.controls(_params())))
 
 
 @command("print the tables of the last report", "show")

@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, tuple[type[BaseModel], type | None]] = {
     "data": (schema.Data, None),
     "data.normalisation": (schema.Normalisation, None),
     "teacher": (schema.Teacher, None),
+    "teacher.others": (schema.OtherTeacher, None),
     "student": (schema.Student, None),
     "training": (schema.Training, None),
     "training.augmentation": (schema.Augmentation, None),

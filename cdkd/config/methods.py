@@ -17,7 +17,8 @@ from cdkd.core.schedule import TEACHER, Inactive, Method, Term, Weight
 from cdkd.losses import signature
 
 TAKEN = ("teacher", "search")  # their runs lie in the folder of the methods'
-METHOD_KEYS = ("inactive", "group")  # keys of a method that are not terms
+SETTINGS = ("teacher", "epochs")  # of a method: a teacher of `teacher.others`, and epochs of its own
+METHOD_KEYS = ("inactive", "group", *SETTINGS)  # keys of a method that are not terms
 NO_TERMS = (
     *METHOD_KEYS,
     "training",
@@ -37,6 +38,13 @@ def check_name(value: Any, place: Place, faults: Faults) -> str:
     return str(value)
 
 
+def epochs_of(terms: Any, epochs: int | None) -> int | None:
+    """The number of epochs of a method as params.yaml writes it; epochs: of the recipe."""
+    own = terms.get("epochs") if isinstance(terms, Mapping) else None
+    whole = isinstance(own, int) and not isinstance(own, bool) and 0 < own <= MAX_EPOCHS
+    return own if whole else epochs
+
+
 def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Method]:
     """Every method, as params.yaml writes it; epochs: of the training, None where that is faulty."""
     if not isinstance(value, dict) or not value:
@@ -48,7 +56,10 @@ def methods_of(value: Any, epochs: int | None, faults: Faults) -> dict[str, Meth
         return {}
     for name in value:
         check_name(name, ("methods", name), faults)
-    return {str(name): method_of(terms, ("methods", name), epochs, faults) for name, terms in value.items()}
+    return {
+        str(name): method_of(terms, ("methods", name), epochs_of(terms, epochs), faults)
+        for name, terms in value.items()
+    }
 
 
 def method_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 from cdkd.config import epochs as shares
 from cdkd.config.faults import Faults, Place, show, suggest
-from cdkd.config.methods import METHOD_KEYS
+from cdkd.config.methods import METHOD_KEYS, SETTINGS
 from cdkd.config.schema import MAX_LISTED, Parameter, Study
 from cdkd.config.search_space import label_of, losses_within
 from cdkd.config.search_targets import Written, field_of, kind
@@ -137,6 +137,8 @@ def _check_change(
     """losses: that each term may have"""
     for name, fields in change.items():
         where = (*place, name)
+        if name in SETTINGS:
+            faults.add(where, f"{show(fields)}; a search cannot change it, make another method of it")
         if name in METHOD_KEYS:
             continue  # checked with the method that comes out
         if not isinstance(fields, dict):

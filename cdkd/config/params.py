@@ -16,13 +16,14 @@ from cdkd.config import sections
 from cdkd.config.epochs import MAX_EPOCHS, resolved_method
 from cdkd.config.faults import Faults, suggest
 from cdkd.config.groups import with_student
-from cdkd.config.methods import check_name, methods_of
+from cdkd.config.methods import check_name, epochs_of, methods_of
 from cdkd.config.presets import expanded
 from cdkd.config.reading import read
 from cdkd.config.schema import SOURCES, Data, Report, Student, Teacher, Training
 from cdkd.config.search_space import Space
 from cdkd.config.seeds import SeedsRule, seeds_of
 from cdkd.config.studies import methods_given, studies_of
+from cdkd.config.teachers import teachers_of
 from cdkd.core import own_code
 from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Method
@@ -44,6 +45,9 @@ class Params(BaseModel):
     methods: by name, in the order of the tables' rows
     search: what each study may choose
     tuned: the methods that a search found, and their recipes
+    recipes: of methods with a number of epochs of their own
+    teacher_of: the methods that learn from one of `teacher.others`, and its name
+    taught_by: of a view of one teacher (see `config.teachers`): the teacher's name, empty of the main one
     root: the folder of params.yaml, from which every relative path starts
     """
 
@@ -59,6 +63,9 @@ class Params(BaseModel):
     methods: dict[str, Any]  # of Method, which pydantic would copy
     search: dict[str, Space]
     tuned: dict[str, Training] = {}
+    recipes: dict[str, Training] = {}
+    teacher_of: dict[str, str] = {}
+    taught_by: str | None = None
     report: Report
     root: Path
 
@@ -74,7 +81,7 @@ class Params(BaseModel):
         return most if self.rule is None else f"{self.rule.at_least} to {most}"
 
     def recipe(self, method: str) -> Training:
-        return self.tuned.get(method, self.training)
+        return self.tuned.get(method) or self.recipes.get(method, self.training)
 
     def method(self, name: str) -> Method:
         if name not in self.methods:
@@ -127,10 +134,17 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path, misfit: Misfit | 
     rows = None
     if isinstance(written, dict):
         rows = [*map(str, written), *methods_given(raw.get("search"))]
-        written = {name: resolved_method(terms, epochs or MAX_EPOCHS) for name, terms in written.items()}
+        written = {
+            name: resolved_method(terms, epochs_of(terms, epochs) or MAX_EPOCHS)
+            for name, terms in written.items()
+        }
     compared = list(map(str, written)) if isinstance(written, dict) else None
     seeds, rule = seeds_of(raw["seeds"], compared, faults) if "seeds" in raw else ((), None)
-    search = studies_of(raw.get("search", {}), written, training, faults)
+    if rule is not None and teacher is not None and (teacher.others or len(teacher.all_seeds) > 1):
+        faults.add(("seeds",), "a rule handles one teacher, and there are several; expected a list of seeds")
+    recipes = {} if training is None else sections.recipes_of(written, recipe, faults)
+    teacher_of = teachers_of(written, teacher, faults)
+    search = studies_of(raw.get("search", {}), written, training, faults, recipes)
     if search and data is not None and data.validation == 0:
         what = "0; the studies of search compare their trials on it: expected more"
         faults.add(("data", "validation"), what)
@@ -154,6 +168,8 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path, misfit: Misfit | 
         rule=rule,
         methods=methods,
         search=search,
+        recipes=recipes,
+        teacher_of=teacher_of,
         report=report,
         root=root,
     )

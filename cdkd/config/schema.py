@@ -218,21 +218,44 @@ class Training(Section):
         return Recipe.of(self.model_dump(exclude={"preset", "recipe"}))
 
 
-class Teacher(Section):
+class OtherTeacher(Section):
+    """A teacher of methods that name it with the key `teacher`. It is trained with the main teacher's seeds.
+
+    network: without it the main teacher's
+    batchnorm: as in the section teacher
+    weights, sha256: a .safetensors file to use instead of training one, and its digest
+    untrained: keep the initial weights, as a control
+    training: what differs from the students' recipe
+    """
+
+    network: Network
+    batchnorm: Literal["eval", "train"] = "eval"
+    weights: Text | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    untrained: bool = False
+    training: Training
+
+
+class Teacher(OtherTeacher):
     """The network that is learned from.
 
     batchnorm: "train" is the released code of CD, a deviation that has a name
     weights, sha256: a .safetensors file to use instead of training one, and its digest
+    untrained: keep the initial weights, as a control
+    training: what differs from the students' recipe
+    seeds: several teachers of one recipe, each with students of its own, in place of seed
     cache: gigabytes of disk for its outputs, kept from run to run; 0: none. Changes no result
+    others: further teachers by name, for methods with the key `teacher`
     """
 
-    network: Network
     seed: Seed = 0
-    batchnorm: Literal["eval", "train"] = "eval"
-    weights: Text | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    seeds: Annotated[tuple[Seed, ...], Strict(False), Field(max_length=MAX_LISTED)] = ()
     cache: Annotated[float, Field(ge=0, le=100_000)] = 4.0
-    training: Training
+    others: Annotated[dict[str, OtherTeacher], Field(max_length=100)] = {}
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return self.seeds or (self.seed,)
 
 
 class Student(Section):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_recipe
 from cdkd.config.faults import Faults, Place, show, suggest
 from cdkd.config.layers import layered
+from cdkd.config.methods import check_name
 from cdkd.config.presets import PRESET, expanded
 from cdkd.config.recipe import check_recipe
 from cdkd.config.schema import (
     Data,
     Normalisation,
+    OtherTeacher,
     Report,
     Student,
     Teacher,
     Training,
 )
+from cdkd.config.teachers import check_seeds
+
+Made = TypeVar("Made", bound=OtherTeacher)
 
 
 def epochs_of(training: Any) -> int | None:
@@ -34,6 +39,29 @@ def training_of(value: Any, written: Any, faults: Faults) -> Training | None:
     return training
 
 
+def recipes_of(methods: Any, written: Any, faults: Faults) -> dict[str, Training]:
+    """The recipes of methods with a number of epochs of their own: the students', with other epochs.
+
+    methods: as params.yaml writes them; written: `training` with its preset written out, which has no fault
+    """
+    found: dict[str, Training] = {}
+    for name, terms in methods.items() if isinstance(methods, dict) else ():
+        if not isinstance(terms, dict) or "epochs" not in terms:
+            continue
+        epochs, inner = terms["epochs"], Faults()
+        training = training_of({**written, "epochs": epochs}, written, inner)
+        if training is None or inner.found:
+            what = f"{show(epochs)}: makes {'.'.join(map(str, inner.places[0][0]))} {inner.places[0][1]}"
+            whole = isinstance(epochs, int) and not isinstance(epochs, bool)
+            faults.add(
+                ("methods", name, "epochs"),
+                what if whole else f"{show(epochs)}; expected a whole number of epochs",
+            )
+        else:
+            found[str(name)] = training
+    return found
+
+
 def teacher_of(value: Any, training: Training | None, written: Any, faults: Faults) -> Teacher | None:
     """The teacher, whose recipe is the students' except for what `teacher.training` sets.
 
@@ -44,33 +72,61 @@ def teacher_of(value: Any, training: Training | None, written: Any, faults: Faul
     if not isinstance(value, dict):
         faults.add(("teacher",), f"{show(value)}; expected a section with network, seed, training")
         return None
-    place = ("teacher", "training")
+    named = value.get("others", {})
+    own = {key: one for key, one in value.items() if key != "others"}
+    teacher = _teacher(Teacher, own, training, written, ("teacher",), faults)
+    if not isinstance(named, dict):
+        faults.add(("teacher", "others"), f"{show(named)}; expected named teachers")
+        return teacher
+    others: dict[str, OtherTeacher] = {}
+    for name, section in named.items():
+        place = ("teacher", "others", name)
+        check_name(name, place, faults)
+        whole = {"network": value.get("network"), **section} if isinstance(section, dict) else section
+        other = _teacher(OtherTeacher, whole, training, written, place, faults)
+        if other is not None:
+            others[str(name)] = other
+    if teacher is None:
+        return None
+    return check_seeds(teacher, value, faults).model_copy(update={"others": others})
+
+
+def _teacher(
+    kind: type[Made], value: Any, training: Training | None, written: Any, section: Place, faults: Faults
+) -> Made | None:
+    """A teacher at its place in params.yaml."""
+    if not isinstance(value, dict):
+        faults.add(section, f"{show(value)}; expected a section with network, untrained, training")
+        return None
+    place = (*section, "training")
     own = value.get("training", {})
     if not isinstance(own, dict):
         faults.add(place, f"{show(own)}; expected the part of the recipe that differs from training")
         return None
     recipe = _recipe(_merged(own, written if training is not None else None), place, faults)
-    teacher: Teacher | None = faults.section(Teacher, value | {"training": recipe}, ("teacher",))
+    teacher: Made | None = faults.section(kind, value | {"training": recipe}, section)
     if teacher is None:
         return None
     check_recipe(teacher.training, own, place, faults)
-    _check_weights(teacher, "teacher", faults)
+    _check_weights(teacher, section, faults)
+    if teacher.untrained and teacher.weights is not None:
+        faults.add((*section, "untrained"), "true together with weights; expected one of the two")
     return teacher
 
 
 def student_of(value: Any, faults: Faults) -> Student | None:
     student: Student | None = faults.section(Student, value, ("student",))
     if student is not None:
-        _check_weights(student, "student", faults)
+        _check_weights(student, ("student",), faults)
     return student
 
 
-def _check_weights(section: Teacher | Student, name: str, faults: Faults) -> None:
+def _check_weights(section: OtherTeacher | Student, place: Place, faults: Faults) -> None:
     if (section.weights is None) != (section.sha256 is None):
-        faults.add((name,), "weights and sha256 go together: the file, and the digest it must have")
+        faults.add(place, "weights and sha256 go together: the file, and the digest it must have")
     if section.weights is not None and not section.weights.endswith(".safetensors"):
-        hint = f"`cdkd {name} --from FILE` converts others"
-        faults.add((name, "weights"), f"{show(section.weights)}; expected a .safetensors file; {hint}")
+        hint = f"`cdkd {place[0]} --from FILE` converts others"
+        faults.add((*place, "weights"), f"{show(section.weights)}; expected a .safetensors file; {hint}")
 
 
 def data_of(value: Any, training: Training | None, faults: Faults) -> Data | None:

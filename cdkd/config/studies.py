@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cdkd.config.faults import Faults, Place, show
@@ -11,11 +13,17 @@ from cdkd.config.search_space import Space
 from cdkd.config.search_space_checks import space_of
 
 
-def studies_of(value: Any, methods: Any, training: Training | None, faults: Faults) -> dict[str, Space]:
+def studies_of(
+    value: Any,
+    methods: Any,
+    training: Training | None,
+    faults: Faults,
+    recipes: Mapping[str, Training] = MappingProxyType({}),
+) -> dict[str, Space]:
     """Every study's space.
 
     methods: as params.yaml writes them, with whole epochs
-    training: None where it is faulty
+    training: None where it is faulty; recipes: of methods that have one of their own
     """
     if not isinstance(value, dict):
         faults.add(("search",), f"{show(value)}; expected named studies")
@@ -34,7 +42,7 @@ def studies_of(value: Any, methods: Any, training: Training | None, faults: Faul
                 faults.add((*place, "method"), f"{show(study.method)} is another method's name")
             names.add(study.method)
         if training is not None and isinstance(methods, dict):
-            space = space_of(study, place, methods, training, faults)
+            space = space_of(study, place, methods, recipes.get(study.base, training), faults)
             if space is not None:
                 found[name] = space
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, runs_folder
+from cdkd.config.teachers import require_one_teacher
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadCheckpoint, BadData, BadParams, BadRecord
 from cdkd.core.own_code import KINDS
@@ -25,6 +26,7 @@ def plan(params: Params, export: Path | None) -> list[str]:
     """The finished and the pending runs, as lines. export: the file for the plan of the cluster's worker."""
     from cdkd.cluster import plan_file
 
+    require_one_teacher(params, "`cdkd plan`")
     params = full(params)  # with the methods that searches found
     data, store = read_meta(data_folder(params)), Store(params.root)
     record = any_teacher(params, data)
@@ -90,6 +92,7 @@ def import_results(params: Params, folder: Path) -> list[str]:
     """
     from cdkd.cluster import results_bundle
 
+    require_one_teacher(params, "`cdkd import`")
     params = full(params).model_copy(update={"seeds": params.seeds})  # a rule may ask for further ones later
     folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)

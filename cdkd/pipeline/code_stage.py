@@ -38,11 +38,13 @@ def write_digests(params: Params) -> Path:
 def digests(params: Params) -> Iterator[tuple[str, str]]:
     """A name and a digest for each stage and method."""
     networks = (params.student.network, params.teacher.network)
+    teachers = {name: one.network for name, one in params.teacher.others.items()}
     compared = list(_compared(params, networks))
     yield "prepare", digest_of(closure(("cdkd.data.prepare",)))
-    yield "teacher", code_digest((params.teacher.network,), ("ce",))
+    yield "teacher", code_digest((params.teacher.network, *teachers.values()), ("ce",))
     for name, method in params.methods.items():
-        yield f"method/{name}", _with(code_digest(networks, method.losses), compared)
+        other = teachers.get(params.teacher_of.get(name, ""), params.teacher.network)
+        yield f"method/{name}", _with(code_digest((params.student.network, other), method.losses), compared)
     searched = sorted({loss for space in params.search.values() for loss in space.losses})
     code = digest_of(closure(("cdkd.search.worker", "cdkd.search.propose")))
     yield "search", digest([code, code_digest(networks, tuple(searched)), *compared])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from cdkd.config.params import Params
-from cdkd.config.paths import data_folder, run_folder, runs_folder
+from cdkd.config.paths import data_folder, run_folder
 from cdkd.config.seeds import SeedsRule
+from cdkd.config.teachers import Key, key_of, views
 from cdkd.core.errors import BadData, CdkdError
 from cdkd.core.run_spec import RunSpec
-from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.runs.predictions import predictions_file
 from cdkd.runs.record import Record, read
@@ -62,31 +63,41 @@ def looks_so_far(params: Params, rule: SeedsRule) -> Course:
 
 def todays_studies(params: Params) -> dict[str, Result]:
     """The workspace's studies that match today's params; none without data or teacher."""
-    try:
-        data = read_meta(data_folder(params))
-        return results(params, data, trained_teacher(params, data))
-    except CdkdError:
-        return {}
+    found: dict[str, Result] = {}
+    for view in views(params):
+        if view.search and view.teacher.seed == params.teacher.seed:
+            with contextlib.suppress(CdkdError):
+                data = read_meta(data_folder(params))
+                found |= results(view, data, trained_teacher(view, data))
+    return found
 
 
-def expected(params: Params) -> dict[tuple[str, int], str]:
-    """Today's fingerprint of every (method, seed); empty where there is no data or no teacher yet."""
-    return {(spec.method, spec.seed): spec.fingerprint for spec in todays_runs(params)}
+def expected(params: Params) -> dict[tuple[str, Key], str]:
+    """Today's fingerprint of every run by its `key_of`; empty where there is no data or no teacher yet."""
+    return {
+        key_of(view, spec.method, spec.seed): spec.fingerprint
+        for view in views(params)
+        for spec in todays_runs(view)
+    }
 
 
 def todays_runs(params: Params) -> list[RunSpec]:
-    """Every run of today's params, data and code, the teacher's first; none without data or teacher."""
-    try:
-        data = read_meta(data_folder(params))
-        record = trained_teacher(params, data)
-    except CdkdError:
-        return []
-    students = [spec for seed in params.seeds for spec in student_plans(params, data, record, seed)]
-    return [teacher_plan(params, data), *students]
+    """Every run of today's params, data and code, each teacher before its students.
+
+    None without data; of a teacher that is not trained yet, none.
+    """
+    found: list[RunSpec] = []
+    for view in views(params):
+        with contextlib.suppress(CdkdError):
+            data = read_meta(data_folder(view))
+            record = trained_teacher(view, data)
+            found.append(teacher_plan(view, data))
+            found += [spec for seed in view.seeds for spec in student_plans(view, data, record, seed)]
+    return found
 
 
 def trained_teacher(params: Params, data: Meta) -> Record:
-    """The finished teacher, from the store or the workspace. Raises `BadData` where there is none."""
+    """The finished teacher of a view, from the store or the workspace. Raises `BadData` if there is none."""
     spec, store = teacher_plan(params, data), Store(params.root)
     restore(params, store, [spec])
     record = store.get(spec.fingerprint)
@@ -115,8 +126,7 @@ def restore(params: Params, store: Store, specs: list[RunSpec]) -> None:
     A run is taken only if its record and weights are valid and its fingerprint is today's.
     """
     for spec in specs:
-        folder = runs_folder(params) / TEACHER if spec.is_teacher else run_folder(params, spec.method)
-        path = folder / f"seed-{spec.seed}.json"
+        path = run_folder(params, spec.method) / f"seed-{spec.seed}.json"
         if store.has(spec.fingerprint) or not path.exists():
             continue
         try:

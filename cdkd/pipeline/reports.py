@@ -9,11 +9,12 @@ from pathlib import Path
 from cdkd import tracking
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, report_folder, run_folder, runs_folder
+from cdkd.config.teachers import views
 from cdkd.core.errors import BadData, CdkdError
 from cdkd.core.local_server import HOST
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
-from cdkd.pipeline.queries import asked_seeds, expected, full, todays_studies
+from cdkd.pipeline.queries import asked_seeds, expected, full, todays_runs, todays_studies
 from cdkd.pipeline.stages import show_study
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
@@ -97,8 +98,9 @@ def track(params: Params) -> str:
     from cdkd.report.figures import run_pictures
     from cdkd.tracking import describe, rebuild
 
-    records = list(_records(params))
-    created, completed = rebuild(params.root, records, run_pictures)
+    found = list(_records(params))
+    records, copies = [record for record, _ in found], {record.fingerprint for record, copy in found if copy}
+    created, completed = rebuild(params.root, records, run_pictures, copies)
     text = report_folder(params) / "report.md"
     if text.exists():
         files = sorted((report_folder(params) / "metrics").glob("*.json"))
@@ -124,17 +126,13 @@ def ui(params: Params, port: int) -> None:
     serve(params.root, params.experiment, port)
 
 
-def _records(params: Params) -> Iterator[Record]:
-    """Every valid record once: of the workspace (any experiment) and of the store."""
+def _records(params: Params) -> Iterator[tuple[Record, bool]]:
+    """Every valid record once: of the workspace (any experiment) and of the store; and which of the two."""
     from cdkd.runs.record import read
 
     seen: set[str] = set()
-    runs = params.root / "runs"
-    for path in [
-        *sorted(runs.glob("*/*/seed-*.json")),
-        *sorted(runs.glob("*/search/*/seed-*.json")),
-        *sorted(Store(params.root).folder.glob("[0-9a-f]*/record.json")),
-    ]:
+    copies = sorted((params.root / "runs").glob("*/**/seed-*.json"))
+    for path in [*copies, *sorted(Store(params.root).folder.glob("[0-9a-f]*/record.json"))]:
         try:
             record = read(path)
         except CdkdError as fault:
@@ -144,21 +142,22 @@ def _records(params: Params) -> Iterator[Record]:
             record.fingerprint not in seen and record.config["data"].get("judged_on") != "validation"
         ):  # a trial shows in its study
             seen.add(record.fingerprint)
-            yield record
+            yield record, path in copies
 
 
 def missing(params: Params) -> list[str]:
     """A line for each run of params.yaml that the workspace does not have as it would be trained today."""
     from cdkd.runs.record import read
 
-    params, lines = full(params), []
-    for (method, seed), fingerprint in expected(params).items():
-        folder = runs_folder(params) / TEACHER if method == TEACHER else run_folder(params, method)
-        path = folder / f"seed-{seed}.json"
-        try:
-            state = None if read(path).fingerprint == fingerprint else "of other params or code than today's"
-        except CdkdError:
-            state = "missing or damaged"
-        if state is not None:
-            lines.append(f"{method} seed {seed}: {state}; `dvc repro` makes it")
+    lines = []
+    for view in views(full(params)):
+        for run in todays_runs(view):
+            path, state = run_folder(view, run.method) / f"seed-{run.seed}.json", None
+            try:
+                if read(path).fingerprint != run.fingerprint:
+                    state = "of other params or code than today's"
+            except CdkdError:
+                state = "missing or damaged"
+            if state is not None:
+                lines.append(f"{run.method} seed {run.seed}: {state}; `dvc repro` makes it")
     return lines

@@ -124,7 +124,7 @@ def _train(
     from cdkd.runs.execution import adopt_teacher, no_watcher, train_cohort
 
     if plans[0].config["training"] is None:
-        file, recipe = str(params.teacher.weights), params.teacher.training.resolved
+        file, recipe = params.teacher.weights, params.teacher.training.resolved
         with _hint_of_import("teacher", file):
             adopt_teacher(params.root, store, plans[0], data_folder(params), file, recipe)
     else:

@@ -16,6 +16,7 @@ from cdkd.config.faults import suggest
 from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, run_folder, runs_folder
 from cdkd.config.seeds import SeedsRule
+from cdkd.config.teachers import views, views_of
 from cdkd.core.errors import BadParams, CdkdError
 from cdkd.core.processes import helpers, share_cores
 from cdkd.core.run_spec import RunSpec
@@ -63,17 +64,21 @@ def prepare(params: Params) -> Meta:
     return meta
 
 
-def teacher(params: Params) -> Record:
-    """Train the teacher, or take the weights that params name; or restore it."""
-    spec = teacher_plan(params, read_meta(data_folder(params)))
-    store = Store(params.root)
-    restore(params, store, [spec])
-    train_pending(params, store, [[spec]])
-    record = _finished(store, spec)
-    _warn_if_useless(record)
-    _still_todays(params, [spec])
-    replace_copies(runs_folder(params) / TEACHER, store, [record])
-    return record
+def teacher(params: Params) -> list[Record]:
+    """Train the teachers, or take the weights that params name; or restore them. The main one comes first."""
+    store, folders = Store(params.root), dict[Path, list[Record]]()
+    for view in views(params):
+        spec = teacher_plan(view, read_meta(data_folder(view)))
+        restore(view, store, [spec])
+        train_pending(view, store, [[spec]])
+        record = _finished(store, spec)
+        if not view.teacher.untrained:
+            _warn_if_useless(record)
+        _still_todays(view, [spec])
+        folders.setdefault(run_folder(view, TEACHER), []).append(record)
+    for folder, records in folders.items():  # the main teacher's is around the others'
+        replace_copies(folder, store, records)
+    return [record for records in folders.values() for record in records]
 
 
 def distill(params: Params, method: str, *, helper: bool = False) -> list[Record]:
@@ -85,9 +90,17 @@ def distill(params: Params, method: str, *, helper: bool = False) -> list[Record
     if method not in params.methods:
         params = full(params)
     params.method(method)  # an unknown name is refused before anything else
+    found = [
+        record for view in views_of(params, method) for record in _distilled(view, method, helper=helper)
+    ]
+    return [] if helper else found
+
+
+def _distilled(params: Params, method: str, *, helper: bool) -> list[Record]:
+    """The same of one teacher; params: its view"""
     data = read_meta(data_folder(params))
     teacher_record = trained_teacher(params, data)
-    if not helper:
+    if not helper and not params.teacher.untrained:
         _warn_if_useless(teacher_record)
     store = Store(params.root)
     now = asked_seeds(params)
@@ -148,31 +161,37 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
         _known_study(params, only)
     folder = runs_folder(params) / "search"
     found: dict[str, Result] = {}
-    if params.search:
+    for name, space in params.search.items():
         from cdkd.search.study import complete_study, join_study, restore_study, stored_study
 
+        if helper and name != only:
+            continue
+        view = views_of(params, space.study.base)[0]  # of several teachers' seeds the first
         data = read_meta(data_folder(params))
-        record = trained_teacher(params, data)
+        record = trained_teacher(view, data)
         if helper:
-            workers = search_workers(params, str(only))
+            workers = search_workers(params, name)
             share_cores(workers)
-            join_study(params, str(only), data, record, workers)
+            join_study(view, name, data, record, workers)
             return []
-        _warn_if_useless(record)
-        for name, space in params.search.items():
-            wanted = name == only or (only is None and space.study.method is not None)
-            restore_study(params, name, data, record)
-            before = stored_study(params, name, data, record)
-            run_workers = partial(_run_search_workers, params, name)
-            result = complete_study(params, name, data, record, run_workers) if wanted else before
-            if result is not None:
-                found[name] = result
-                if wanted and result != before:
-                    show_study(params, result)
+        wanted = name == only or (only is None and space.study.method is not None)
+        if wanted:
+            _warn_if_useless(record)
+        restore_study(view, name, data, record)
+        before = stored_study(view, name, data, record)
+        run_workers = partial(_run_search_workers, params, name)
+        result = complete_study(view, name, data, record, run_workers) if wanted else before
+        if result is not None:
+            found[name] = result
+            if wanted and result != before:
+                show_study(params, result)
     tuned = with_tuned(params, found)
     for method in tuned.tuned:
-        specs = [student_plan(tuned, data, record, method, seed) for seed in asked_seeds(tuned).seeds]
-        restore(tuned, Store(params.root), specs)
+        for view in views_of(asked_seeds(tuned), method):
+            data = read_meta(data_folder(params))
+            record = trained_teacher(view, data)
+            specs = [student_plan(view, data, record, method, seed) for seed in view.seeds]
+            restore(view, Store(params.root), specs)
     remove_folder(folder)
     folder.mkdir(parents=True)
     for name, result in found.items():
@@ -187,9 +206,9 @@ def run_study(params: Params, name: str) -> Result:
     from cdkd.search.study import complete_study
 
     _known_study(params, name)
-    data = read_meta(data_folder(params))
+    view, data = views_of(params, params.search[name].study.base)[0], read_meta(data_folder(params))
     workers = partial(_run_search_workers, params, name)
-    result = complete_study(params, name, data, trained_teacher(params, data), workers)
+    result = complete_study(view, name, data, trained_teacher(view, data), workers)
     folder = runs_folder(params) / "search"
     folder.mkdir(parents=True, exist_ok=True)
     result.write(folder / f"{name}.json")
@@ -245,28 +264,30 @@ def _still_todays(params: Params, specs: Sequence[RunSpec]) -> None:
     """Raises `CdkdError` if params.yaml was edited during training: DVC would link new params to old runs."""
     path = params.root / "params.yaml"
     try:
-        now = load(path)
-        data, seeds = read_meta(data_folder(now)), asked_seeds(now).seeds
         again = {
-            spec.fingerprint: spec
-            for spec in (
-                [teacher_plan(now, data)]
-                if specs[0].is_teacher
-                else [
-                    student_plan(now, data, trained_teacher(now, data), spec.method, spec.seed)
-                    for spec in specs
-                    if spec.method in now.methods and spec.seed in seeds
-                ]
-            )
+            spec.fingerprint
+            for now in views(asked_seeds(load(path)))
+            for spec in _todays(now, read_meta(data_folder(now)), specs)
         }
     except CdkdError:
-        again = {}
+        again = set()
     if changed := [spec for spec in specs if spec.fingerprint not in again]:
         names = ", ".join(f"{spec.method} seed {spec.seed}" for spec in changed)
         raise CdkdError(
             f"{path}: changed while {names} was trained; the trained runs are in the store, "
             "and the same command again trains the runs that params.yaml defines now"
         )
+
+
+def _todays(now: Params, data: Meta, specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """These runs as a view of today's params.yaml has them."""
+    if specs[0].is_teacher:
+        return [teacher_plan(now, data)]
+    return [
+        student_plan(now, data, trained_teacher(now, data), spec.method, spec.seed)
+        for spec in specs
+        if spec.method in now.methods and spec.seed in now.seeds
+    ]
 
 
 def replace_copies(folder: Path, store: Store, records: list[Record]) -> None:

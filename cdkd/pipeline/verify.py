@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cdkd.config.paths import data_folder, run_folder, runs_folder
+from cdkd.config.teachers import views, views_of
 from cdkd.core.errors import BadCheckpoint, BadData, BadRecord, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
@@ -126,7 +127,7 @@ def first_difference(old: Any, new: Any, place: str = "") -> str | None:
 
 def _kept(params: Params, method: str, seed: int) -> list[StoredRun]:
     """The workspace's run first; the fingerprint leads from it to the store's."""
-    path = _folder(params, method) / f"seed-{seed}.json"
+    path = run_folder(params, method) / f"seed-{seed}.json"
     if not path.exists():
         command = method if method == TEACHER else "search" if method in params.tuned else f"distill {method}"
         raise BadRecord(f"{path}: missing; `cdkd {command}` trains the runs of params.yaml, or restores them")
@@ -138,10 +139,6 @@ def _kept(params: Params, method: str, seed: int) -> list[StoredRun]:
     if stored.fingerprint != place.name:
         raise BadRecord(f"{place}: holds the record of {stored.fingerprint}")
     return [mine, StoredRun(place / RECORD, stored, place / WEIGHTS)]
-
-
-def _folder(params: Params, method: str) -> Path:
-    return runs_folder(params) / TEACHER if method == TEACHER else run_folder(params, method)
 
 
 def _spec(path: Path, record: Record, method: str, seed: int, archives: Path, *, adopt: bool) -> RunSpec:
@@ -188,12 +185,13 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
     if code == verified.code:
         return ["trained with today's code: there is nothing to adopt"]
     store, lines = Store(params.root), []
-    seeds = (params.teacher.seed,) if method == TEACHER else params.seeds
-    for seed in seeds:
-        if params.rule is not None and not (_folder(params, method) / f"seed-{seed}.json").exists():
+    one_teacher = [(view, view.teacher.seed) for view in views(params)]
+    students = [(view, seed) for view in views_of(params, method) for seed in params.seeds]
+    for view, seed in one_teacher if method == TEACHER else students:
+        if params.rule is not None and not (run_folder(view, method) / f"seed-{seed}.json").exists():
             continue  # the rule has not asked for it
         try:
-            path, record, weights = _kept(params, method, seed)[0]
+            path, record, weights = _kept(view, method, seed)[0]
             predictions = read_predictions(path, record)
         except CdkdError as fault:
             lines.append(f"{method} seed {seed}: not adopted: {fault}")

@@ -15,7 +15,8 @@ from cdkd.cluster import slurm
 from cdkd.cluster.stop import Stop
 from cdkd.config import site
 from cdkd.config.params import Params
-from cdkd.config.paths import data_folder, run_folder, runs_folder
+from cdkd.config.paths import data_folder, run_folder
+from cdkd.config.teachers import require_one_teacher
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadData, BadParams, BadRecord, CdkdError, Diverged
 from cdkd.core.run_spec import RunSpec
@@ -41,6 +42,7 @@ def work(params: Params, task: str | None, stop: Stop) -> int:
     0: done, also where a run diverged, which is a result; 75 or 143: stopped after a checkpoint, the same
     command continues; 1: a report with holes. Raises `CdkdError` where trying again does not help.
     """
+    require_one_teacher(params, "`cdkd work`")
     if task == REPORT:
         return _report(params)
     if task is not None and task.startswith(STUDY):
@@ -154,8 +156,7 @@ def _report(params: Params) -> int:
         raise BadData(f"{params.experiment}: nothing is trained yet")
     for method in dict.fromkeys(run.method for run in runs):
         found = [store.get(run.fingerprint) for run in runs if run.method == method]
-        folder = runs_folder(params) / TEACHER if method == TEACHER else run_folder(params, method)
-        stages.replace_copies(folder, store, [record for record in found if record is not None])
+        stages.replace_copies(run_folder(params, method), store, [one for one in found if one is not None])
     print("\n".join(reports.report(params)))
     print(reports.track(params))
     missing = reports.missing(params)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from cdkd.config.params import Params
+from cdkd.config.paths import run_folder, runs_folder
+from cdkd.config.teachers import Key, key_of, views
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.report.error_analysis import ErrorAnalysis, error_analysis
 from cdkd.report.history import History, finite
@@ -18,7 +20,7 @@ from cdkd.runs.predictions import read_predictions
 from cdkd.runs.record import Record, read
 
 TEACHER = "teacher"
-Expected = Mapping[tuple[str, int], str]
+Expected = Mapping[tuple[str, Key], str]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class FoundRun:
     """What was found where the record of one run should be. A run counts in a number if its state is `ok`.
 
     record: without its history and error analysis, which are kept apart in less memory
+    teacher: the seed of its teacher, where params have several
+    source: the other teacher that it learns from, with its error; empty of the main one
     detail, brief: why the run does not count, for a footnote and for a cell
     unreadable: why the record's error analysis cannot be used
     wrong: whether each test image is classified wrongly (bool [N]); None of runs without predictions
@@ -41,24 +45,65 @@ class FoundRun:
     analysis: ErrorAnalysis | None = None
     unreadable: str = ""
     wrong: np.ndarray | None = None
+    teacher: int | None = None
+    source: str = ""
+
+    @property
+    def key(self) -> Key:
+        """Runs of two methods with equal keys are compared: the seed, or the teacher's seed and the seed."""
+        return self.seed if self.teacher is None else (self.teacher, self.seed)
+
+    @property
+    def label(self) -> str:
+        return label(self.key)
 
     @property
     def ok(self) -> Record | None:
         return self.record if self.state == "ok" else None
 
 
-def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[FoundRun, ...]]:
-    """Every run that params name, the teacher's first, whichever files exist. Each record is read once.
+def label(key: Key) -> str:
+    """ "seed 0", or "teacher 1, seed 0"."""
+    return f"teacher {key[0]}, seed {key[1]}" if isinstance(key, tuple) else f"seed {key}"
 
-    expected: today's fingerprint of each (method, seed); a run without one cannot be verified
+
+def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[FoundRun, ...]]:
+    """Every run that params name, the main teacher's first, whichever files exist. Each record is read once.
+
+    expected: today's fingerprint of each run, by `key_of`; a run without one cannot be verified
     runs: the folder with `<method>/seed-<n>.json`, and `search/<method>/` for methods that a search produced
     """
+    several = len(params.teacher.all_seeds) > 1
+    found: dict[str, tuple[FoundRun, ...]] = {TEACHER: ()}
+    for view in views(params):
+        those = _of_view(view, expected, runs)
+        teacher, seed = those.pop(TEACHER)[0], view.teacher.seed if several else None
+        source = _source(view, teacher) if view.taught_by else ""
+        if not source:
+            found[TEACHER] += (teacher,)
+        for method, mine in those.items():
+            mine = tuple(replace(run, teacher=seed, source=source) for run in mine)
+            found[method] = (*found.get(method, ()), *mine)
+    order = (TEACHER, *params.methods)
+    return {name: found[name] for name in dict.fromkeys((*order, *found)) if name in found}
+
+
+def _source(view: Params, teacher: FoundRun) -> str:
+    error = number(teacher.ok, "last", "test_top1_error") if teacher.ok else None
+    known = "" if error is None else f", top-1 error {error:.2f} %"
+    return f"{view.taught_by} ({view.teacher.network}{', untrained' * view.teacher.untrained}{known})"
+
+
+def _of_view(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[FoundRun, ...]]:
+    """The runs of one teacher, its own first."""
     named = (*params.methods, *params.report.ablation, *params.report.comparison)
     wanted = {TEACHER: (params.teacher.seed,)} | dict.fromkeys(named, params.seeds)
     found = {}
     for method, seeds in wanted.items():
-        folder = runs / "search" / method if method in params.tuned else runs / method
-        read_runs = tuple(_find_run(folder, method, seed, expected) for seed in seeds)
+        folder = runs / run_folder(params, method).relative_to(runs_folder(params))
+        read_runs = tuple(
+            _find_run(folder, method, seed, expected.get(key_of(params, method, seed))) for seed in seeds
+        )
         found[method] = _without_duplicates(folder, read_runs)
     return found
 
@@ -69,7 +114,7 @@ def number(record: Record, row: str, key: str) -> float | None:
     return finite(rows.get(key)) if isinstance(rows, dict) else None
 
 
-def _find_run(folder: Path, method: str, seed: int, expected: Expected) -> FoundRun:
+def _find_run(folder: Path, method: str, seed: int, today: str | None) -> FoundRun:
     path = folder / f"seed-{seed}.json"
     if not path.exists():
         return FoundRun(method, seed, "missing")
@@ -78,7 +123,6 @@ def _find_run(folder: Path, method: str, seed: int, expected: Expected) -> Found
     except (BadRecord, RecursionError) as fault:
         detail = str(fault).replace(f"{folder.parent}/", "") or "not a record"
         return FoundRun(method, seed, "damaged", detail=detail)
-    today = expected.get((method, seed))
     if record.fingerprint != today:
         # a fingerprint that matches is enough: it contains no method name, so a renamed method keeps its runs
         if (record.method, record.seed) != (method, seed):

@@ -38,8 +38,9 @@ def _run(line: dict[str, str], experiment: str) -> FoundRun:
     method, seed, state = line["method"], int(line["seed"]), line["state"]
     if method.startswith("'") and method[1:].startswith(FORMULA):
         method = method[1:]
+    teacher = int(line["teacher"].partition(".")[0]) if line.get("teacher") else None
     if state != "ok":
-        return FoundRun(method, seed, state, detail=line.get("detail") or "")
+        return FoundRun(method, seed, state, detail=line.get("detail") or "", teacher=teacher)
     last = {"test_top1_error": _percent(line["top1_error"])}
     if top5 := line.get("top5_error"):
         last["test_top5_error"] = _percent(top5)
@@ -47,7 +48,7 @@ def _run(line: dict[str, str], experiment: str) -> FoundRun:
     if best := line.get("best_epoch_top1_error"):
         result["best"] = {"test_top1_error": _percent(best)}
     record = Record(line["fingerprint"], experiment, method, seed, "finished", {}, [], result, {})
-    return FoundRun(method, seed, "ok", record)
+    return FoundRun(method, seed, "ok", record, teacher=teacher)
 
 
 def _percent(text: str) -> float:

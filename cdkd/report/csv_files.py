@@ -34,7 +34,7 @@ def method_quantities(row: Row) -> dict[str, Any]:
         "method": row.name,
         "title": row.title,
         "network": row.network,
-        "seeds": " ".join(str(run.seed) for run in row.runs),
+        "seeds": " ".join(dict.fromkeys(str(run.seed) for run in row.runs)),
         "n": row.top1.n,
     }
     for name, summary in (
@@ -80,7 +80,8 @@ def curve_quantities(rows: Iterable[Row]) -> list[dict[str, Any]]:
             errors = history.column("test_top1_error")
             for epoch, (error, loss) in enumerate(zip(errors, losses, strict=True)):
                 numbers = {"test_top1_error": _short(error), "training_loss": _short(loss)}
-                lines.append({"method": row.name, "seed": run.seed, "epoch": epoch, **numbers})
+                teacher = {} if run.teacher is None else {"teacher": run.teacher}
+                lines.append({"method": row.name, **teacher, "seed": run.seed, "epoch": epoch, **numbers})
     return lines
 
 

@@ -31,7 +31,7 @@ def looks_of(params: Params, rows: Mapping[str, Row]) -> Course | None:
 
 def errors_of(rows: Iterable[Row]) -> dict[str, dict[int, float | None]]:
     return {
-        row.name: {**row.errors, **{run.seed: None for run in row.runs if run.state == "diverged"}}
+        row.name: {run.seed: row.errors.get(run.key) for run in row.runs if run.ok or run.state == "diverged"}
         for row in rows
     }
 

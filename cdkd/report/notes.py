@@ -10,7 +10,7 @@ from cdkd.config.params import Params
 from cdkd.config.schema import Training
 from cdkd.core.group import Group
 from cdkd.core.schedule import Term
-from cdkd.report.collect import TEACHER, FoundRun, number
+from cdkd.report.collect import TEACHER, FoundRun, label, number
 from cdkd.report.published_recipes import unpublished
 from cdkd.report.summary import Row
 from cdkd.report.wording import join_names, plural
@@ -39,7 +39,7 @@ def excluded(runs: Iterable[FoundRun]) -> str:
     grouped: dict[str, list[int]] = {}
     for run in runs:
         if run.state == "diverged":
-            grouped.setdefault(f"seed {run.seed} diverged {run.brief}", [])
+            grouped.setdefault(f"{run.label} diverged {run.brief}", [])
         elif run.state != "ok":
             grouped.setdefault(run.state, []).append(run.seed)
     return "; ".join(f"{state} {_seeds(seeds)}" if seeds else state for state, seeds in grouped.items())
@@ -49,12 +49,12 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     """The footnotes of a table, one sentence each."""
     shown = list(rows)
     runs = [run for row in shown for run in row.runs]
-    notes = [f"{run.method} seed {run.seed} {run.state}: {run.detail}" for run in runs if run.detail]
+    notes = [f"{run.method} {run.label} {run.state}: {run.detail}" for run in runs if run.detail]
     notes += [sentence for row in shown if (sentence := useless_teacher(row))]
     notes += [
-        f"{row.name} seed {seed}: its error analysis cannot be read ({why})"
+        f"{row.name} {label(key)}: its error analysis cannot be read ({why})"
         for row in shown
-        for seed, why in row.unreadable.items()
+        for key, why in row.unreadable.items()
     ]
     notes += [
         f"{row.name}: no search has produced this method yet; `cdkd search` runs it"
@@ -63,7 +63,8 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     ]
     notes += _without_predictions(runs)
     notes += [f"{row.title}: {row.tuned}" for row in shown if row.tuned]
-    own = {name: training for name, training in params.tuned.items() if training != params.training}
+    notes += _sources(shown)
+    own = {name: one for name in params.methods if (one := params.recipe(name)) != params.training}
     notes += [
         f"{row.title} was trained with a recipe of its own: {recipe(own[row.name])}"
         for row in shown
@@ -85,6 +86,12 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
     notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
     losses = {term.loss or name for row in shown for name, term in params.methods.get(row.name, {}).items()}
     return notes + ([RKD] if "rkd" in losses else [])
+
+
+def _sources(rows: Iterable[Row]) -> list[str]:
+    """The other teachers that methods learn from."""
+    found = {row.title: dict.fromkeys(run.source for run in row.runs if run.source) for row in rows}
+    return [f"{title} learns from the teacher {' and '.join(each)}" for title, each in found.items() if each]
 
 
 def useless_teacher(row: Row) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from cdkd.report.collect import TEACHER
 from cdkd.report.document import NONE, Cell, Column, Grid
-from cdkd.report.statistics import ALPHA, Paired, compare
+from cdkd.report.over_teachers import compare_runs
+from cdkd.report.statistics import ALPHA, Paired
 from cdkd.report.summary import Row, differences
 from cdkd.report.tables import bases
 from cdkd.report.wording import decimals, interval_text, p_value, verdict
@@ -62,7 +63,7 @@ def _baseline_table(base: str, title: str, rows: Sequence[Row]) -> Grid:
 def all_pairs(rows: Sequence[Row], looks: tuple[int, ...] = ()) -> Pairs:
     """Every method minus every later one; one family of tests, corrected for looks at the seeds."""
     students = [row for row in rows if row.name != TEACHER]
-    return compare(
+    return compare_runs(
         {(one.name, other.name): differences(one, other) for one, other in combinations(students, 2)}, looks
     )
 

@@ -59,10 +59,8 @@ def runs_table(rows: Sequence[Row]) -> Grid:
             digests = (
                 [record.fingerprint[:SHORT], code_of(record)[:SHORT] or NONE] if record else [NONE, NONE]
             )
-            error = decimals(row.errors.get(run.seed))
-            cells.append(
-                [f"{row.title}, seed {run.seed}", "counts" if run.ok else run.state, error, *digests]
-            )
+            error = decimals(row.errors.get(run.key))
+            cells.append([f"{row.title}, {run.label}", "counts" if run.ok else run.state, error, *digests])
     caption = (
         "Every run that params.yaml names. Fingerprint: digest of everything that affects the result; the "
         "run is "
@@ -78,8 +76,9 @@ def run_quantities(rows: Sequence[Row]) -> list[dict[str, Any]]:
         for run in row.runs:
             record, ok = run.record, run.ok
             line: dict[str, Any] = {"method": row.name, "seed": run.seed, "state": run.state}
+            line |= {} if run.teacher is None else {"teacher": run.teacher}
             line |= {
-                "top1_error": row.errors.get(run.seed),
+                "top1_error": row.errors.get(run.key),
                 "top5_error": number(ok, "last", "test_top5_error") if ok else None,
                 "best_epoch_top1_error": number(ok, "best", "test_top1_error") if ok else None,
             }

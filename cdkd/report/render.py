@@ -25,7 +25,8 @@ from cdkd.report.pairwise import all_pairs, pair_quantities
 from cdkd.report.provenance import run_quantities
 from cdkd.report.sections import TABLES, Deviation, Report, SearchSection, compose
 from cdkd.report.summary import Row, rows
-from cdkd.report.tables import console
+from cdkd.report.tables import bases, console
+from cdkd.report.teacher_tables import teacher_quantities
 from cdkd.runs.record import Record
 from cdkd.storage.files import write_atomically
 
@@ -111,7 +112,8 @@ def _remove_old(target: Path, files: Files) -> None:
     ours = {*PICTURES, *(path.stem for path in target.glob("search-*"))}
     old = [f"{picture}.{suffix}" for picture in ours for suffix in ("svg", "png")]
     old += [f"metrics/{path.name}" for path in target.glob("metrics/*.json")]
-    for name in [*old, "classes.csv", "curves.csv", "images.csv", "looks.csv", "metrics.json"]:
+    others = ("classes.csv", "curves.csv", "images.csv", "looks.csv", "teachers.csv", "metrics.json")
+    for name in [*old, *others]:
         if name not in files:
             (target / name).unlink(missing_ok=True)
 
@@ -143,6 +145,8 @@ def _numbers(report: Report) -> Files:
     files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))
     if found := looks.quantities(report.params, report.rows):
         files["looks.csv"] = comma_separated(found)
+    if teachers := teacher_quantities(report.all_rows, bases(report.all_rows)):
+        files["teachers.csv"] = comma_separated(teachers)
     if images := image_quantities(report.all_rows):
         files["images.csv"] = comma_separated(images)
     classes = class_quantities(report.all_rows, report.classes, report.class_names)

@@ -10,6 +10,7 @@ from typing import Any
 from cdkd.config.params import Params
 from cdkd.config.search_space import label_of
 from cdkd.core.schedule import Method, Term, Weight
+from cdkd.report.over_teachers import compare_runs
 from cdkd.report.pictures.trials import history, pareto, slices
 from cdkd.report.statistics import Paired, compare
 from cdkd.report.style import style, svg_and_png
@@ -128,7 +129,7 @@ def _study_paragraphs(study: Result, params: Params, rows: Mapping[str, Row]) ->
         )
     if study.method is not None and study.method in rows and study.base in rows:
         tuned = {"tuned": differences(rows[study.method], rows[study.base])}
-        paired = compare(tuned, params.looks)["tuned"]
+        paired = compare_runs(tuned, params.looks)["tuned"]
         if paired.mean is not None:
             yield (
                 "The validation error of the best trial is too optimistic, since it was selected. Trained "
@@ -235,7 +236,7 @@ def edt_sentences(params: Params, rows: Mapping[str, Row]) -> list[str]:
     """The effect of EDT and of its parts, from methods that differ in their schedules alone."""
     found = []
     for plain, arms in _arms(params.methods).items():
-        pairs = compare(
+        pairs = compare_runs(
             {
                 part: differences(rows[arm], rows[plain])
                 for part, arm in arms.items()

@@ -19,7 +19,8 @@ from cdkd.report.pairwise import Pairs, baseline_tables, pairs_table
 from cdkd.report.peers_table import peers_tables
 from cdkd.report.provenance import inputs, methods_paragraph, networks, reproduce, runs_table, setting
 from cdkd.report.summary import Row
-from cdkd.report.tables import Links, method_table, no_links, overview
+from cdkd.report.tables import Links, bases, method_table, no_links, overview
+from cdkd.report.teacher_tables import teacher_tables
 from cdkd.report.wording import plural
 
 TABLES = ("ablation", "comparison")
@@ -147,6 +148,7 @@ def _measured(report: Report) -> list[Section]:
         *looks.tables(report.params, report.rows),
         *_pictures(report, "forest"),
         *_shortened(baseline_tables(rows)),
+        *_shortened(teacher_tables(rows, bases(rows))),
         *_shortened(image_tables(rows)),
         *_all_pairs(report),
     )

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cdkd.config.params import Params
+from cdkd.config.teachers import Key
 from cdkd.report.collect import TEACHER, FoundRun, number
 from cdkd.report.error_analysis import ErrorAnalysis
 from cdkd.report.history import History, finite
 from cdkd.report.method_names import paper_names
+from cdkd.report.over_teachers import compare_runs, summarise_runs
 from cdkd.report.published import Reference, find
-from cdkd.report.statistics import Paired, Summary, compare, summarise
+from cdkd.report.statistics import Paired, Summary, summarise
 from cdkd.runs.record import Record
 
 __all__ = ["BASELINES", "MEASURES", "Row", "Summary", "differences", "rows"]
@@ -35,8 +37,8 @@ class Row:
 
     top1, top5: last epoch; best: top-1 error of each seed's best epoch
     minus: baseline -> paired differences in top-1 error at the last epoch, seed by seed
-    measures: MEASURES -> over the seeds that have it; analyses: seed -> its record's error analysis
-    unreadable: seed -> why the error analysis cannot be used
+    measures: MEASURES -> over the runs that have it; analyses: key of a run -> its record's error analysis
+    unreadable: key of a run -> why the error analysis cannot be used
     tuned: how a search found the method's weights, if one did
     """
 
@@ -52,20 +54,25 @@ class Row:
     parameters: int | None
     multiply_adds: int | None
     measures: Mapping[str, Summary]
-    analyses: Mapping[int, ErrorAnalysis]
-    unreadable: Mapping[int, str]
+    analyses: Mapping[Key, ErrorAnalysis]
+    unreadable: Mapping[Key, str]
     published: Reference | None
     tuned: str | None
 
     @property
-    def errors(self) -> dict[int, float]:
-        """Seed -> top-1 error at the last epoch."""
-        errors = {run.seed: number(run.ok, "last", "test_top1_error") for run in self.runs if run.ok}
-        return {seed: error for seed, error in errors.items() if error is not None}
+    def errors(self) -> dict[Key, float]:
+        """Key of a run -> top-1 error at the last epoch."""
+        errors = {run.key: number(run.ok, "last", "test_top1_error") for run in self.runs if run.ok}
+        return {key: error for key, error in errors.items() if error is not None}
 
     @property
     def wrong(self) -> dict[int, np.ndarray]:
-        """Seed -> whether each test image is classified wrongly, of the runs that have predictions."""
+        """Seed -> whether each test image is classified wrongly, of the runs that have predictions.
+
+        Empty of several teachers: nothing here tests over images, seeds and teachers at once.
+        """
+        if any(run.teacher is not None for run in self.runs):
+            return {}
         return {run.seed: run.wrong for run in self.runs if run.ok and run.wrong is not None}
 
     @property
@@ -90,7 +97,7 @@ def rows(
     minus: dict[str, dict[str, Paired]] = {name: {} for name in alone}
     for base in BASELINES:
         if base in students:  # one family of tests: every other method against this one
-            family = compare(
+            family = compare_runs(
                 {name: differences(row, students[base]) for name, row in students.items() if name != base},
                 params.looks,
             )
@@ -99,23 +106,24 @@ def rows(
     return {name: replace(row, minus=minus[name]) for name, row in alone.items()}
 
 
-def differences(row: Row, base: Row) -> list[float]:
-    """Top-1 error at the last epoch minus the other's, for every seed that both have."""
+def differences(row: Row, base: Row) -> dict[Key, float]:
+    """Top-1 error at the last epoch minus the other's, for every seed (and teacher) that both have."""
     mine, theirs = row.errors, base.errors
-    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    return {key: mine[key] - theirs[key] for key in mine if key in theirs}
 
 
 def _row(params: Params, name: str, title: str, runs: tuple[FoundRun, ...], tuned: str | None) -> Row:
     records = [run.ok for run in runs if run.ok]
 
     def over_seeds(row: str, key: str) -> Summary:
-        return _over(number(record, row, key) for record in records)
+        values = {run.key: number(run.ok, row, key) for run in runs if run.ok}
+        return summarise_runs({key: value for key, value in values.items() if value is not None})
 
     def constant(key: str) -> int | None:
         values = [value for record in records if (value := finite(record.result.get(key))) is not None]
         return int(values[0]) if values else None
 
-    analyses = {run.seed: run.analysis for run in runs if run.analysis is not None}
+    analyses = {run.key: run.analysis for run in runs if run.analysis is not None}
     return Row(
         name=name,
         title=title if not tuned or title.endswith("(tuned)") else f"{title} (tuned)",
@@ -130,7 +138,7 @@ def _row(params: Params, name: str, title: str, runs: tuple[FoundRun, ...], tune
         multiply_adds=constant("multiply_adds"),
         measures={key: _over(getattr(one, key) for one in analyses.values()) for key in MEASURES},
         analyses=analyses,
-        unreadable={run.seed: run.unreadable for run in runs if run.unreadable},
+        unreadable={run.key: run.unreadable for run in runs if run.unreadable},
         published=find(params.report.published, name),
         tuned=tuned,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cdkd.report.collect import TEACHER
+from cdkd.report.collect import TEACHER, label
 from cdkd.report.document import NONE, Bar, Cell, Column, Grid, Link
 from cdkd.report.notes import excluded
 from cdkd.report.published import compare_published
@@ -141,14 +141,13 @@ def _error(row: Row, links: Links, strong: bool) -> Cell:
     top1 = f"{mean_std(row.top1)} (n = {n})" if n else ""
     to_runs = tuple(
         Link(
-            decimals(row.errors[record.seed]),
-            address,
-            f"seed {record.seed}: {decimals(row.errors[record.seed])}, in MLflow",
+            decimals(row.errors[run.key]), address, f"{run.label}: {decimals(row.errors[run.key])}, in MLflow"
         )
-        for record in row.records
-        if (address := links(record))
+        for run in row.runs
+        if run.ok and (address := links(run.ok))
     )
-    seeds = ", ".join(f"seed {seed}: {decimals(error)}" for seed, error in row.errors.items())
+    between = "; " if any(isinstance(key, tuple) for key in row.errors) else ", "
+    seeds = between.join(f"{label(key)}: {decimals(error)}" for key, error in row.errors.items())
     text = "; ".join(filter(None, (top1, excluded(row.runs))))
     return Cell(text, to_runs, strong=strong, hint=seeds, order=row.top1.mean)
 

@@ -229,17 +229,21 @@ def record_of(
 
 
 def adopt_teacher(
-    root: Path, store: RunStore, spec: RunSpec, data_folder: Path, file: str, recipe: Recipe
+    root: Path, store: RunStore, spec: RunSpec, data_folder: Path, file: str | None, recipe: Recipe
 ) -> None:
-    """Evaluate a teacher from a file on the test split, and store it as a run without a history."""
+    """Evaluate a teacher on the test split, and store it as a run without a history.
+
+    file: its weights; None: those that it is initialised with
+    """
     device = choose_device()
     meta = read_meta(data_folder)
     model = network(spec.config["network"], spec.config["data"], spec.seed, device)
-    load_weights(model, root / file, spec.config["weights_sha256"])
+    if file is not None:
+        load_weights(model, root / file, spec.config["weights_sha256"])
     evaluation = Evaluation(split(data_folder, meta, device, "test"), recipe)
     measured = evaluation.row(model)
     if bad := [f"{key} is {value}" for key, value in measured.items() if not math.isfinite(value)]:
-        raise BadCheckpoint(f"{root / file}: no usable teacher: {', '.join(bad)}")
+        raise BadCheckpoint(f"{file or 'initial weights'}: no usable teacher: {', '.join(bad)}")
     row = {"epoch": None} | measured
     weights = to_safetensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     result = result_of(weights, model, meta.image, [row], evaluation)
@@ -249,7 +253,7 @@ def adopt_teacher(
         "environment": environment(device),
         "git": git_state(root),
         "cohort": [spec.method],
-        "file": file,
+        **({} if file is None else {"file": file}),
     }
     store.put(record_of(spec, [], result, circumstances), weights, predictions)
 

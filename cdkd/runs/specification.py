@@ -20,12 +20,17 @@ if TYPE_CHECKING:  # a worker may lack the library of the schema
 
 
 def teacher_plan(params: Params, data: Meta) -> RunSpec:
-    """The teacher's training is a run as well: one network, cross-entropy, no teacher."""
+    """The teacher's training is a run as well: one network, cross-entropy, no teacher.
+
+    Without a training it is evaluated alone: its weights come from a file, or are the initial ones.
+    """
     teacher = params.teacher
     method = Method({"ce": Term(Weight(1.0))})
     config = _config(data, teacher.network, teacher.seed, teacher.training, method) | {"teacher": None}
     if teacher.weights is not None:
         config |= {"training": None, "weights_sha256": teacher.sha256}
+    elif teacher.untrained:
+        config |= {"training": None}
     return RunSpec(
         params.experiment, TEACHER, teacher.seed, config, code_digest((teacher.network,), method.losses)
     )
@@ -64,7 +69,10 @@ def variant_plan(
 
 
 def student_plans(params: Params, data: Meta, teacher: Record, seed: int) -> Iterator[RunSpec]:
-    """Every method of one seed: what may be trained as one cohort."""
+    """Every method of one seed and one teacher: what may be trained as one cohort.
+
+    params: a view of one teacher (see `config.teachers`)
+    """
     for method in params.methods:
         yield student_plan(params, data, teacher, method, seed)
 

@@ -54,7 +54,7 @@ def results(params: Params, data: Meta, teacher: Record) -> dict[str, Result]:
 
 def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
     """The params with the methods that these studies found."""
-    methods, tuned = dict(params.methods), dict(params.tuned)
+    methods, tuned, teacher_of = dict(params.methods), dict(params.tuned), dict(params.teacher_of)
     for name, result in found.items():
         space, best = params.search[name], result.best
         if space.study.method is None or best is None:
@@ -64,4 +64,6 @@ def with_tuned(params: Params, found: Mapping[str, Result]) -> Params:
             path = runs_folder(params) / "search" / f"{name}.json"
             raise BadRecord(f"{path}: its best setting is outside the search space")
         methods[space.study.method], tuned[space.study.method] = made
-    return params.model_copy(update={"methods": methods, "tuned": tuned})
+        if space.study.base in teacher_of:
+            teacher_of[space.study.method] = teacher_of[space.study.base]
+    return params.model_copy(update={"methods": methods, "tuned": tuned, "teacher_of": teacher_of})

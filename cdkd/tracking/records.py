@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ AT_ONCE = 8  # runs written under one lock, and at once on a server
 
 
 def rebuild(
-    root: Path, records: Iterable[Record], extras: Callable[[Record], Mapping[str, bytes]] | None = None
+    root: Path,
+    records: Iterable[Record],
+    extras: Callable[[Record], Mapping[str, bytes]] | None = None,
+    copies: Collection[str] = (),
 ) -> tuple[int, int]:
     """Create the runs that MLflow lacks and complete partial ones. Returns how many; a second call: 0, 0.
 
@@ -30,10 +33,11 @@ def rebuild(
     and continues when its command is given again.
 
     records: the workspace's first; of several of one method and seed the first is the current one
+    copies: fingerprints of the workspace's, which are all current: a student of each teacher
     extras: further files of a run, by name; asked only for runs that are written
     """
     created = completed = 0
-    current: dict[tuple[str, str, str], str] = {}  # experiment, method, seed -> fingerprint
+    current: dict[tuple[str, str, str], set[str]] = {}  # experiment, method, seed -> fingerprints
     views: dict[str, tuple[View, dict[str, Any]]] = {}
     pending: dict[str, list[Record]] = {}
     with faults_as_one_line(root):
@@ -47,7 +51,9 @@ def rebuild(
                 done = {run.data.tags.get(fields.FINGERPRINT): run for run in view.search() if complete(run)}
                 views[record.experiment] = view, done
             view, done = views[record.experiment]
-            current.setdefault((record.experiment, record.method, str(record.seed)), record.fingerprint)
+            slot = record.experiment, record.method, str(record.seed)
+            if slot not in current or record.fingerprint in copies:
+                current.setdefault(slot, set()).add(record.fingerprint)
             if record.fingerprint in done and _agrees(done[record.fingerprint], record):
                 continue
             pending.setdefault(record.experiment, []).append(record)
@@ -59,8 +65,8 @@ def rebuild(
             _tidy(
                 view,
                 {
-                    (method, seed): fingerprint
-                    for (of, method, seed), fingerprint in current.items()
+                    (method, seed): fingerprints
+                    for (of, method, seed), fingerprints in current.items()
                     if of == experiment
                 },
             )
@@ -119,26 +125,23 @@ def experiment_id(root: Path, experiment: str) -> str:
         return View(root, experiment, PATIENCE).experiment
 
 
-def _tidy(view: View, current: Mapping[tuple[str, str], str]) -> None:
+def _tidy(view: View, current: Mapping[tuple[str, str], set[str]]) -> None:
     """Put every run below its method's group, mark it as current or not, end the groups, remove empty ones.
 
-    current: (method, seed) -> fingerprint; a run without a record is left as it is: it may be in training
+    current: (method, seed) -> fingerprints; a run without a record is left as it is: it may be in training
     """
     with view.locked():
         groups: dict[str, str] = {}
         for run in view.search():
             method = run.data.tags.get("method")
-            fingerprint = current.get((method, run.data.tags.get("seed")))
+            fingerprints = current.get((method, run.data.tags.get("seed")))
             if method is not None and method != TEACHER:
                 if method not in groups:
                     groups[method] = view.group(method, run.info.start_time).info.run_id
                 view.mark(run, fields.PARENT, groups[method])
-            if fingerprint is not None and complete(run):
-                view.mark(
-                    run,
-                    fields.CURRENT,
-                    "yes" if run.data.tags.get(fields.FINGERPRINT) == fingerprint else "no",
-                )
+            if fingerprints is not None and complete(run):
+                is_current = run.data.tags.get(fields.FINGERPRINT) in fingerprints
+                view.mark(run, fields.CURRENT, "yes" if is_current else "no")
         runs = view.search()
         for parent in (run for run in runs if fields.GROUP in run.data.tags):
             children = [run for run in runs if run.data.tags.get(fields.PARENT) == parent.info.run_id]

@@ -145,7 +145,7 @@ def leftovers(site: Site) -> Verdict:
 
 def runs(site: Site) -> Verdict:
     """Checks the workspace's runs, and compares them with the store's."""
-    faults, paths = [], sorted((site.root / "runs").glob("*/*/seed-*.json"))
+    faults, paths = [], sorted((site.root / "runs").glob("*/*/**/seed-*.json"))
     for path in paths:
         again = _restored(site, path)
         try:
@@ -177,7 +177,9 @@ def stale_runs(site: Site) -> Verdict:
     """Runs of the workspace that were trained with other params or code than today's."""
     if site.params is None or site.data is None:
         return NOTHING
-    paths = sorted(runs_folder(site.params).glob("*/seed-*.json"))
+    search = runs_folder(site.params) / "search"
+    every = sorted(runs_folder(site.params).rglob("seed-*.json"))
+    paths = [path for path in every if search not in path.parents]
     if paths and site.teacher is None:
         return Verdict(
             "",
@@ -189,14 +191,14 @@ def stale_runs(site: Site) -> Verdict:
                 )
             ],
         )
-    wanted = {(plan.method, f"seed-{plan.seed}.json"): key for key, plan in site.plans.items()}
+    wanted = {path: plan.fingerprint for path, plan in site.places_of_plans.items()}
     stale, foreign = [], []
     for path in paths:
-        key, name = (path.parent.name, path.name), f"{path.parent.name} {path.stem.replace('-', ' ')}"
-        if key not in wanted:
+        place = path.relative_to(runs_folder(site.params)).with_suffix("")
+        if path not in wanted:
             foreign.append(path)
-        elif (fingerprint := _fingerprint(path)) is not None and fingerprint != wanted[key]:
-            stale.append(name)
+        elif (fingerprint := _fingerprint(path)) is not None and fingerprint != wanted[path]:
+            stale.append(" ".join(place.parts).replace("seed-", "seed "))
     faults = []
     if stale:
         hint = "`dvc repro --force` (what the store has is not trained again)"

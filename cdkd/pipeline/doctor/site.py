@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cdkd.config.params import Params, load
-from cdkd.config.paths import data_folder, runs_folder
+from cdkd.config.paths import data_folder, run_folder
+from cdkd.config.teachers import views
 from cdkd.core.errors import BadCheckpoint, BadRecord, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
@@ -86,13 +87,16 @@ class Site:
 
     @cached_property
     def teacher(self) -> Record | None:
-        """Today's finished teacher, from the store or else the workspace."""
-        if self.params is None or self.data is None:
+        """Today's finished main teacher, from the store or else the workspace."""
+        return None if self.params is None else self._teacher_of(self.params)
+
+    def _teacher_of(self, view: Params) -> Record | None:
+        if self.data is None:
             return None
-        plan = teacher_plan(self.params, self.data)
+        plan = teacher_plan(view, self.data)
         for path in (
             self.store.folder / plan.fingerprint / RECORD,
-            runs_folder(self.params) / TEACHER / f"seed-{plan.seed}.json",
+            run_folder(view, TEACHER) / f"seed-{plan.seed}.json",
         ):
             with contextlib.suppress(CdkdError):
                 record = read(path)
@@ -102,20 +106,26 @@ class Site:
 
     @cached_property
     def plans(self) -> dict[str, RunSpec]:
-        """Every run of params.yaml by its fingerprint.
+        """Every run of params.yaml by its fingerprint; see `places_of_plans`."""
+        return {plan.fingerprint: plan for plan in self.places_of_plans.values()}
+
+    @cached_property
+    def places_of_plans(self) -> dict[Path, RunSpec]:
+        """Every run of params.yaml by the place of its copy in the workspace.
 
         Only the teacher's where that is not trained; none where there are no data.
         """
         if self.params is None or self.data is None:
             return {}
-        plans = [teacher_plan(self.params, self.data)]
-        if self.teacher is not None:
-            plans += [
-                plan
-                for seed in self.params.seeds
-                for plan in student_plans(self.params, self.data, self.teacher, seed)
-            ]
-        return {plan.fingerprint: plan for plan in plans}
+        found: dict[Path, RunSpec] = {}
+        for view in views(self.params):
+            plans, teacher = [teacher_plan(view, self.data)], self._teacher_of(view)
+            if teacher is not None:
+                plans += [
+                    plan for seed in view.seeds for plan in student_plans(view, self.data, teacher, seed)
+                ]
+            found |= {run_folder(view, plan.method) / f"seed-{plan.seed}.json": plan for plan in plans}
+        return found
 
     @cached_property
     def places(self) -> list[Path]:

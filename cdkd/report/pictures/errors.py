@@ -68,7 +68,7 @@ def forest(rows: Mapping[str, Row]) -> Figure | None:
     for line, name in enumerate(methods):
         paired = rows[name].minus[base]
         colour = COLOURS[0] if paired.verdict in ("lower", "higher") else GREY
-        points = differences(rows[name], rows[base])
+        points = list(differences(rows[name], rows[base]).values())
         small: dict[str, Any] = {"color": colour, "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
         axes.plot(points, [line + 0.22] * len(points), "o", **small)
         _interval(axes, line, paired, left, right, colour)
@@ -110,7 +110,7 @@ def _limits(
     pairs: list[Paired], rows: Mapping[str, Row], methods: list[str], base: str
 ) -> tuple[float, float]:
     """From the seeds' differences: the interval of two seeds is tens of points long and is cut."""
-    seen = [0.0, *(value for name in methods for value in differences(rows[name], rows[base]))]
+    seen = [0.0, *(value for name in methods for value in differences(rows[name], rows[base]).values())]
     ends = [end for paired in pairs for end in (paired.low, paired.high) if end is not None]
     margin = max(max(map(abs, seen)), 1e-3)
     left = max(min(seen) - margin, min([*seen, *ends]))
