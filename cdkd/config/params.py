@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cdkd.config import sections
 from cdkd.config.epochs import MAX_EPOCHS, resolved_method
+from cdkd.config.every_study import with_every
 from cdkd.config.faults import Faults, suggest
 from cdkd.config.groups import with_student
 from cdkd.config.methods import check_name, epochs_of, methods_of
@@ -131,9 +132,10 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path, misfit: Misfit | 
     methods = methods_of(written, epochs, faults) if "methods" in raw else {}
     if misfit is not None and teacher is not None and training is not None:
         _check_groups(methods, teacher.network, training, misfit, faults)
+    studies = with_every(raw.get("search", {}), written, training, faults)
     rows = None
     if isinstance(written, dict):
-        rows = [*map(str, written), *methods_given(raw.get("search"))]
+        rows = [*map(str, written), *methods_given(studies)]
         written = {
             name: resolved_method(terms, epochs_of(terms, epochs) or MAX_EPOCHS)
             for name, terms in written.items()
@@ -144,7 +146,7 @@ def _resolved(raw: dict[str, Any], faults: Faults, root: Path, misfit: Misfit | 
         faults.add(("seeds",), "a rule handles one teacher, and there are several; expected a list of seeds")
     recipes = {} if training is None else sections.recipes_of(written, recipe, faults)
     teacher_of = teachers_of(written, teacher, faults)
-    search = studies_of(raw.get("search", {}), written, training, faults, recipes)
+    search = studies_of(studies, written, training, faults, recipes)
     if search and data is not None and data.validation == 0:
         what = "0; the studies of search compare their trials on it: expected more"
         faults.add(("data", "validation"), what)

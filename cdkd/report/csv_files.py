@@ -10,7 +10,7 @@ import numpy as np
 from cdkd.report.notes import excluded
 from cdkd.report.published import compare_published
 from cdkd.report.statistics import Paired, Summary
-from cdkd.report.summary import BASELINES, MEASURES, Row
+from cdkd.report.summary import MEASURES, UNTUNED, Row
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a text that begins with one of these
 
@@ -43,7 +43,7 @@ def method_quantities(row: Row) -> dict[str, Any]:
         ("best_epoch_top1_error", row.best),
     ):
         cells |= _moments(name, summary)
-    for base in BASELINES:
+    for base in (*UNTUNED, *(name for name in row.minus if name not in UNTUNED)):
         difference = row.minus.get(base, Paired(None, None, 0))
         name = f"top1_error_minus_{base}"
         cells |= _moments(name, difference)
@@ -63,6 +63,7 @@ def method_quantities(row: Row) -> dict[str, Any]:
         "ours_minus_published": ours.difference if ours else None,
         "published_in_interval": ours.verdict if ours else None,
         "tuned": row.tuned,
+        **({"search_budget": row.budget} if row.budget else {}),
         "excluded": excluded(row.runs),
     }
 

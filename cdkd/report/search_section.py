@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cdkd.config.every_study import EVERY
 from cdkd.config.params import Params
 from cdkd.config.search_space import label_of
 from cdkd.core.schedule import Method, Term, Weight
@@ -57,6 +58,8 @@ def section(params: Params, studies: Mapping[str, Result], rows: Mapping[str, Ro
                 for trial in best_trials
             ]
             table = table or (["Trial", "Top-1 error on validation (%)", *numbers], lines)
+        if name.startswith(f"{EVERY}_"):  # a dozen pictures of one kind say little
+            continue
         captions = {
             "history": f"Study {name}: every trial's error on the validation split, and the best so far; "
             "trial 0 "

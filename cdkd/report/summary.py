@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cdkd.config.every_study import TUNED
 from cdkd.config.params import Params
 from cdkd.config.teachers import Key
 from cdkd.report.collect import TEACHER, FoundRun, number
@@ -20,7 +21,9 @@ from cdkd.runs.record import Record
 
 __all__ = ["BASELINES", "MEASURES", "Row", "Summary", "differences", "rows"]
 
-BASELINES = ("kd", "student")  # methods that the others are compared with, where params.yaml has them
+# methods that the others are compared with, where params.yaml has them; tuned ones with tuned ones
+UNTUNED = ("kd", "student")
+BASELINES = (*UNTUNED, *(f"{name}{TUNED}" for name in UNTUNED))
 MEASURES = (
     "calibration_error",
     "agreement",
@@ -40,6 +43,7 @@ class Row:
     measures: MEASURES -> over the runs that have it; analyses: key of a run -> its record's error analysis
     unreadable: key of a run -> why the error analysis cannot be used
     tuned: how a search found the method's weights, if one did
+    budget: trials and epochs of that search, planned
     """
 
     name: str
@@ -58,6 +62,7 @@ class Row:
     unreadable: Mapping[Key, str]
     published: Reference | None
     tuned: str | None
+    budget: str = ""
 
     @property
     def errors(self) -> dict[Key, float]:
@@ -98,12 +103,23 @@ def rows(
     for base in BASELINES:
         if base in students:  # one family of tests: every other method against this one
             family = compare_runs(
-                {name: differences(row, students[base]) for name, row in students.items() if name != base},
+                {
+                    name: differences(row, students[base])
+                    for name, row in students.items()
+                    if name != base and _comparable(name, base, students)
+                },
                 params.looks,
             )
             for name, paired in family.items():
                 minus[name][base] = paired
     return {name: replace(row, minus=minus[name]) for name, row in alone.items()}
+
+
+def _comparable(name: str, base: str, students: Mapping[str, Row]) -> bool:
+    """Whether both were tuned, or the baseline was tuned for no method; see `config.every_study`."""
+    if base not in UNTUNED:
+        return name.endswith(TUNED)
+    return f"{base}{TUNED}" not in students or not name.endswith(TUNED)
 
 
 def differences(row: Row, base: Row) -> dict[Key, float]:
@@ -141,7 +157,16 @@ def _row(params: Params, name: str, title: str, runs: tuple[FoundRun, ...], tune
         unreadable={run.key: run.unreadable for run in runs if run.unreadable},
         published=find(params.report.published, name),
         tuned=tuned,
+        budget=_budget(params, name),
     )
+
+
+def _budget(params: Params, name: str) -> str:
+    space = next((one for one in params.search.values() if one.study.method == name), None)
+    if space is None:
+        return ""
+    seeds = f" × {len(space.study.seeds)} seeds" * (len(space.study.seeds) > 1)
+    return f"{space.trials} × {space.trial_epochs} epochs{seeds}"
 
 
 def _deployed(params: Params, name: str) -> str:

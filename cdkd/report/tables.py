@@ -81,7 +81,7 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_l
     """As papers have it: ablation or comparison."""
     published = any(row.published for row in rows)
     baselines = bases(rows)
-    top5 = _with_top5(rows)
+    top5, searched = _with_top5(rows), any(row.budget for row in rows)
     columns = [
         Column("Method", words=True),
         Column("Top-1 error, last epoch (%)"),
@@ -89,6 +89,7 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_l
         Column("Top-1 error, best epoch (%)"),
         *([Column("Top-5 error, last epoch (%)")] if top5 else []),
         *(Column(f"Δ {_title(rows, base)}") for base in baselines),
+        *([Column("Search: trials × epochs", words=True)] if searched else []),
     ]
     if published:
         columns += [
@@ -99,7 +100,9 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_l
         ]
     best = lowest(rows)
     cells = (
-        [] if _empty(rows) else [_cells(row, baselines, published, top5, links, row is best) for row in rows]
+        []
+        if _empty(rows)
+        else [_cells(row, baselines, published, top5, searched, links, row is best) for row in rows]
     )
     linked = any(isinstance(cell, Cell) and cell.links for line in cells for cell in line)
     caption = CAPTION + PUBLISHED * published + LINKS_CAPTION * linked
@@ -153,7 +156,13 @@ def _error(row: Row, links: Links, strong: bool) -> Cell:
 
 
 def _cells(
-    row: Row, baselines: Sequence[str], published: bool, top5: bool, links: Links, strong: bool
+    row: Row,
+    baselines: Sequence[str],
+    published: bool,
+    top5: bool,
+    searched: bool,
+    links: Links,
+    strong: bool,
 ) -> list[Cell | str]:
     n = row.top1.n
     cells: list[Cell | str] = [_name(row), _error(row, links, strong), interval_text(row.top1)]
@@ -162,6 +171,7 @@ def _cells(
         mean_std(row.minus[base], n, sign=True, spread=False) if base in row.minus else NONE
         for base in baselines
     ]
+    cells += [row.budget or NONE] if searched else []
     if published and row.published:
         there, ours = row.published, compare_published(row.published, row.top1, row.best)
         cells += [
