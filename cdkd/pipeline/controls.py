@@ -16,6 +16,7 @@ from cdkd.config.teachers import views
 from cdkd.core.errors import BadCheckpoint
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline.queries import trained_teacher
+from cdkd.report.wording import plural
 from cdkd.runs.store import Store
 
 if TYPE_CHECKING:
@@ -113,13 +114,14 @@ def _epochs(view: Params, data: Meta, record: Record) -> Iterator[str]:
     costs = f"{student / 1e6:.2f} M multiply-adds of the student, {teacher / 1e6:.2f} M of the teacher"
     yield (
         f"epochs: {equal_epochs(epochs * (step + teacher), step)}  # a student alone costs as much as "
-        f"{epochs} epochs of distillation: {costs}; a backward pass counts as {BACKWARD} forward passes"
+        f"{plural(epochs, 'epoch')} of distillation: {costs}; "
+        f"a backward pass counts as {BACKWARD} forward passes"
     )
     if record.config["training"] is not None:
         trained = view.teacher.training.epochs * (1 + BACKWARD) * teacher
         yield (
             f"epochs: {equal_epochs(epochs * (step + teacher) + trained, step)}  # with the teacher's own "
-            f"{view.teacher.training.epochs} epochs"
+            f"{plural(view.teacher.training.epochs, 'epoch')}"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cdkd import tracking
 from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, report_folder, run_folder, runs_folder
-from cdkd.config.teachers import views
+from cdkd.config.teachers import key_of, views
 from cdkd.core.errors import BadData, CdkdError
 from cdkd.core.local_server import HOST
 from cdkd.core.schedule import TEACHER
@@ -147,6 +147,7 @@ def _records(params: Params) -> Iterator[tuple[Record, bool]]:
 
 def missing(params: Params) -> list[str]:
     """A line for each run of params.yaml that the workspace does not have as it would be trained today."""
+    from cdkd.report.collect import label
     from cdkd.runs.record import read
 
     lines = []
@@ -159,5 +160,6 @@ def missing(params: Params) -> list[str]:
             except CdkdError:
                 state = "missing or damaged"
             if state is not None:
-                lines.append(f"{run.method} seed {run.seed}: {state}; `dvc repro` makes it")
+                name = label(key_of(view, run.method, run.seed)[1])
+                lines.append(f"{run.method} {name}: {state}; `dvc repro` makes it")
     return lines

@@ -38,10 +38,11 @@ def excluded(runs: Iterable[FoundRun]) -> str:
     """Seeds that do not count, for a row's cell: "missing seed 2; seed 1 diverged in epoch 3 (kd)"."""
     grouped: dict[str, list[int]] = {}
     for run in runs:
+        state = run.state if run.teacher is None else f"{run.state}, teacher {run.teacher}:"
         if run.state == "diverged":
             grouped.setdefault(f"{run.label} diverged {run.brief}", [])
         elif run.state != "ok":
-            grouped.setdefault(run.state, []).append(run.seed)
+            grouped.setdefault(state, []).append(run.seed)
     return "; ".join(f"{state} {_seeds(seeds)}" if seeds else state for state, seeds in grouped.items())
 
 
