@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 def wait_for_writers() -> None:
     """Wait until everything about finished cohorts is written."""
     while _closing:
-        _closing.pop().wait(PATIENCE)
+        writer = _closing.pop()
+        writer.wait(PATIENCE * (1 + writer.runs))  # it ends by itself once nothing was written for `PATIENCE`
 
 
 class SubprocessTracker:
@@ -40,7 +41,7 @@ class SubprocessTracker:
     ) -> None:
         """runs: each with its circumstances"""
         self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-        self._closed = False
+        self._closed, self.runs = False, len(runs)
         words = [sys.executable, "-m", "cdkd.pipeline.mlflow_writer"]
         self._child = subprocess.Popen(
             words,

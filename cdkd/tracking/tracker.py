@@ -53,7 +53,7 @@ class Tracker:
     ) -> None:
         """
         runs: each with its circumstances
-        every: seconds between flushes; patience: seconds that `close` may take
+        every: seconds between flushes; patience: seconds without progress after which `close` returns
         extras: further files of a finished run, by name
         """
         self.root, self.experiment, self.seed = root, experiment, seed
@@ -67,6 +67,7 @@ class Tracker:
         self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
         self._closing: str | None = None
         self._warned = self._shown = False
+        self._written = 0  # a count of what was written, by which a slow end is told from a dead one
         self._owner, self._started = os.getpid(), round(1000 * time.time())
         self._thread = threading.Thread(target=self._work, name="cdkd-tracking", daemon=True)
         self._thread.start()
@@ -80,13 +81,21 @@ class Tracker:
         self._put(("record", record))
 
     def close(self, status: str = "KILLED") -> None:
-        """Write what is queued, and end unfinished runs with this status; returns within `patience`."""
+        """Write what is queued, and end unfinished runs with this status.
+
+        Returns where nothing was written for `patience`: a busy machine takes long for many runs.
+        """
         if self._closing is not None or os.getpid() != self._owner:
             return
         self._closing = status
         self._events.put(None)
         patience = patience_for(status, self.patience)
-        self._thread.join(patience)
+        written = -1
+        while self._thread.is_alive() and written != self._written:
+            written = self._written
+            self._thread.join(patience)
+            if status == "KILLED":
+                break
         if self._thread.is_alive():
             self._warn(f"no answer for {patience:g} s")
 
@@ -137,6 +146,7 @@ class Tracker:
             for fingerprint, (run, circumstances) in self.runs.items():
                 if fingerprint not in self._keys:
                     self._keys[fingerprint] = view.open(run, circumstances, self._started)
+                    self._written += 1
             if not self._shown:
                 view.show_methods(run.method for run, _ in self.runs.values())
                 self._shown = True
@@ -144,11 +154,13 @@ class Tracker:
                 fingerprint = next(iter(self._rows))
                 view.log(self._keys[fingerprint], self._rows[fingerprint])
                 del self._rows[fingerprint]
+                self._written += 1
             while self._records:
                 record = self._records[0]
                 view.finish(self._keys[record.fingerprint], record, self.extras(record))
                 self._finished.add(record.fingerprint)
                 del self._records[0]
+                self._written += 1
             if last:
                 self._end(view)
 

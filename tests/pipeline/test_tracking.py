@@ -481,6 +481,22 @@ def test_a_dead_server_costs_a_warning_and_nothing_else(
         tracking.rebuild(root, [record(plan("kd"))])
 
 
+@pytest.mark.slow
+def test_a_slow_end_is_waited_for(root: Path) -> None:
+    """A busy machine once needed more than the patience for all runs together, which then stayed RUNNING."""
+    plans = [plan("kd", seed) for seed in (0, 1)]
+
+    def slow(record: Record) -> dict[str, bytes]:
+        time.sleep(7)
+        return {}
+
+    tracker = live(root, plans, patience=12, extras=slow)
+    for one in plans:
+        tracker.finish(record(one))
+    tracker.close("FINISHED")
+    assert {run.info.status for name, run in runs(root).items() if "seed" in name} == {"FINISHED"}
+
+
 PROCESS = """
 import sys, pathlib
 sys.path.insert(0, sys.argv[1])
