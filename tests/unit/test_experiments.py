@@ -16,6 +16,7 @@ from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.errors import BadParams
 from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
+from cdkd.losses import signature
 from cdkd.models.build import build
 from cdkd.report.published import find, table
 from cdkd.training.objective import Objective
@@ -117,6 +118,21 @@ def test_every_method_has_a_finite_loss_on_features_of_both_networks(name: str) 
             assert set(values) == set(objective.active)
             seen |= set(values)
     assert seen == {term for method in params.methods.values() for term in method}
+
+
+def test_the_fields_table_on_digits_has_every_loss_and_the_same_trials_for_each_weight() -> None:
+    params = Experiments(ROOT).load("digits-field")
+    losses = {term.loss for method in params.methods.values() for term in method.values()}
+    # logit_match is a part of CTKD, an online method
+    assert losses == {name for name in signature.names() if not signature.is_group(name)} - {"logit_match"}
+    assert set(params.search) == set(params.methods) - {"student"}
+    for name, space in params.search.items():
+        (number,) = space.study.space
+        assert space.study.base == name
+        assert len(space.grid()) == 3
+        assert space.study.space[number].choices[0] * 100 == pytest.approx(
+            space.study.space[number].choices[2]
+        )
 
 
 @pytest.fixture

@@ -27,22 +27,9 @@ from cdkd.models.names import (
 )
 from cdkd.models.staged import Staged
 
-SMALL = (
-    "resnet8",
-    "resnet20",
-    "resnet8x4",
-    "wrn-16-1",
-    "wrn-16-2",
-    "vgg8",
-    "resnet18-cifar",
-    "resnet18-imagenet",
-    "mobilenetv2",
-    "shufflenetv1",
-    "shufflenetv2",
-    "resnet50-crd",
-    "resnet56-b6",
-    "densenet-40-12",
-)
+# one network of each builder, the first that it is listed for: a new builder is taken up by existing
+FIRST = {names.builder(name)[0]: name for name in reversed(NETWORKS) if name not in names.CSS_NETWORKS}
+SMALL = (*FIRST.values(), "resnet20", "resnet8x4", "wrn-16-2", "resnet18-imagenet")
 ONE_OF_EACH = ("resnet8x4", "wrn-16-2", "vgg8", "resnet18-cifar", "resnet18-imagenet")
 CIFAR_FAMILY = (
     *CIFAR_RESNETS,
