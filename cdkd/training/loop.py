@@ -50,6 +50,8 @@ def train(
     first = min((run.epoch for run in cohort if not run.done), default=0)
     for epoch in range(first, max((run.recipe.epochs for run in cohort), default=0)):
         active = [run for run in cohort if run.epoch == epoch and not run.done]
+        if not active:
+            continue
         for run in active:
             run.open_epoch(batches.steps)
         for batch, joined, step in steps.epoch(active, epoch):
@@ -95,7 +97,7 @@ class Steps:
         self, active: Sequence[Run], epoch: int
     ) -> Iterator[tuple[Batch, Sequence[Run], CudaGraphStep]]:
         """Each batch, the runs that have not trained on it yet, and their step."""
-        views = max((run.learner.views for run in active), default=1)
+        views = max(run.learner.views for run in active)
         for begin, until, joined in stretches(active, self.batches.steps):
             step = self._step_of(joined, epoch)
             for batch in self.batches.epoch(self.seed, epoch, views, begin, until):

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from cdkd.core.errors import RankLost
+from cdkd.training.setup import network
 from tests.pipeline.rank_runs import METHODS, finish, start
+from tests.pipeline.test_train import CPU, DATA
 
 LIMIT = 1e-12
 SOME = ("kd", "rkd", "edt_decayed", "dml group")
@@ -65,6 +67,19 @@ def test_a_loss_across_the_batch_is_not_the_mean_of_its_values_on_shares(tmp_pat
     apart = differences(one, two)
     assert apart["rkd"] > 1e-6
     assert apart["kd"] <= LIMIT
+
+
+def test_the_gate_leaves_the_classifier_alone_or_lets_it_decay(tmp_path: Path) -> None:
+    """EDT's first epoch has no cross-entropy: the classifier has no gradient, on no rank."""
+    stopped = run(tmp_path / "runs", "edt", "edt_decayed", "--stop", "4")
+    first = network("resnet8", DATA, 0, CPU).state_dict()
+    untouched, decayed = (stopped[name][0]["networks.student.fc.weight"] for name in ("edt", "edt_decayed"))
+    assert torch.equal(untouched, first["fc.weight"])
+    shrunk = decayed / first["fc.weight"]
+    assert shrunk.max() < 1
+    assert torch.allclose(shrunk, shrunk.mean(), rtol=1e-5)
+    for name in ("edt", "edt_decayed"):
+        assert not torch.equal(stopped[name][0]["networks.student.conv1.weight"], first["conv1.weight"])
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from cdkd.losses import signature
 from cdkd.storage.files import write_atomically
 from cdkd.training.cohort import student_run
 from cdkd.training.evaluation import Evaluation, Reference
+from cdkd.training.learner import Learner
 from cdkd.training.loop import train
 from cdkd.training.run import Run
 from cdkd.training.setup import network
@@ -89,6 +91,7 @@ def cohort(
     folder: Path,
     cache: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
+    inside: float = 600.0,
     **recipe: Any,
 ) -> list[Run]:
     """Train these to their end; with `cache` against a teacher whose answers are kept there."""
@@ -122,6 +125,7 @@ def cohort(
         Evaluation(TEST, how, reference=Reference(answers)),
         seed,
         checkpoint_seconds=0,
+        step_checkpoint_seconds=inside,
         stop=stop,
     )
     return runs
@@ -182,6 +186,80 @@ def test_every_recipe_is_exact(how: str, together: dict[str, Run], tmp_path: Pat
     assert bits(company[2]) == bits(resumed)
     assert all(bits(run)[0] != bits(together[run.key])[0] for run in company)
     assert company[0].history[-1]["train_top1_error"] < 60  # of 80 by chance
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Stop after so many steps of the process."""
+    counted = itertools.count(1)
+    return lambda: next(counted) == steps
+
+
+RESET = {"momentum_at_milestones": "reset", "milestones": (1,), "rate_per": "step", "schedule": "cosine"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Every method, with a momentum that is reset and a rate that changes from step to step."""
+    return {run.key: run for run in cohort(list(METHODS), 0, tmp_path_factory.mktemp("whole"), **RESET)}
+
+
+def test_resumed_inside_an_epoch_is_uninterrupted(whole: dict[str, Run], tmp_path: Path) -> None:
+    """A cohort of every method, stopped in each epoch, and once before the evaluation of an epoch."""
+    for steps, place in ((4, (0, 4)), (4, (1, 2)), (4, (1, 6)), (3, (2, 3))):  # 6 steps an epoch
+        stopped = cohort(list(METHODS), 0, tmp_path, stop=after(steps), **RESET)
+        assert {(run.epoch, run.position) for run in stopped} == {place}
+    for run in cohort(list(METHODS), 0, tmp_path, **RESET):
+        assert bits(run) == bits(whole[run.key])
+
+
+def test_runs_join_a_cohort_at_their_steps(whole: dict[str, Run], tmp_path: Path) -> None:
+    """As where a process is killed between the checkpoints of two runs."""
+    cohort(["rkd"], 0, tmp_path, stop=after(4), **RESET)
+    cohort(["others_1"], 0, tmp_path, stop=after(2), **RESET)
+    for run in cohort(["others_1", "rkd", "kd"], 0, tmp_path, **RESET):
+        assert bits(run) == bits(whole[run.key])
+
+
+def test_by_time_a_checkpoint_is_written_inside_an_epoch(whole: dict[str, Run], tmp_path: Path) -> None:
+    """As a process that dies without a signal: torch gives up in a step, and the run continues before it."""
+    step, steps = Run.step, itertools.count()
+
+    def failing(run: Run, *rest: Any) -> None:
+        if next(steps) == 9:
+            raise RuntimeError("as a kill")
+        step(run, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "step", failing)
+        (run,) = cohort(["kd"], 0, tmp_path, inside=0.0, **RESET)
+    assert run.failed is not None
+    last = json.loads((tmp_path / "kd-0" / "LAST").read_text())["states"][0]["file"]
+    assert last == "state-00001-000003.pt"
+    (resumed,) = cohort(["kd"], 0, tmp_path, **RESET)
+    assert bits(resumed) == bits(whole["kd"])
+
+
+@pytest.mark.parametrize("lost", ["position", "sums", "reset"])
+def test_what_a_state_inside_an_epoch_needs(
+    lost: str, whole: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one of these the bits are others, which the tests above would see."""
+    cohort(["kd"], 0, tmp_path, stop=after(9), **RESET)  # in epoch 1, which began with a reset
+    load, open_epoch = Run.load_state, Learner.open_epoch
+    if lost == "reset":
+        monkeypatch.setattr(
+            Learner, "open_epoch", lambda self, *words, begun: open_epoch(self, *words, begun=False)
+        )
+    else:
+
+        def forgetful(run: Run, state: Any) -> None:
+            sums = {name: torch.zeros_like(total) for name, total in state["sums"].items()}
+            load(run, {**state, **({"position": 0} if lost == "position" else {"sums": sums})})
+
+        monkeypatch.setattr(Run, "load_state", forgetful)
+    (resumed,) = cohort(["kd"], 0, tmp_path, **RESET)
+    same_weights = bits(resumed)[0] == bits(whole["kd"])[0]
+    assert (same_weights, bits(resumed) == bits(whole["kd"])) == (lost == "sums", False)
 
 
 def test_steps_of_an_epoch_have_rates_of_their_own(tmp_path: Path) -> None:
