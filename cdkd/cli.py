@@ -523,7 +523,7 @@ def work(arguments: argparse.Namespace) -> int:
 @command(
     "write the finished runs into a folder that `cdkd import` reads in another project",
     "share runs-of-mine",
-    argument("folder", type=Path, metavar="DIR", help="a new folder, or one that it wrote before"),
+    argument("folder", type=Path, metavar="FOLDER", help="a new folder, or one that it wrote before"),
 )
 def share(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import bundles

@@ -1,4 +1,4 @@
-"""MkDocs hook: the pages of losses and of params.yaml, and the table of speed, made from code and results."""
+"""MkDocs hook: the pages of losses, networks and params.yaml, and the table of speed, from the code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import csv
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -15,13 +16,16 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from cdkd.config import groups, presets, schema, seeds, site, term_schema
+from cdkd.config import groups, option_types, presets, schema, seeds, site, term_schema
 from cdkd.core import group, schedule
 from cdkd.losses import signature
+from cdkd.models import names as networks
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ("benchmarks/results/cost.png", "reports/digits/errors.png")
-ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
+ARXIV = re.compile(
+    r"\b(\d{4}\.\d{5}|(?:0[7-9]|1[0-4])(?:0[1-9]|1[0-2])\.\d{4})\b"
+)  # from 2015 on with five digits
 TEMPLATE = re.compile(r"^# template: (\S+)$", re.M)
 INCLUDED = re.compile(r"^# file: (\S+)$", re.M)
 FIELD = re.compile(r"((?:\w+, )*\w+): (.*)")
@@ -88,10 +92,18 @@ def pages() -> Iterator[tuple[str, str]]:
     text = ["# Losses", "A page for each loss, made from its file.", "", "| | |", "|---|---|", *rows]
     yield "losses/index.md", "\n".join(text) + "\n"
     yield from ((f"losses/{name}.md", loss(name)) for name in names)
+    yield "networks.md", network_page()
     rows = [f"| [{name}]({name}.md) | {first_line(model)} |" for name, (model, _) in SECTIONS.items()]
     text = [
         "# params.yaml",
-        "A page for each section, made from the schema.",
+        "The file of a new project:",
+        "",
+        "```yaml",
+        "# template: params.yaml",
+        "```",
+        "",
+        "`experiment` is its name, and that of its folder in `reports/`. `seeds` is a list, or a rule. A page"
+        " for each section, made from the schema:",
         "",
         "| | |",
         "|---|---|",
@@ -99,6 +111,26 @@ def pages() -> Iterator[tuple[str, str]]:
     ]
     yield "params/index.md", "\n".join(text) + "\n"
     yield from ((f"params/{name}.md", section(name)) for name in SECTIONS)
+
+
+def network_page() -> str:
+    """The built-in networks by the file that builds them, with its docstring."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for name in networks.NETWORKS:
+        families[networks.module(name)].append(name)
+    lines = [
+        "# Networks",
+        "Names for `network` in `params.yaml`. `timm:NAME` is any network of timm, and a file in `networks/`"
+        " is [one of your own](add/network.md). The losses compare the maps of a network's stages.",
+        "",
+    ]
+    for module, found in families.items():
+        path = f"{module.replace('.', '/')}.py"
+        text = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
+        maps = " or ".join(map(str, sorted({networks.stages(name) for name in found})))
+        lines += [f"## {' … '.join(dict.fromkeys((found[0], found[-1])))}", markdown(text), ""]
+        lines += [", ".join(f"`{name}`" for name in found), "", f"{maps} maps. Code: `{path}`", ""]
+    return "\n".join(lines)
 
 
 def title(name: str) -> str:
@@ -140,23 +172,25 @@ def options(name: str) -> list[str]:
     found = signature.options(name)
     if not found:
         return ["It has no options of its own.", ""]
+    fields = term_schema.term_model(name).model_json_schema()["properties"]
     rows = [
-        f"| `{key}` | `{escaped(one.annotation)}` | "
+        f"| `{key}` | {kind(fields[key], {})} | "
         + ("required" if one.default is signature.REQUIRED else f"`{written(one.default)}`")
         + " |"
         for key, one in found.items()
     ]
-    return ["| option | type | default |", "|---|---|---|", *rows, ""]
+    return ["| option | value | default |", "|---|---|---|", *rows, ""]
 
 
 def section(name: str) -> str:
     model, also = SECTIONS[name]
-    known = meanings(model) | (meanings(also) if also else {})
+    known = (meanings(also) if also else {}) | meanings(model)
     described = model.model_json_schema()
     required = set(described.get("required", ()))
     fields = described["properties"]
     if name == "methods.term":
-        fields = fields | term_schema.term_model("ce").model_json_schema()["properties"]
+        every = term_schema.term_model("ce").model_json_schema()["properties"]
+        fields = fields | {key: every[key] for key in term_schema.NETWORKS}
         known |= {
             "loss": "the loss's name, where the term has another",
             "of": "the networks of the group that it trains; without it all",
@@ -180,6 +214,8 @@ def section(name: str) -> str:
         lines += [""]
     for key, one in fields.items():
         default = "required" if key in required else f"default `{written(one.get('default'))}`"
+        if "else" in one:
+            default = f"without it {one['else']}"
         lines += [f"## {key}", f"{kind(one, described.get('$defs', {}))}; {default}.", ""]
         if key in known:
             lines += [markdown(known[key][0].upper() + known[key][1:]).rstrip(".") + ".", ""]
@@ -219,8 +255,13 @@ def kind(one: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     words = {"integer": "Whole number", "number": "Number", "string": "Text", "boolean": "`true` or `false`"}
     words |= {"array": "List", "object": "Section"}
     text = words.get(str(one.get("type")), "Value")
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {number(one[key])}" for key, sign in signs.items() if key in one]
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    bounds = {
+        key[-7:].capitalize(): f"{sign} {number(one[key])}"  # of two lower or upper bounds the first
+        for key, sign in reversed(signs.items())
+        if key in one and abs(one[key]) != option_types.LARGEST
+    }
+    bounds = [bounds[key] for key in ("Minimum", "Maximum") if key in bounds]
     return f"{text} {', '.join(bounds)}".rstrip()
 
 
@@ -253,11 +294,6 @@ def escape(line: str) -> str:
         re.sub(r"([*_<>|\[\]])", r"\\\1", part) if number % 2 == 0 else part
         for number, part in enumerate(parts)
     )
-
-
-def escaped(code: str) -> str:
-    """For code in a table's cell."""
-    return code.replace("|", "\\|")
 
 
 def linked(text: str) -> str:

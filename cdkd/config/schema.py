@@ -221,19 +221,18 @@ class Training(Section):
 class OtherTeacher(Section):
     """A teacher of methods that name it with the key `teacher`. It is trained with the main teacher's seeds.
 
-    network: without it the main teacher's
     batchnorm: as in the section teacher
     weights, sha256: a .safetensors file to use instead of training one, and its digest
     untrained: keep the initial weights, as a control
     training: what differs from the students' recipe
     """
 
-    network: Network
+    network: Annotated[Network, Field(json_schema_extra={"else": "the main teacher's"})]
     batchnorm: Literal["eval", "train"] = "eval"
     weights: Text | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     untrained: bool = False
-    training: Training
+    training: Annotated[Training, Field(json_schema_extra={"else": "the students'"})]
 
 
 class Teacher(OtherTeacher):
@@ -248,6 +247,7 @@ class Teacher(OtherTeacher):
     others: further teachers by name, for methods with the key `teacher`
     """
 
+    network: Network
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Strict(False), Field(max_length=MAX_LISTED)] = ()
     cache: Annotated[float, Field(ge=0, le=100_000)] = 4.0

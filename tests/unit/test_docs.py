@@ -13,11 +13,13 @@ from types import ModuleType
 import pytest
 from ruamel.yaml import YAML
 
-from cdkd.config import site
+from cdkd.config import site, term_schema
+from cdkd.config.methods import METHOD_KEYS
 from cdkd.config.params import load
 from cdkd.config.project import add, examine
 from cdkd.core import own_code
 from cdkd.losses import signature
+from cdkd.models.names import NETWORKS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -44,6 +46,7 @@ def project(new_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("docs") / "study"
     shutil.copytree(new_project, folder, symlinks=True)
     (folder / "my-images").mkdir()
+    add("loss", "my_loss", folder)
     add("network", "tiny", folder)
     add("source", "my_images", folder)
     for path in PAGES:
@@ -117,6 +120,24 @@ def test_every_loss_has_a_page_with_its_options_and_its_source(generate: ModuleT
         page = pages[f"losses/{name}.md"]
         assert all(f"| `{option}` |" in page for option in signature.options(name))
         assert "Source: " in page or name == "ce"
+
+
+def test_every_network_and_every_key_of_a_method_is_listed(generate: ModuleType) -> None:
+    page = dict(generate.pages())["networks.md"]
+    assert {name for name in NETWORKS if f"`{name}`" not in page} == set()
+    study = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    assert {key for key in METHOD_KEYS if f"\n| `{key}` |" not in study} == set()
+
+
+def test_pages_say_what_is_left_out_and_no_more(generate: ModuleType) -> None:
+    """A teacher without a recipe has the students'; an option of one loss is no field of every term."""
+    pages = dict(generate.pages())
+    assert "## network\nText; required." in pages["params/teacher.md"]
+    assert "## training\nA section of its own; without it the students'." in pages["params/teacher.md"]
+    headings = re.findall(r"^## (\w+)$", pages["params/methods.term.md"], re.M)
+    assert set(headings) == term_schema.SHARED
+    assert "| `temperature` | Number > 0 | `4` |" in pages["losses/kd.md"]
+    assert "[1412.6550](https://arxiv.org/abs/1412.6550)" in pages["losses/hint.md"]
 
 
 def test_every_key_of_a_section_has_an_entry(generate: ModuleType) -> None:
