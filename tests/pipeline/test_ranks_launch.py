@@ -1,0 +1,110 @@
+"""`training.ranks` by the real commands: a run starts its own ranks, and torchrun's are used."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clone import Clone
+from tests.cluster import paced
+from tests.waiting import wait_until
+
+PARAMS = """\
+experiment: digits
+data: {source: digits, train_images: 100}
+teacher: {network: resnet8, training: {epochs: 2}}
+student: {network: resnet8}
+training: {recipe: short, epochs: 3, batch: 32, learning_rate: 0.05, augmentation: {pad: 1}, ranks: 2}
+seeds: [0]
+methods:
+  student: {ce: {weight: 1}, paced: {weight: 1}}
+  rkd: {ce: {weight: 1}, rkd: {weight: 1}}
+"""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+WORK = ("cdkd", "work")
+
+
+def results(clone: Clone) -> dict[str, tuple[str, str]]:
+    """Digest of the weights and history of each run."""
+    records = [clone.stored_record(name) for name in clone.stored()]
+    return {one["method"]: (one["result"]["weights_sha256"], str(one["history"])) for one in records}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = paced.project(tmp_path_factory.mktemp("ranks") / "undisturbed", PARAMS)
+    clone.run(*WORK)
+    assert set(results(clone)) == {"teacher", "student", "rkd"}
+    return clone
+
+
+def ranks_of(clone: Clone) -> set[str]:
+    """The processes that have trained the student."""
+    rows = (clone.folder / "steps").read_text().splitlines()
+    return {row.split()[0] for row in rows}
+
+
+def is_running(process: str) -> bool:
+    stat = Path("/proc", process, "stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_run_starts_its_own_ranks(undisturbed: Clone) -> None:
+    assert len(ranks_of(undisturbed)) == 2
+    alone = undisturbed.folder.parent / "alone"
+    clone = paced.project(alone, PARAMS.replace(", ranks: 2", ""))
+    clone.run(*WORK)
+    ours, theirs = results(undisturbed), results(clone)
+    assert all(ours[name] != theirs[name] for name in ours)  # BatchNorm sees half a batch
+
+
+def test_torchrun_starts_them_too_and_the_bits_are_the_same(undisturbed: Clone, tmp_path: Path) -> None:
+    clone = paced.project(tmp_path / "torchrun", PARAMS)
+    clone.run(*TORCHRUN, *WORK)
+    assert len(ranks_of(clone)) == 2
+    assert results(clone) == results(undisturbed)
+
+
+def test_stopped_inside_an_epoch_it_continues_with_the_same_bits(undisturbed: Clone, tmp_path: Path) -> None:
+    """As Slurm does it: a signal to rank 0 alone."""
+    clone = paced.project(tmp_path / "stopped", PARAMS)
+    pace, steps = clone.folder / "pace", clone.folder / "steps"
+    pace.write_text("1")
+    process = clone.start(*WORK)
+    wait_until(steps.exists, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "it is asked to stop: a checkpoint follows" in said
+    states = list(clone.folder.glob(".cdkd/checkpoints/*/state-00000-*.pt"))
+    assert len(states) == 2
+    pace.unlink()
+    clone.run(*WORK)
+    assert results(clone) == results(undisturbed)
+
+
+def test_a_killed_rank_0_leaves_no_process_and_the_run_continues(undisturbed: Clone, tmp_path: Path) -> None:
+    clone = paced.project(tmp_path / "killed", PARAMS)
+    (clone.folder / "pace").write_text("1")
+    (clone.folder / "site.yaml").write_text("step_checkpoint: 0\n")
+    process = clone.start(*WORK)
+    steps = clone.folder / "steps"
+    wait_until(lambda: steps.exists() and " 0 0 1\n" in steps.read_text(), process)  # the second step
+    others = ranks_of(clone) - {str(process.pid)}
+    process.kill()
+    process.communicate()  # until the other rank, too, has closed the output
+    assert len(others) == 1
+    assert not is_running(*others)
+    (clone.folder / "pace").unlink()
+    clone.run(*WORK)
+    assert results(clone) == results(undisturbed)
+
+
+def test_torchrun_with_another_number_is_refused(tmp_path: Path) -> None:
+    clone = paced.project(tmp_path / "refused", PARAMS.replace(", ranks: 2", ""))
+    said = clone.run(*TORCHRUN, *WORK, code=None)
+    assert "torchrun has started 2 processes, and training.ranks is 1; expected the same" in said
+    assert "Traceback (most recent call last)" not in said.split("torchrun has started")[0]
