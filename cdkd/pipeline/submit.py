@@ -22,7 +22,7 @@ from cdkd.config import reading, site
 from cdkd.config.params import load
 from cdkd.config.paths import data_folder
 from cdkd.core.digest import digest
-from cdkd.core.errors import BadData
+from cdkd.core.errors import BadData, BadParams
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
@@ -59,6 +59,12 @@ class Submission:
         self.key = digest({"root": str(root.resolve()), "params": values})[:8]
         self.prefix = f"cdkd-{self.params.experiment}-{self.key}-"
         self.site, self.store = site.load(root).slurm, Store(root)
+        ranks = max(self.params.training.ranks, self.params.teacher.training.ranks)
+        if self.site.gpus is not None and 1 < ranks > self.site.gpus:
+            raise BadParams(
+                f"slurm.gpus in site.yaml: {self.site.gpus}, and training.ranks is {ranks}; "
+                "expected a GPU for each rank"
+            )
 
     @cached_property
     def teacher(self) -> Record | None:

@@ -124,6 +124,15 @@ def test_no_text_of_a_file_reaches_the_shell_of_a_script(project: Path) -> None:
     assert all(shlex.split(line, comments=False) == line.split() for line in options)
 
 
+def test_a_task_has_a_gpu_for_each_rank(project: Path) -> None:
+    path = project / "params.yaml"
+    path.write_text(PARAMS.replace("{epochs: 2}", "{epochs: 2, ranks: 2}"))
+    with pytest.raises(BadParams, match=r"slurm\.gpus in site\.yaml: 1, and training\.ranks is 2"):
+        submit.Submission(project)
+    (project / "site.yaml").write_text(SITE.replace("gpus: 1", "gpus: 2"))
+    assert "#SBATCH --gpus=2" in "\n".join(submit.dry_run(project))
+
+
 def test_params_that_differ_have_jobs_of_their_own(project: Path) -> None:
     first = submit.Submission(project)
     assert first.prefix == f"cdkd-tiny-{first.key}-"
@@ -222,7 +231,7 @@ def test_the_end_of_its_time_does_not_kill_a_task_that_is_done(stop: Stop) -> No
         ("at once", [signal.SIGUSR1], 75),
     ],
 )
-def test_a_signal_stops_a_task_at_the_end_of_an_epoch(how: str, numbers: list[int], code: int) -> None:
+def test_a_signal_stops_a_task(how: str, numbers: list[int], code: int) -> None:
     with subprocess.Popen([sys.executable, "-c", TOLD, how], stdout=subprocess.PIPE, text=True) as task:
         assert task.stdout is not None
         assert task.stdout.readline() == "listens\n"
