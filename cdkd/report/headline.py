@@ -61,7 +61,7 @@ def _useless(rows: Mapping[str, Row]) -> tuple[Text, ...]:
 def _best(measured: Sequence[Row], rows: Mapping[str, Row]) -> str:
     best = lowest(measured) or measured[0]
     first = f"{best.title} has the lowest top-1 error: " if len(measured) > 1 else f"{best.title}: "
-    text = f"{first}{mean_std(best.top1)} % on the test split (mean over {plural(best.top1.n, 'seed')})"
+    text = f"{first}{mean_std(best.top1)} % on the test split (mean over {best.over})"
     others = [
         f"{mean_std(rows[name].top1)} % for {rows[name].title if name != 'student' else 'the student alone'}"
         for name in BASELINES
@@ -120,12 +120,16 @@ def _trust(measured: Sequence[Row]) -> str:
     pairs = [row.minus[base] for row in measured if base is not None and base in row.minus]
     spreads = [paired.std for paired in pairs if paired.std]
     luck = f"the best of {len(measured)} methods is partly luck (selection bias)" if len(measured) > 2 else ""
+    if any(run.teacher is not None for row in measured for run in row.runs):
+        text = "Intervals and tests are over teachers and seeds"
+        return f"{text}, and {luck}." if luck else f"{text}."
     if not spreads:
         return f"{luck[:1].upper()}{luck[1:]}." if luck else ""
     seeds = max(paired.n for paired in pairs)
     family = max(paired.family for paired in pairs)
     points = _roughly(detectable(stdlib.median(spreads), seeds, family, pairs[0].looks))
-    text = f"With {plural(seeds, 'seed')}, differences below about {points} points cannot be detected"
+    text = f"With {plural(seeds, 'seed')}, differences below about {points} point{'s' * (points != '1')}"
+    text += " cannot be detected"
     return f"{text}, and {luck}." if luck else f"{text}."
 
 

@@ -15,10 +15,14 @@ PAPER = {
     "sp": "SP",
     "srrl": "SRRL", "student": "Student", "vid": "VID", "decay": "decay", "gate": "gate",
 }  # fmt: skip
-PHRASES = {"two_stage": "two stage", "cl_ilr": "clilr"}  # of two words
+PHRASES = {  # of two words
+    "two_stage": "two stage", "cl_ilr": "clilr", "random_teacher": "random teacher",
+}  # fmt: skip
 REMARKS = {
     "two stage": "two-stage", "tuned": "tuned", "released": "released form", "paper": "paper's form",
     "described": "as described", "joint": "joint", "untouched": "inactive untouched",
+    "random teacher": "random teacher", "self": "self-distillation", "smoothing": "label smoothing",
+    "usual": "0.1", "longer": "longer", "longest": "longest",
 }  # fmt: skip
 
 

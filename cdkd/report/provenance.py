@@ -121,12 +121,12 @@ def inputs(rows: Sequence[Row]) -> Items:
 
 def setting(params: Params, teacher: Row) -> Items:
     """Teacher and students in one line each."""
-    record = teacher.runs[0].ok
-    digest = str(record.result.get("weights_sha256", "unknown"))[:SHORT] if record else ""
+    records = teacher.records
+    digest = ", ".join(str(record.result.get("weights_sha256", "unknown"))[:SHORT] for record in records)
     when = "" if params.teacher.weights else " at the last epoch"
     state = (
         f"top-1 error {mean_std(teacher.top1)} %{when}, weights {digest}"
-        if record
+        if records
         else excluded(teacher.runs)
     )
     how = (
@@ -154,7 +154,8 @@ def methods_paragraph(params: Params, rows: Sequence[Row]) -> Text:
         row.title if row.name != "student" else "the student alone" for row in rows if row.name in BASELINES
     ]
     tuned = [row.title for row in rows if row.tuned]
-    seeds = plural(len(params.seeds), "seed")
+    teachers = len(params.teacher.all_seeds)
+    seeds = f"{teachers} teachers × " * (teachers > 1) + plural(len(params.seeds), "seed")
     text = (
         f"We distil {params.teacher.network} into {params.student.network} on {data}{part}. Students are "
         "trained for "
@@ -170,7 +171,14 @@ def methods_paragraph(params: Params, rows: Sequence[Row]) -> Text:
             "set, after "
             "which the method was trained on the whole training set. "
         )
-    if len(params.seeds) > 1 and bases:
+    if teachers > 1 and bases:
+        text += (
+            f"Methods are compared with {join_names(bases)} teacher by teacher and seed by seed. Intervals "
+            "(95 %) and two-sided tests at the 5 % level are over teachers and seeds: two-way random effects "
+            "with Satterthwaite's degrees of freedom; Holm's correction for all comparisons with the same "
+            "baseline."
+        )
+    elif len(params.seeds) > 1 and bases:
         text += (
             f"Methods are compared with {join_names(bases)} by two-sided paired t tests over seeds at the 5 "
             "% level, "

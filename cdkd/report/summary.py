@@ -17,6 +17,7 @@ from cdkd.report.method_names import paper_names
 from cdkd.report.over_teachers import compare_runs, summarise_runs
 from cdkd.report.published import Reference, find
 from cdkd.report.statistics import Paired, Summary, summarise
+from cdkd.report.wording import plural
 from cdkd.runs.record import Record
 
 __all__ = ["BASELINES", "MEASURES", "Row", "Summary", "differences", "rows"]
@@ -69,6 +70,14 @@ class Row:
         """Key of a run -> top-1 error at the last epoch."""
         errors = {run.key: number(run.ok, "last", "test_top1_error") for run in self.runs if run.ok}
         return {key: error for key, error in errors.items() if error is not None}
+
+    @property
+    def over(self) -> str:
+        """What its mean is over: "5 seeds", or "2 teachers × 5 seeds"."""
+        keys = list(self.errors)
+        teachers = {key[0] for key in keys if isinstance(key, tuple)}
+        seeds = {key[1] if isinstance(key, tuple) else key for key in keys}
+        return f"{len(teachers)} teachers × " * bool(teachers) + plural(len(seeds), "seed")
 
     @property
     def wrong(self) -> dict[int, np.ndarray]:

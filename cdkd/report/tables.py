@@ -41,6 +41,10 @@ OVERVIEW = (
 LINKS_CAPTION = (
     " The small numbers are the single seeds and lead to their runs in MLflow (started by `cdkd ui`)."
 )
+SEVERAL_TEACHERS = (
+    " There are several teachers: every interval and test here is over teachers and seeds (two-way random "
+    "effects)."
+)
 MIN_CLASSES_FOR_TOP5 = 11
 Links = Callable[[Record], str | None]  # the address of a record's run in MLflow
 
@@ -73,7 +77,7 @@ def overview(rows: Sequence[Row], links: Links = no_links) -> Grid:
         elif base:
             line += [NONE, "baseline" if row.name == base else NONE]
         lines.append(line)
-    caption = OVERVIEW.format(base=_title(rows, base)) if base else CAPTION
+    caption = (OVERVIEW.format(base=_title(rows, base)) if base else CAPTION) + _scope(rows)
     return Grid.of("overview", "All methods", caption, columns, lines, NO_RECORDS)
 
 
@@ -105,8 +109,14 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_l
         else [_cells(row, baselines, published, top5, searched, links, row is best) for row in rows]
     )
     linked = any(isinstance(cell, Cell) and cell.links for line in cells for cell in line)
-    caption = CAPTION + PUBLISHED * published + LINKS_CAPTION * linked
+    caption = CAPTION + _scope(rows) + PUBLISHED * published + LINKS_CAPTION * linked
     return Grid.of(name, title, caption, columns, cells, NO_RECORDS)
+
+
+def _scope(rows: Sequence[Row]) -> str:
+    """What intervals and tests are over, where that is more than seeds."""
+    several = any(run.teacher is not None for row in rows for run in row.runs)
+    return SEVERAL_TEACHERS * several
 
 
 def bases(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -17,9 +17,12 @@ from cdkd.data.prepared import Meta
 from cdkd.pipeline.controls import equal_epochs, matching_smoothing, smoothed_entropy
 from cdkd.report.collect import FoundRun, collect, label
 from cdkd.report.crossed import Crossed
+from cdkd.report.headline import headline
 from cdkd.report.over_teachers import compare_runs, split_of, summarise_runs
+from cdkd.report.provenance import methods_paragraph
 from cdkd.report.statistics import compare, summarise
 from cdkd.report.summary import rows
+from cdkd.report.tables import overview
 from cdkd.report.teacher_tables import teacher_quantities
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, teacher_plan
@@ -221,6 +224,25 @@ def test_the_report_collects_the_students_of_each_teacher(tmp_path: Path) -> Non
     assert both is not None
     assert made["edt"].minus["kd"].low == pytest.approx(both.low)
     assert isinstance(found["kd"][0], FoundRun)
+    students = [row for name, row in made.items() if name != "teacher"]
+    first, *others = (block.text for block in headline(made))
+    assert "(mean over 2 teachers × 2 seeds)" in first
+    assert any(text.startswith("Intervals and tests are over teachers and seeds") for text in others)
+    assert "over teachers and seeds: two-way random effects" in methods_paragraph(params, students).text
+    assert "every interval and test here is over teachers and seeds" in overview(students).caption
+
+
+def test_with_one_teacher_no_text_speaks_of_teachers(tmp_path: Path) -> None:
+    params = params_of(tmp_path, "")
+    found = {
+        name: tuple(FoundRun(name, seed, "ok", a_record(name, seed)) for seed in (0, 1))
+        for name in ("teacher", *params.methods)
+    }
+    made = rows(params, found)
+    texts = [*(block.text for block in headline(made)), overview(list(made.values())).caption]
+    texts.append(methods_paragraph(params, list(made.values())).text)
+    assert "(mean over 2 seeds)" in texts[0]
+    assert not any("teachers" in text for text in texts)
 
 
 # ---- the numbers of controls
