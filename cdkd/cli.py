@@ -163,7 +163,8 @@ def use(arguments: argparse.Namespace) -> None:
         return
     for entry in experiments.listing(root(), lambda params: times.text(params, paces)):
         print(entry, flush=True)
-    print(f"\n{times.NOTE}")
+    if paces.used:
+        print(f"\n{times.NOTE}")
 
 
 @command(

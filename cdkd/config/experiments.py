@@ -80,6 +80,8 @@ def listing(root: Path, time: Callable[[Params], str]) -> Iterator[str]:
     time: of an experiment, in words. Images are those that the students see in training
     """
     known = Experiments(root)
+    if not known.names:
+        raise BadParams(f"no experiments in {root / 'experiments'}; `cdkd init FOLDER` makes a project")
     for name in known.names:
         try:
             params = known.load(name)

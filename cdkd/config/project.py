@@ -13,7 +13,7 @@ from cdkd.config.params import use_project_of
 from cdkd.core import own_code
 from cdkd.core.checks import Failed, Result
 from cdkd.core.errors import BadParams
-from cdkd.core.names import EXPECTED, is_name
+from cdkd.core.names import EXPECTED, EXPECTED_OF_FILE, is_name
 from cdkd.storage.files import draft_folder, write_atomically
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -65,7 +65,7 @@ def add(kind: str, name: str, root: Path) -> str:
     """A new file of a loss, network or source. Returns a line to print."""
     folder, example = KINDS[kind]
     if not (is_name(name) and name.isidentifier()):
-        raise BadParams(f"{name!r} is not a valid name for a {kind}; expected {EXPECTED}, without '-'")
+        raise BadParams(f"{name!r} is not a valid name for a {kind}; expected {EXPECTED_OF_FILE}")
     path = root / folder / f"{name}.py"
     if path.exists():
         raise BadParams(f"{folder}/{name}.py exists; expected another name")

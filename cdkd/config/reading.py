@@ -46,7 +46,8 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BadParams(
-            f"{path}: cannot be read ({error.strerror}); `cdkd use NAME` makes an experiment the active one"
+            f"{path}: cannot be read ({error.strerror}); `cdkd use NAME` copies an experiment there, and"
+            " `cdkd init FOLDER` makes a project"
         ) from None
     except UnicodeDecodeError as error:
         raise BadParams(f"{path}: not a text file in UTF-8 (byte {error.start})") from None

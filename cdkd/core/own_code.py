@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from cdkd.core.errors import BadParams
-from cdkd.core.names import EXPECTED, is_name
+from cdkd.core.names import EXPECTED_OF_FILE, is_name
 
 LOSSES, NETWORKS, SOURCES = KINDS = ("losses", "networks", "sources")
 
@@ -75,7 +75,7 @@ def check(kind: str, built_in: list[str]) -> None:
                 f"{kind}/{name}.py: {name!r} is the name of a built-in one; expected another name"
             )
         if not (is_name(name) and name.isidentifier()):
-            raise BadParams(f"{kind}/{name}.py: expected a name of {EXPECTED}, without '-'")
+            raise BadParams(f"{kind}/{name}.py: expected a name of {EXPECTED_OF_FILE}")
 
 
 def is_well_formed(name: str) -> bool:

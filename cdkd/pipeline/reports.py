@@ -89,7 +89,7 @@ def tables(params: Params) -> str:
     """The tables as the last report printed them."""
     path = report_folder(params) / "tables.txt"
     if not path.exists():
-        raise BadData(f"{path}: missing; `cdkd report` makes it")
+        raise BadData(f"{path}: missing; `dvc repro` makes it")
     return path.read_text(encoding="utf-8")
 
 

@@ -38,10 +38,12 @@ class Paces:
         self._file, self._measured = root / FILE, measured or _measure
         self._machine = f"{host()['processor']}, {'GPU' if has_gpu() else 'CPU'}"
         self._known: dict[str, list[float]] = self._read()
+        self.used = False  # whether any was asked for
 
     def of(self, network: str, image: Image) -> tuple[float, float]:
         """Raises BadParams where the network cannot be built."""
         name = f"{network} {'x'.join(map(str, image))}, {self._machine}"
+        self.used = True
         if name not in self._known:
             self._known[name] = list(self._measured(network, image))
             self._file.parent.mkdir(exist_ok=True)

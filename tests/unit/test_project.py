@@ -126,3 +126,23 @@ def test_a_project_has_the_pipeline_and_the_plots_of_this_repository(project: Pa
     assert (project / "dvc.yaml").read_text() == own.replace("    deps: [cdkd]\n", code)
     for name in (".dvc/plots/curves.json", ".dvcignore"):
         assert (project / name).read_text() == (REPOSITORY / name).read_text()
+
+
+def test_what_is_missing_in_a_folder_is_said_with_the_next_step(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = command(tmp_path / "empty", "use")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("empty/experiments; `cdkd init FOLDER` makes a project\n")
+    assert "`cdkd init FOLDER` makes a project" in command(tmp_path / "empty", "check").stderr
+    done = command(project, "show")
+    assert (done.returncode, done.stderr.rpartition(": ")[2]) == (2, "missing; `dvc repro` makes it\n")
+    with pytest.raises(
+        BadParams, match="expected lower-case letters, digits and '_', at most 64, the first a l"
+    ):
+        add("loss", "my-loss", project)
+
+
+def test_experiments_without_a_known_time_have_no_note_on_times(project: Path) -> None:
+    assert command(project, "use").stdout.splitlines()[1:] == [
+        "    low_digits: a source of this project; time not known before the images are read"
+    ]
