@@ -234,15 +234,21 @@ def _bf16() -> str:
 @command("check params.yaml and write a digest of the code of each stage and method (stage)", "code")
 def code(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline.code_stage import write_digests
+    from cdkd.pipeline.edited_params import unedited
 
-    write_digests(_params(build=True))
+    params = _params(build=True)
+    with unedited(params):
+        write_digests(params)
 
 
 @command("read the images and write the training and test splits (stage)", "prepare")
 def prepare(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
+    from cdkd.pipeline.edited_params import unedited
 
-    stages.prepare(_params())
+    params = _params()
+    with unedited(params, "experiment", "data"):
+        stages.prepare(params)
 
 
 @command(
@@ -327,9 +333,16 @@ def _print_results(records: Sequence[Record]) -> bool:
 )
 def search(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import stages
+    from cdkd.pipeline.edited_params import unedited
     from cdkd.runs.study_text import study_lines
 
-    for result in stages.search(_params(), arguments.study, helper=arguments.helper):
+    if arguments.helper:  # the process that started it checks
+        stages.search(_params(), arguments.study, helper=True)
+        return
+    params = _params()
+    with unedited(params):
+        found = stages.search(params, arguments.study)
+    for result in found:
         print("\n".join(study_lines(result)))
 
 
@@ -346,12 +359,15 @@ def search(arguments: argparse.Namespace) -> None:
 )
 def report(arguments: argparse.Namespace) -> int:
     from cdkd.pipeline import reports
+    from cdkd.pipeline.edited_params import unedited
 
     if arguments.compare is not None:
         print("\n".join(reports.compare(root(), arguments.compare)))
         return 0
     params = _params()
-    print("\n".join(reports.report(params)))
+    with unedited(params):
+        lines = reports.report(params)
+    print("\n".join(lines))
     holes = reports.missing(params)
     if holes:
         print("\n".join(["", *holes]), file=sys.stderr)
