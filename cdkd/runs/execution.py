@@ -151,9 +151,12 @@ class _Recorder:
         self.started, self.clock = datetime.now(UTC), time.monotonic()
         self.company = Company()
         self.trained = 0  # epochs trained by this process, over all runs
+        self.epoch, self.seconds, self.rate = 0, 0.0, 0.0
         self.planned = sum(run.recipe.epochs - run.epoch for run in cohort.runs)
 
     def on_epoch(self, run: Run, row: Row | None) -> None:
+        if run.epoch != self.epoch:
+            self._measure(run)
         self.trained += 1
         if row is not None:
             self.watcher.epoch(run.key, row | {"images_per_second": self.rate})
@@ -171,10 +174,16 @@ class _Recorder:
         elif run.done and not run.pruned:
             self._keep(run)
 
-    @property
-    def rate(self) -> float:
-        """Images a second that students were trained on, all students together."""
-        return self.trained * len(self.cohort.batches.split) / (time.monotonic() - self.clock)
+    def _measure(self, first: Run) -> None:
+        """The time, and the images a second that all students together were trained on.
+
+        Measured once an epoch, when the first of its runs ends it, and the same for all of them: measured at
+        the end of each run, they would grow with its place in the cohort.
+        """
+        others = [run for run in self.cohort.runs if run is not first and not run.done and run.failed is None]
+        ended = self.trained + 1 + sum(run.epoch == first.epoch - 1 for run in others)
+        self.epoch, self.seconds = first.epoch, time.monotonic() - self.clock
+        self.rate = ended * len(self.cohort.batches.split) / self.seconds
 
     def _keep(self, run: Run) -> None:
         spec = self.cohort.specs[run.key]
@@ -197,7 +206,7 @@ class _Recorder:
         return {
             **self.circumstances,
             "started": self.started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - self.clock, 3),
+            "seconds": round(self.seconds, 3),
             "images_per_second": round(self.rate, 1),
             "latency_ms": round(latency(run.learner.alone(), self.cohort.meta.image), 4),
             "exact": exact,

@@ -64,6 +64,15 @@ def test_one_cohort_a_seed_trained_everything(finished: Clone) -> None:
     assert len(finished.stored()) == 1 + 3 * 2
 
 
+def test_a_cohort_has_one_time_whatever_a_methods_place_in_it(finished: Clone) -> None:
+    for key in ("started", "seconds", "images_per_second"):
+        of_seed_0 = {
+            finished.record(method)["circumstances"][key] for method in ("student", "kd", "cd_gkd_edt")
+        }
+        assert len(of_seed_0) == 1, key
+    assert of_seed_0.pop() > 0
+
+
 def test_mlflow_holds_every_run_and_curve(finished: Clone) -> None:
     database = finished.folder / ".cdkd" / "mlflow" / "mlflow.db"
     with sqlite3.connect(database) as connection:
