@@ -582,6 +582,20 @@ def test_little_room_on_the_disk(clone: Clone, monkeypatch: pytest.MonkeyPatch) 
     assert "398 runs still pending need about" in fault.text
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("folder", [".cdkd", "reports"])
+def test_little_room_on_a_mounted_disk_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path / folder], check=False)
+    if done.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        (fault,) = doctor.disk(Site(tmp_path, quick=True)).faults
+    finally:
+        subprocess.run(["umount", tmp_path / folder], check=True)
+    assert fault.text.startswith(f"{tmp_path / folder}: 1.0 MB free")
+
+
 def test_a_large_split_is_checked_by_size_and_checksums(
     finished: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -210,7 +210,8 @@ def site_yaml(site: Site) -> Verdict:
 def disk(site: Site) -> Verdict:
     if (place := unwritable(site.root)) is not None:
         return Verdict("", [Fault("BAD", f"{place} is read-only", "make it writable, or work in a copy")])
-    free = shutil.disk_usage(site.root).free
+    free, place = min((shutil.disk_usage(place).free, place) for place in _file_systems(site))
+    where = "" if place == site.root else f"{place}: "
     largest = max((sum(file.stat().st_size for file in path.glob("*")) for path in site.places), default=0)
     need = COPIES * largest * len(site.pending)
     if free < max(LEAST_FREE, need):
@@ -223,8 +224,15 @@ def disk(site: Site) -> Verdict:
             "`dvc gc --workspace` removes old outputs from DVC's cache, "
             "`rm -r .cdkd/teacher` of the teacher's answers"
         )
-        return Verdict("", [Fault("warn", f"{amount(free)} free; {want}", hint)])
-    return Verdict(f"{amount(free)} free", [])
+        return Verdict("", [Fault("warn", f"{where}{amount(free)} free; {want}", hint)])
+    return Verdict(f"{where}{amount(free)} free", [])
+
+
+def _file_systems(site: Site) -> list[Path]:
+    """The project's folder, and what of it is another file system: the store, or a mounted folder."""
+    folders = [site.root, site.store.folder, *sorted(site.root.iterdir())]
+    devices = {path.stat().st_dev: path for path in reversed(folders) if path.is_dir()}
+    return list(devices.values())
 
 
 def _locked(path: Path) -> Iterator[tuple[str, str, str | None, bool]]:
