@@ -12,9 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cdkd.core.errors import CdkdError
 from cdkd.core.schedule import TEACHER
 from cdkd.runs.record import Record
 from cdkd.tracking import fields
+from cdkd.tracking.database import shown_uri
 from cdkd.tracking.view import View
 
 PATIENCE = 30.0
@@ -97,7 +99,7 @@ class Tracker:
             if status == "KILLED":
                 break
         if self._thread.is_alive():
-            self._warn(f"no answer for {patience:g} s")
+            self._warn(f"{shown_uri(self.root)}: no answer for {patience:g} s")
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +119,11 @@ class Tracker:
             last = not self._take(due)
             try:
                 self._flush(last)
+            except CdkdError as error:  # it names the place
+                self._warn(str(error))
             except Exception as error:  # whatever MLflow or its store raises: training goes on
-                self._warn(next(iter(str(error).splitlines()), "")[:160] or type(error).__name__)
+                text = next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
+                self._warn(f"{shown_uri(self.root)}: {text}")
             if last:
                 return
             due = time.monotonic() + self.every

@@ -83,7 +83,7 @@ def forest(rows: Mapping[str, Row]) -> Figure | None:
             "va": "bottom",
         }
         axes.annotate(text, (0, 1), (offset, 2), ha=align, fontsize=8, color=GREY, **above)
-    margin = 0.04 * (right - left)
+    margin = 0.04 * (right - left) or 1.0  # where all differences are 0
     axes.set_xlim(left - margin, right + margin)
     axes.set_xlabel(f"top-1 error minus that of {rows[base].title}, seed by seed (points)")
     return figure
