@@ -143,13 +143,17 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise BadCheckpoint(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
     try:
+        with path.open("rb") as file:  # an OSError here is the file system's; torch raises it for damage too
+            if not file.read(1):
+                raise BadCheckpoint(f"{path}: is empty")
+    except OSError as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror or error})") from None
     except pickle.UnpicklingError as error:
         if (kind := re.search(r"GLOBAL ([\w.]+)", str(error))) is None:
             raise BadCheckpoint(f"{path}: not a file of torch.save, or a damaged one") from None
@@ -160,7 +164,8 @@ def _read(path: Path) -> Any:
     except Exception as error:  # both libraries raise many kinds for the ways in which a file can be broken
         library = "safetensors" if path.suffix == ".safetensors" else "torch.save"
         what = str(error).partition("\n")[0][:120]
-        raise BadCheckpoint(f"{path}: not a file of {library}, or a damaged one ({what})") from None
+        reason = f" ({what})" if " " in what and not isinstance(error, OSError) else ""
+        raise BadCheckpoint(f"{path}: not a file of {library}, or a damaged one{reason}") from None
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -188,10 +188,22 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("<html>not found</html>")
     (tmp_path / "text.safetensors").write_text("<html>not found</html>")
     (tmp_path / "cut.pth").write_bytes(saved(tmp_path / "w.pth", weights()).read_bytes()[:5000])
+    whole = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "digits.pth").write_text("hello")
     os.mkfifo(tmp_path / "pipe.pth")
-    for name in ("text.pth", "text.safetensors", "cut.pth", "pipe.pth", "absent.pth", "."):
-        with pytest.raises(BadCheckpoint, match=r"^\S*: [^\n]*$"):
+    damaged = "not a file of (torch.save|safetensors), or a damaged one"
+    for name, cause in {
+        **dict.fromkeys(("text.pth", "text.safetensors", "cut.pth", "half.pth", "digits.pth"), damaged),
+        "empty.pth": "is empty",
+        "pipe.pth": "not a file",
+        ".": "not a file",
+        "absent.pth": "no such file",
+    }.items():
+        with pytest.raises(BadCheckpoint, match=rf"^\S*: [^\n]*{cause}[^\n]*$") as fault:
             import_weights(tmp_path / name, "resnet8", 10, 3)
+        assert not re.search(r"\((\d*|Invalid argument)\)", str(fault.value)), name
 
 
 def test_a_start_with_and_without_its_classifier(tmp_path: Path) -> None:
