@@ -18,6 +18,8 @@ from cdkd.core.needs import ON_REQUEST, Needs
 from cdkd.models.names import TIMM_NAME
 
 MAPS = 4
+# of torch's messages, where a convolution or a pooling has less to read than its kernel takes
+TOO_SMALL = ("can't be greater than actual input size", "Output size is too small")
 
 
 def timm_network(network: str, classes: int, channels: int) -> nn.Module:
@@ -68,7 +70,7 @@ class TimmNetwork:
     get_classifier: Any
 
     def forward(self, x: Tensor, needs: Needs = Needs.NOTHING) -> Features:
-        """Raises BadParams where `needs` asks for the stem or for preactivations."""
+        """Raises BadParams where `needs` asks for the stem or for preactivations, or images are too small."""
         if needs & ON_REQUEST:
             asked = " and ".join(flag.name.lower() for flag in needs & ON_REQUEST if flag.name)
             raise BadParams(
@@ -76,7 +78,16 @@ class TimmNetwork:
             )
         if self.cdkd_side is not None and x.shape[2:] != (self.cdkd_side, self.cdkd_side):
             x = F.interpolate(x, (self.cdkd_side, self.cdkd_side), mode="bilinear", antialias=True)
-        last, maps = self.forward_intermediates(x, indices=self.cdkd_indices, output_fmt="NCHW")
+        try:
+            last, maps = self.forward_intermediates(x, indices=self.cdkd_indices, output_fmt="NCHW")
+        except RuntimeError as error:
+            if not any(words in str(error) for words in TOO_SMALL):
+                raise
+            side, plain = "x".join(map(str, x.shape[2:])), self.cdkd_name.partition("@")[0]
+            raise BadParams(
+                f"network {self.cdkd_name!r}: images of {side} are too small for it; expected larger ones, or"
+                f" {plain}@SIDE, which resizes them"
+            ) from None
         pooled = self.forward_head(last, pre_logits=True).flatten(1)
         head = self.get_classifier()
         last_map = self._last_map(last, maps[-1])

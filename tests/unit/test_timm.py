@@ -93,6 +93,16 @@ def test_nothing_refuses_determinism_on_cuda() -> None:
         )
 
 
+def test_images_that_are_too_small_are_one_line_that_says_what_helps() -> None:
+    with pytest.raises(BadParams) as caught:
+        seeded("timm:convnext_atto", channels=1)(images(8, channels=1))
+    assert str(caught.value) == (
+        "network 'timm:convnext_atto': images of 8x8 are too small for it; expected larger ones, or"
+        " timm:convnext_atto@SIDE, which resizes them"
+    )
+    assert seeded("timm:convnext_atto@32", channels=1)(images(8, channels=1)).maps[-1].shape[2:] == (1, 1)
+
+
 @pytest.mark.parametrize("needs", [Needs.STEM, Needs.PREACTIVATION])
 def test_what_timm_does_not_give_is_refused(needs: Needs) -> None:
     with pytest.raises(BadParams, match=f"asks for its {needs.name.lower()}, which timm does not give"):
