@@ -19,6 +19,7 @@ from cdkd.core.needs import Needs
 from cdkd.losses import signature
 from cdkd.models.build import build
 from cdkd.report.published import find, table
+from cdkd.training.dry_build import misfit
 from cdkd.training.objective import Objective
 
 ROOT = Path(__file__).parents[2]
@@ -218,3 +219,14 @@ def test_an_experiment_that_cannot_be_loaded_here_is_one_line_of_the_list(projec
     assert "5 faults: a.yaml:17: teacher.training.milestones: [950, 180, 210]" in first
     assert "\n" not in first
     assert second.startswith("cifar100-resnet110-resnet20: ")
+
+
+@pytest.mark.parametrize("name", ["fine-grained-dogs", "fine-grained-cars", "fine-grained-cub"])
+def test_fine_grained_sets_are_image_folders_and_their_groups_fit(name: str) -> None:
+    params = Experiments(ROOT).load(name)
+    assert (params.data.source, params.data.uncropped) == ("folder", True)
+    groups = {method: one for method, one in params.methods.items() if one.group is not None}
+    assert set(groups) == {"dml", "one", "okddip", "pcl"}
+    for method in groups.values():
+        assert set(method.group.networks.values()) == {params.student.network}
+        assert misfit(method, params.teacher.network, params.training.resolved) is None
