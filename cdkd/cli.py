@@ -205,10 +205,12 @@ def check(arguments: argparse.Namespace) -> None:
     params = _params(build=True)
     site.load(params.root)
     pair = f"{params.teacher.network} -> {params.student.network}"
-    runs = len(params.methods) * len(params.seeds)
+    teachers = len(params.teacher.all_seeds)
+    several = f" x {teachers} teachers" * (teachers > 1)
+    most = "up to " * (params.rule is not None)
     print(
-        f"{params.experiment}: {pair}, {len(params.methods)} methods x {params.seeds_text}"
-        f" = {'up to ' * (params.rule is not None)}{runs} runs of {params.training.epochs} epochs; no fault"
+        f"{params.experiment}: {pair}, {len(params.methods)} methods x {params.seeds_text}{several}"
+        f" = {most}{params.runs} runs of {params.training.epochs} epochs; no fault"
     )
     if params.training.preset is not None:
         from cdkd.report.notes import recipe

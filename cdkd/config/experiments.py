@@ -93,14 +93,15 @@ def listing(root: Path, time: Callable[[Params], str]) -> Iterator[str]:
 
 
 def _entry(params: Params, time: Callable[[Params], str]) -> str:
-    runs, epochs = len(params.methods) * len(params.seeds), params.training.epochs
+    epochs = params.training.epochs
+    each = sum(params.recipe(name).epochs for name in params.methods) * params.runs // len(params.methods)
     most = "up to " if params.rule is not None else ""
     size = SIZES.get(params.data.source)
     train = params.data.train_images or (None if size is None else size.train)
-    seen = "" if train is None else f", {runs * epochs * train / 1e6:,.1f} million training images"
+    seen = "" if train is None else f", {each * train / 1e6:,.1f} million training images"
     return (
         f"{params.experiment}: {params.teacher.network} -> {params.student.network},"
-        f" {most}{runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}; {time(params)}"
+        f" {most}{params.runs} runs x {epochs} epochs{seen}\n    {_needed(params.data)}; {time(params)}"
     )
 
 

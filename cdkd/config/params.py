@@ -76,6 +76,11 @@ class Params(BaseModel):
         return () if self.rule is None else self.rule.looks
 
     @property
+    def runs(self) -> int:
+        """The number of students' runs: of all methods, seeds and teachers."""
+        return len(self.methods) * len(self.seeds) * len(self.teacher.all_seeds)
+
+    @property
     def seeds_text(self) -> str:
         """ "3 seeds", or "4 to 20 seeds"."""
         most = f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"

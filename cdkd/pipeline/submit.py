@@ -21,6 +21,7 @@ from cdkd.cluster.slurm import Job, Queued
 from cdkd.config import reading, site
 from cdkd.config.params import load
 from cdkd.config.paths import data_folder
+from cdkd.config.teachers import require_one_teacher
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadData, BadParams
 from cdkd.core.run_spec import RunSpec
@@ -54,6 +55,7 @@ class Submission:
     def __init__(self, root: Path) -> None:
         path = root / "params.yaml"
         self.params = asked_seeds(load(path))
+        require_one_teacher(self.params, "`cdkd submit`")
         self.text = path.read_text(encoding="utf-8-sig")
         values = {key: value for key, value in reading.read(path)[0].items() if key != "report"}
         self.key = digest({"root": str(root.resolve()), "params": values})[:8]

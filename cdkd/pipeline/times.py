@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdkd.config.params import Params
+from cdkd.config.teachers import views
 from cdkd.core.errors import BadParams
 from cdkd.core.host import host
 from cdkd.core.processes import has_gpu
@@ -85,8 +86,20 @@ def estimate(params: Params, paces: Paces, image: Image, train: int, test: int) 
     train, test: numbers of images. Seeds are trained side by side, as many as there are cores; a teacher's
     pass serves all methods of a seed.
     """
+    found = sum(_of_teacher(view, paces, image, train, test) for view in views(params))
+    step, _ = paces.of(params.student.network, image)
+    _, teacher_forward = paces.of(params.teacher.network, image)
+    for space in (one for one in params.search.values() if one.study.method is not None):
+        trials = space.study.trials * len(space.study.seeds) * space.trial_epochs
+        found += trials * train * (step + teacher_forward) / jobs(params)
+    return found
+
+
+def _of_teacher(params: Params, paces: Paces, image: Image, train: int, test: int) -> float:
+    """Seconds for a teacher and its students; params: its view"""
     teacher_step, teacher_forward = paces.of(params.teacher.network, image)
-    teacher = 0.0 if params.teacher.weights else params.teacher.training.epochs * train * teacher_step
+    given = params.teacher.weights is not None or params.teacher.untrained
+    teacher = 0.0 if given else params.teacher.training.epochs * train * teacher_step
     seed, longest = 0.0, 0
     for name, method in params.methods.items():
         epochs = params.recipe(name).epochs
@@ -96,12 +109,7 @@ def estimate(params: Params, paces: Paces, image: Image, train: int, test: int) 
             seed += epochs * (train * step + test * forward)
         longest = max(longest, epochs)
     seed += longest * train * teacher_forward
-    found: float = teacher + len(params.seeds) * seed / jobs(params)
-    step, _ = paces.of(params.student.network, image)
-    for space in (one for one in params.search.values() if one.study.method is not None):
-        trials = space.study.trials * len(space.study.seeds) * space.trial_epochs
-        found += trials * train * (step + teacher_forward) / jobs(params)
-    return found
+    return float(teacher + len(params.seeds) * seed / jobs(params))
 
 
 def _image(params: Params) -> Image | None:

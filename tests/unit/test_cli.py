@@ -21,8 +21,8 @@ def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_the_commands_are_listed_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys)
     words = (
-        "use init new test check code prepare teacher student distill search report show explain ui track "
-        "dashboard verify doctor plan submit work share import"
+        "use init new test check code prepare teacher student distill search report controls show explain ui "
+        "track dashboard verify doctor plan submit work share import"
     )
     listed = [text.index(f" {word} {one.text}") for word, one in zip(words.split(), COMMANDS, strict=True)]
     assert listed == sorted(listed)

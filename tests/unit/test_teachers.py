@@ -80,6 +80,11 @@ def test_several_seeds_give_the_runs_that_each_would_give_alone(tmp_path: Path) 
         require_one_teacher(params_of(tmp_path, "seeds: [0, 5], "), "`cdkd plan`")
 
 
+def test_the_number_of_runs_counts_the_teachers(tmp_path: Path) -> None:
+    assert params_of(tmp_path, "seeds: [0, 5], ").runs == 3 * 2 * 2
+    assert params_of(tmp_path, "").runs == 3 * 2
+
+
 def test_methods_learn_from_the_teacher_that_they_name(tmp_path: Path) -> None:
     methods = "  kd_own: {teacher: own, kd: {weight: 1}}\n  kd_blank: {teacher: blank, kd: {weight: 1}}\n"
     params = params_of(tmp_path, f"{OTHERS}, ", methods)
