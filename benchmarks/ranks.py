@@ -1,6 +1,6 @@
 """What the exchange between ranks costs: two ranks of one thread each against one of two threads.
 
-    python -m benchmarks.ranks --rounds 7 --steps 3
+    python -m benchmarks.ranks --rounds 5 --steps 3
 
 Both train the same student on the same batches of noise, by the product's own loop. They take turns of so
 many steps, and the median turn of each counts. Wall time: the machine must be idle otherwise.
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet32x4")
     parser.add_argument("--student", default="resnet8x4")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)  # of a child
