@@ -252,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         type=minutes,
         default=math.inf,
         metavar="M",
-        help="stop after the last epoch that ends within so many minutes (default: no limit)",
+        help="stop, with a checkpoint, after the last step within so many minutes (default: no limit)",
     )
     parser.add_argument(
         "--weights",

@@ -42,8 +42,8 @@ class Exchange:
         self.ranks, self.stop, self._asked = ranks, False, stop
         self._flag: Tensor | None = None
         ended = ranks.tell([run.key for run in runs if run.done])  # as a search has given them up
-        for run in runs:
-            run.pruned = run.pruned or run.key in ended
+        for run in runs if not ranks.leads else ():
+            run.pruned = run.key in ended
 
     def step(self, runs: Sequence[Run], batch: Batch, teachers: Mapping[str, Features], parts: Parts) -> None:
         """One step of all runs, with one exchange; one for each phase where runs have several."""
