@@ -136,6 +136,7 @@ def _train(
             )
             raise BadCheckpoint(f"the teacher was trained elsewhere and its weights are missing: {hint}")
         with _hint_of_import("student", params.student.weights):
+            several = teacher is not None and len(params.teacher.all_seeds) > 1
             train_cohort(
                 params.root,
                 store,
@@ -146,6 +147,7 @@ def _train(
                 start=params.student.start(params.root),
                 checkpoint_seconds=place.checkpoint,
                 step_checkpoint_seconds=place.step_checkpoint,
+                more={"teacher_seed": params.teacher.seed} if several else {},
                 watch=partial(_track, params) if mode.tracked else no_watcher,
                 stop=mode.stop,
             )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from safetensors.torch import save as to_safetensors
@@ -73,6 +74,7 @@ def train_cohort(
     checkpoint_seconds: float | None = None,
     step_checkpoint_seconds: float | None = None,
     start: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
     watch: Watch = no_watcher,
     stop: Callable[[], bool] = lambda: False,
     prune: Prune = lambda spec, history: False,
@@ -86,6 +88,7 @@ def train_cohort(
     checkpoint_seconds: least time between checkpoints at the ends of epochs; None: 30
     step_checkpoint_seconds: of those inside an epoch; None: 600
     start: weights that the students start from, where their specifications ask for them
+    more: further circumstances of the runs, for their records
     stop: see `training.loop.train`
     prune: asked after every epoch whether to stop a run early
     """
@@ -98,6 +101,7 @@ def train_cohort(
             "environment": dict(cohort.environment),
             "git": git_state(root),
             "cohort": [spec.method for spec in specs],
+            **more,
         }
         with watch(specs, circumstances) as watcher, Progress(_title(specs)) as progress:
             recorder = _Recorder(cohort, store, watcher, progress, circumstances, prune)

@@ -50,8 +50,8 @@ class Record:
         lack it, and records of trials.
     circumstances: what may differ between two trainings of the run.
         environment, git {commit, dirty}, cohort (the methods trained together), exact (false if the run was
-        resumed in another environment; then environments lists them all), latency_ms (median, of one image's
-        forward pass in float32).
+        resumed in another environment; then environments lists them all), teacher_seed (of a student, where
+        params.yaml has several teachers), latency_ms (median, of one image's forward pass in float32).
         Of the process that finished the run: started (UTC), seconds, images_per_second (training images, all
         students of the cohort together).
     """

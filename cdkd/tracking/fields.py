@@ -21,6 +21,7 @@ CURRENT = (
 LONGEST_PARAM = 6000  # characters, MLflow's own limit
 MOST_METRICS = 1000  # of one log_batch
 LONGEST_DIGEST = 36  # characters of a data set's digest
+TEACHER_SEED = "teacher_seed"  # of a run's circumstances, where params have several teachers
 MODEL = "cdkd.model"  # the id of the run's model
 
 Row = Mapping[str, Any]
@@ -42,8 +43,9 @@ class Named(Protocol):
     def config(self) -> Mapping[str, Any]: ...
 
 
-def name(run: Named) -> str:
-    return f"{run.method} · seed {run.seed}"
+def name(run: Named, circumstances: Mapping[str, Any]) -> str:
+    teacher = circumstances.get(TEACHER_SEED)
+    return f"{run.method} · seed {run.seed}" + ("" if teacher is None else f" · teacher {teacher}")
 
 
 def group_name(method: str) -> str:
@@ -62,6 +64,7 @@ def tags(run: Named, circumstances: Mapping[str, Any]) -> dict[str, str]:
         FINGERPRINT: run.fingerprint,
         "method": run.method,
         "seed": run.seed,
+        "teacher.seed": circumstances.get(TEACHER_SEED),
         "data.digest": (run.config.get("data") or {}).get("digest"),
         "teacher.digest": (run.config.get("teacher") or {}).get("weights_sha256"),
         "git.commit": git.get("commit"),

@@ -157,7 +157,7 @@ class View:
         found = self.find(run.fingerprint)
         if found is None:
             found = self.client.create_run(
-                self.experiment, start_time=start, run_name=fields.name(run), tags=tags
+                self.experiment, start_time=start, run_name=fields.name(run, circumstances), tags=tags
             )
         key = self._running(found)
         for other in self.search(method=run.method, seed=str(run.seed)):
@@ -262,7 +262,7 @@ class View:
         if record.method != TEACHER:
             tags[fields.PARENT] = self._groups[record.method]
         run = self.client.create_run(
-            self.experiment, start_time=start, run_name=fields.name(record), tags=tags
+            self.experiment, start_time=start, run_name=fields.name(record, record.circumstances), tags=tags
         )
         key, now = run.info.run_id, round(1000 * time.time())
         end, step = self._end(record, run, now)

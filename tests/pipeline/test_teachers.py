@@ -63,6 +63,7 @@ def test_every_teacher_has_students_of_its_own(several: Params) -> None:
             for seed in (0, 1):
                 student = read(runs / method / f"teacher-{teacher}" / f"seed-{seed}.json")
                 assert student.config["teacher"]["weights_sha256"] == record.result["weights_sha256"]
+                assert student.circumstances["teacher_seed"] == teacher
     assert len(read(runs / "longer" / "teacher-0" / "seed-0.json").history) == 2
     assert len(todays_runs(several)) == 4 + 4 * 4
     assert not reports.missing(several)

@@ -27,6 +27,7 @@ from cdkd.report.teacher_tables import teacher_quantities
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, teacher_plan
 from cdkd.storage.files import write_atomically
+from cdkd.tracking import fields
 from tests.unit.test_params import GOOD
 from tests.unit.test_report import a_record
 
@@ -78,6 +79,14 @@ def test_several_seeds_give_the_runs_that_each_would_give_alone(tmp_path: Path) 
     assert [key_of(view, "kd", 1) for view in several] == [("kd", (0, 1)), ("kd", (5, 1))]
     with pytest.raises(BadParams, match=r"`cdkd plan` handles one teacher, and params.yaml has 2"):
         require_one_teacher(params_of(tmp_path, "seeds: [0, 5], "), "`cdkd plan`")
+
+
+def test_mlflow_names_the_teacher_where_there_are_several(tmp_path: Path) -> None:
+    run = student_plan(views(params_of(tmp_path, ""))[0], DATA, a_teacher("ab"), "kd", 1)
+    assert fields.name(run, {}) == "kd · seed 1"
+    assert fields.name(run, {"teacher_seed": 3}) == "kd · seed 1 · teacher 3"
+    assert fields.tags(run, {"teacher_seed": 3})["teacher.seed"] == "3"
+    assert "teacher.seed" not in fields.tags(run, {})
 
 
 def test_the_number_of_runs_counts_the_teachers(tmp_path: Path) -> None:
