@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cdkd.core.group import Group
+from cdkd.core.schedule import TEACHER
 from cdkd.report.document import NONE, Column, Grid
 from cdkd.report.history import finite
 from cdkd.report.notes import networks_text
@@ -46,7 +47,22 @@ def peers_tables(rows: Sequence[Row]) -> tuple[Grid, ...]:
         Grid.of(
             "peers", "Networks that were trained together", CAPTION, errors, [_errors(row) for row in groups]
         ),
-        Grid.of("peers-cost", "Cost of training them", COST, cost, [_cost(row) for row in groups]),
+        Grid.of(
+            "peers-cost", "Cost of training them", COST + _larger(rows), cost, [_cost(row) for row in groups]
+        ),
+    )
+
+
+def _larger(rows: Sequence[Row]) -> str:
+    """A sentence for each method that deploys a network with more parameters than a student that is alone."""
+    found = [row for row in rows if row.name != TEACHER and row.records and row.parameters]
+    groups = [row for row in found if row.records[0].config.get("group")]
+    student = max((row.parameters or 0 for row in found if row not in groups), default=0)
+    return "".join(
+        f" {row.title} deploys {row.network}, {si_prefix(row.parameters)} parameters against the student's"
+        f" {si_prefix(student)}: its error is that of a larger network."
+        for row in groups
+        if student and row.parameters and row.parameters > student
     )
 
 

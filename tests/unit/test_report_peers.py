@@ -16,6 +16,7 @@ from cdkd.report.peers_table import peers_tables
 from cdkd.report.pictures.epochs import _shares
 from cdkd.report.pictures.peers import peers
 from cdkd.report.summary import Row, rows
+from cdkd.report.wording import si_prefix
 from cdkd.runs.record import Record
 from tests.unit.test_report import CE, a_record, an_experiment, keep, today
 
@@ -62,6 +63,19 @@ def test_every_network_and_ensemble_is_in_the_line_of_its_method_and_so_is_the_c
     assert all_adds.startswith("2.00 M (×")
     assert deployed != NONE
     assert adds != NONE
+
+
+def test_a_deployed_network_that_is_larger_than_the_student_is_named(tmp_path: Path) -> None:
+    lines = found(tmp_path, group=True)
+    assert "larger network" not in peers_tables(list(lines.values()))[1].caption
+    lines["dml"] = replace(lines["dml"], network="resnet8+css3", parameters=251_000)
+    student = lines["student"].parameters
+    assert student is not None
+    caption = peers_tables(list(lines.values()))[1].caption
+    assert (
+        f" DML deploys resnet8+css3, 251 k parameters against the student's {si_prefix(student)}" in caption
+    )
+    assert caption.endswith(": its error is that of a larger network.")
 
 
 def test_without_a_group_there_is_neither_table_nor_figure(tmp_path: Path) -> None:
