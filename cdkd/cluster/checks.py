@@ -1,4 +1,4 @@
-"""Checks of a plan or record from another machine: types and bounds. Needs no library.
+"""Checks of values from another machine, and of the configuration of a run: types and bounds. No library.
 
 Each check raises `ValueError` in one line: place, value, what was expected. Its caller names the file.
 """
@@ -16,8 +16,6 @@ from cdkd.core.names import EXPECTED, is_name
 from cdkd.core.run_spec import method_of
 from cdkd.core.schedule import Augmentation, Curve, Inactive, Recipe, Rise, Term
 from cdkd.losses import signature
-from cdkd.runs.predictions import KEY
-from cdkd.runs.record import Record
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_EPOCHS, MAX_BATCH, MAX_PIXELS, MAX_SEED = 100_000, 65_536, 2048, 2**32 - 1
@@ -46,12 +44,12 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 
 def name(place: str, value: Any) -> None:
     if not is_name(value):
-        raise ValueError(f"{place} {_shown(value)}; expected {EXPECTED}")
+        raise ValueError(f"{place} {shown(value)}; expected {EXPECTED}")
 
 
 def integer(place: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{place} {_shown(value)}; expected a whole number from {low} to {high}")
+        raise ValueError(f"{place} {shown(value)}; expected a whole number from {low} to {high}")
 
 
 def number(place: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
@@ -59,21 +57,21 @@ def number(place: str, value: Any, low: float = -math.inf, high: float = math.in
     plain = isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
     if not plain or not low <= value <= high:
         bounds = "" if math.isinf(high) else f" from {low:g} to {high:g}"
-        raise ValueError(f"{place} {_shown(value)}; expected a number{bounds}")
+        raise ValueError(f"{place} {shown(value)}; expected a number{bounds}")
 
 
 def section(place: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise ValueError(f"{place} {_shown(value)}; expected a section")
+        raise ValueError(f"{place} {shown(value)}; expected a section")
 
 
 def boolean(place: str, value: Any) -> None:
-    _choice(place, value, (True, False))
+    choice(place, value, (True, False))
 
 
 def sha256(place: str, value: Any) -> None:
     if not isinstance(value, str) or SHA256.fullmatch(value) is None:
-        raise ValueError(f"{place} {_shown(value)}; expected a sha256 of 64 hexadecimal digits")
+        raise ValueError(f"{place} {shown(value)}; expected a sha256 of 64 hexadecimal digits")
 
 
 def configuration(config: Any, *, teacher: bool) -> None:
@@ -86,12 +84,12 @@ def configuration(config: Any, *, teacher: bool) -> None:
     section("data", data)
     integer("data.classes", data["classes"], 2, MAX_CLASSES)
     if not isinstance(data["image"], list) or len(data["image"]) != 3:
-        raise ValueError(f"data.image {_shown(data['image'])}; expected height, width and channels")
+        raise ValueError(f"data.image {shown(data['image'])}; expected height, width and channels")
     for size in data["image"]:
         integer("data.image", size, 1, MAX_PIXELS)
     sha256("data.digest", data["digest"])
-    _choice("data.judged_on", data["judged_on"], ("test", "validation"))
-    _text("network", config["network"])
+    choice("data.judged_on", data["judged_on"], ("test", "validation"))
+    text("network", config["network"])
     integer("seed", config["seed"], 0, MAX_SEED)
     if config["training"] is None and teacher:
         sha256("weights_sha256", config.get("weights_sha256"))
@@ -99,17 +97,17 @@ def configuration(config: Any, *, teacher: bool) -> None:
         recipe(config["training"])
     if not teacher:
         section("teacher", config["teacher"])
-        _text("teacher.network", config["teacher"]["network"])
-        _choice("teacher.batchnorm", config["teacher"]["batchnorm"], ("eval", "train"))
+        text("teacher.network", config["teacher"]["network"])
+        choice("teacher.batchnorm", config["teacher"]["batchnorm"], ("eval", "train"))
     elif config["teacher"] is not None:
-        raise ValueError(f"teacher {_shown(config['teacher'])}; expected nothing for the teacher's own run")
+        raise ValueError(f"teacher {shown(config['teacher'])}; expected nothing for the teacher's own run")
     if "start" in config:
         section("start", config["start"])
-        _text("start.network", config["start"]["network"])
+        text("start.network", config["start"]["network"])
         sha256("start.sha256", config["start"]["sha256"])
     section("method", config["method"])
     found = method_of(config)
-    _choice("inactive", found.inactive, get_args(Inactive))
+    choice("inactive", found.inactive, get_args(Inactive))
     for key, term in found.items():
         name("method", key)
         _term(f"method.{key}", term)
@@ -127,8 +125,8 @@ def _term(place: str, term: Term) -> None:
     for key in ("stop", "over", "rise"):
         if getattr(weight, key) is not None:
             integer(f"{place}.{key}", getattr(weight, key), 1, MAX_EPOCHS)
-    _choice(f"{place}.curve", weight.curve, get_args(Curve))
-    _choice(f"{place}.rise_curve", weight.rise_curve, get_args(Rise))
+    choice(f"{place}.curve", weight.curve, get_args(Curve))
+    choice(f"{place}.rise_curve", weight.rise_curve, get_args(Rise))
     integer(f"{place}.rise_from", weight.rise_from, 0, 1)
     for network in term.of or ():
         name(f"{place}.of", network)
@@ -144,8 +142,8 @@ def _term(place: str, term: Term) -> None:
 def _group(group: Group) -> None:
     for key, network in group.networks.items():
         name("group.networks", key)
-        _text(f"group.networks.{key}", network)
-    _choice("group.deployed", group.deployed, tuple(group.networks))
+        text(f"group.networks.{key}", network)
+    choice("group.deployed", group.deployed, tuple(group.networks))
     integer("group.views", group.views, 1, max(1, len(group.networks)))
     if group.shared is not None:
         integer("group.shared", group.shared, 0, 100)
@@ -153,7 +151,7 @@ def _group(group: Group) -> None:
         number("group.ema", group.ema, 0, 1)
     for key, hint in get_type_hints(Group).items():
         if get_origin(hint) is Literal:
-            _choice(f"group.{key}", getattr(group, key), get_args(hint))
+            choice(f"group.{key}", getattr(group, key), get_args(hint))
 
 
 def _plain(place: str, value: Any) -> None:
@@ -162,24 +160,24 @@ def _plain(place: str, value: Any) -> None:
         for one in value:
             _plain(place, one)
     elif isinstance(value, str):
-        _text(place, value)
+        text(place, value)
     elif value is not None and not isinstance(value, bool):
         number(place, value, -LARGEST, LARGEST)
 
 
-def _text(place: str, value: Any, most: int = MAX_TEXT) -> None:
+def text(place: str, value: Any, most: int = MAX_TEXT) -> None:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= most:
-        raise ValueError(f"{place} {_shown(value)}; expected a text of 1 to {most} characters")
+        raise ValueError(f"{place} {shown(value)}; expected a text of 1 to {most} characters")
 
 
 def source(data: Any) -> None:
     """The section `data` of params.yaml."""
     section("data", data)
-    _text("data.source", data["source"])
+    text("data.source", data["source"])
     if not isinstance(data["paths"], list):
-        raise ValueError(f"data.paths {_shown(data['paths'])}; expected a list")
+        raise ValueError(f"data.paths {shown(data['paths'])}; expected a list")
     for path in data["paths"]:
-        _text("data.paths", path, 500)
+        text("data.paths", path, 500)
     for key, most in (("size", MAX_PIXELS), ("train_images", LARGEST)):
         if data[key] is not None:
             integer(f"data.{key}", data[key], 1, most)
@@ -209,73 +207,22 @@ def recipe(values: Any) -> None:
     for key, bounds in NUMBERS.items():
         number(f"training.{key}", getattr(found, key), *bounds)
     for key, choices in CHOICES.items():
-        _choice(f"training.{key}", getattr(found, key), choices)
-    _choice("training.nesterov", found.nesterov, (True, False))
+        choice(f"training.{key}", getattr(found, key), choices)
+    choice("training.nesterov", found.nesterov, (True, False))
     augmentation: Augmentation = found.augmentation
     integer("training.augmentation.pad", augmentation.pad, 0, MAX_PIXELS)
-    _choice("training.augmentation.padding", augmentation.padding, ("zeros", "reflect"))
-    _choice("training.augmentation.flip", augmentation.flip, (True, False))
+    choice("training.augmentation.padding", augmentation.padding, ("zeros", "reflect"))
+    choice("training.augmentation.flip", augmentation.flip, (True, False))
     if augmentation.resized_crop is not None:
         integer("training.augmentation.resized_crop", augmentation.resized_crop, 1, MAX_PIXELS)
 
 
-def record(found: Record) -> None:
-    """Check names, that the history has all rows, and that the result belongs to the history."""
-    name("method", found.method)
-    name("experiment", found.experiment)
-    integer("seed", found.seed, 0, MAX_SEED)
-    section("circumstances", found.circumstances)
-    section("result", found.result)
-    if not isinstance(found.history, list):
-        raise ValueError("history; expected a list of rows")
-    for epoch, row in enumerate(found.history):
-        _row(f"history[{epoch}]", row)
-        if row.get("epoch") != epoch:
-            raise ValueError(f"history[{epoch}].epoch {_shown(row.get('epoch'))}; expected {epoch}")
-    if found.status == "finished":
-        _result(found)
-    elif found.result:
-        raise ValueError("a result of a run that diverged; expected none")
-
-
-def _result(found: Record) -> None:
-    result = found.result
-    missing = [
-        key for key in ("weights_sha256", "parameters", "multiply_adds", "last", "best") if key not in result
-    ]
-    if missing:
-        raise ValueError(f"result without {', '.join(missing)}")
-    for key in ("weights_sha256", KEY):
-        if key in result:
-            sha256(f"result.{key}", result[key])
-    for key in ("parameters", "multiply_adds"):
-        integer(f"result.{key}", result[key], 1, 10**18)
-    for key in ("last", "best"):
-        _row(f"result.{key}", result[key])
-        number(f"result.{key}.test_top1_error", result[key].get("test_top1_error"), 0, 100)
-    if found.history:
-        lowest = min(row["test_top1_error"] for row in found.history)
-        if result["last"] != found.history[-1]:
-            raise ValueError("result.last; expected the last row of its history")
-        if result["best"] not in found.history or result["best"]["test_top1_error"] != lowest:
-            raise ValueError("result.best; expected the row of its history with the lowest test_top1_error")
-
-
-def _row(place: str, row: Any) -> None:
-    section(place, row)
-    for key, value in row.items():
-        if key.endswith("_error"):
-            number(f"{place}.{key}", value, 0, 100)
-        elif key in ("test_loss", "learning_rate"):
-            number(f"{place}.{key}", value)
-
-
-def _choice(place: str, value: Any, choices: tuple[Any, ...]) -> None:
+def choice(place: str, value: Any, choices: tuple[Any, ...]) -> None:
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
-        raise ValueError(f"{place} {_shown(value)}; expected {' or '.join(map(str, choices))}")
+        raise ValueError(f"{place} {shown(value)}; expected {' or '.join(map(str, choices))}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """In one short line; control characters are escaped."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    escaped = ascii(value)
+    return escaped if len(escaped) <= 60 else f"{escaped[:57]}..."

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cdkd.cluster import checks
+from cdkd.cluster import checks, record_checks
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadCheckpoint, BadRecord
 from cdkd.core.run_spec import RunSpec
@@ -210,7 +210,7 @@ def read(folder: Path) -> Bundle:
 def _check(path: Path, record: Record) -> None:
     try:
         checks.configuration(record.config, teacher=record.method == TEACHER)
-        checks.record(record)
+        record_checks.record(record)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         run = f"{record.method!a} seed {record.seed!a}"
         raise BadRecord(f"{path}: {run}: {error}") from None

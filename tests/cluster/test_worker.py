@@ -370,6 +370,42 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "result.last; expected the last row of its history",
     ),
     "a name that is a path": (forged(lambda one: one.update(method="../../x")), "method '../../x'; expected"),
+    "a time that is none": (
+        forged(lambda one: one["circumstances"].update(started="yesterday")),
+        "circumstances.started 'yesterday'; expected a time with its zone, in ISO 8601",
+    ),
+    "a time that is a number": (
+        forged(lambda one: one["circumstances"].update(started=5)),
+        "started 5; expected",
+    ),
+    "a time without end": (
+        forged(lambda one: one["circumstances"].update(seconds=1e300)),
+        "circumstances.seconds 1e+300; expected a number from",
+    ),
+    "a latency before zero": (
+        forged(lambda one: one["circumstances"].update(latency_ms=-1)),
+        "circumstances.latency_ms -1; expected a number from 0",
+    ),
+    "a speed in words": (
+        forged(lambda one: one["circumstances"].update(images_per_second="fast")),
+        "circumstances.images_per_second 'fast'; expected a number",
+    ),
+    "a cohort of pages": (
+        forged(lambda one: one["circumstances"].update(cohort=["<script>"])),
+        "circumstances.cohort '<script>'; expected",
+    ),
+    "control characters of a commit": (
+        forged(lambda one: one["circumstances"].update(git={"commit": "\x1b[31m"})),
+        r"circumstances.git.commit '\x1b[31m'; expected a text",
+    ),
+    "an environment that is a list": (
+        forged(lambda one: one["circumstances"].update(environment=[])),
+        "circumstances.environment []; expected a section",
+    ),
+    "a reason of two lines": (
+        forged(lambda one: one.update(status="diverged", result={}, reason="a\nb")),
+        r"reason 'a\nb'; expected a text of 1 to 2000",
+    ),
     "circumstances that are none": (forged(lambda one: one.update(circumstances=3)), "circumstances 3;"),
 }
 
