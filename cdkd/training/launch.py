@@ -38,12 +38,12 @@ GRACE = 10.0  # seconds after the end of a rank in which the others should have 
 CONTINUE = "the same command continues from the last checkpoint"
 
 
-class Group:
-    """This process's ranks. busy: whether they are in a cohort"""
+class Started:
+    """The ranks that this process has started. noticed: whether it knows that they end"""
 
-    def __init__(self, ranks: Ranks, started: list[subprocess.Popen[bytes]]) -> None:
-        self.ranks, self.started, self.busy, self.noticed = ranks, started, False, False
-        for rank, one in enumerate(started, 1):
+    def __init__(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        self.processes, self.noticed = processes, False
+        for rank, one in enumerate(processes, 1):
             threading.Thread(target=self._watch, args=(rank, one), daemon=True).start()
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
@@ -57,20 +57,31 @@ class Group:
     def why(self) -> str | None:
         """Which of the ranks that this process has started have ended."""
         time.sleep(0.2)  # its end is seen by the others a moment before its exit code is
-        codes = [(rank, one.poll()) for rank, one in enumerate(self.started, 1)]
+        codes = [(rank, one.poll()) for rank, one in enumerate(self.processes, 1)]
         ended = [f"rank {rank} has ended with code {code}" for rank, code in codes if code is not None]
         return f"{', '.join(ended)}; {CONTINUE}" if ended else None
 
-    def close(self) -> None:
-        """End the other ranks, which are killed where they are in a cohort."""
+    def end(self, *, kill: bool) -> None:
         self.noticed = True
-        if not self.busy:
-            with contextlib.suppress(RankLost):
-                self.ranks.tell()
-        for one in self.started:
-            if self.busy:
+        for one in self.processes:
+            if kill:
                 one.kill()
             one.wait()
+
+
+class Group:
+    """This process's ranks. busy: whether they are in a cohort"""
+
+    def __init__(self, ranks: Ranks, started: Started) -> None:
+        self.ranks, self.started, self.busy = ranks, started, False
+
+    def close(self) -> None:
+        """End the other ranks, which are killed where they are in a cohort."""
+        if not self.busy:
+            self.started.noticed = True
+            with contextlib.suppress(RankLost):
+                self.ranks.tell()
+        self.started.end(kill=self.busy)
         if not self.busy:
             distributed.destroy_process_group()
 
@@ -97,7 +108,7 @@ def begin() -> int | None:
         return None
     if os.environ["RANK"] != "0":
         return follow()
-    _group = Group(joined(), [])
+    _group = Group(joined(), Started([]))
     return None
 
 
@@ -110,8 +121,8 @@ def cohort_ranks(count: int, job: Mapping[str, Any]) -> Iterator[Ranks]:
         group.ranks.tell(job)
         yield group.ranks
     except RankLost as lost:
-        group.noticed = True
-        why = group.why()
+        group.started.noticed = True
+        why = group.started.why()
         raise (RankLost(why) if why else lost) from None
     group.busy = False
 
@@ -148,23 +159,16 @@ def _started(count: int) -> Group:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = TCPStore("127.0.0.1", 0, count, is_master=True, wait_for_workers=False)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count), OURS: "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "cdkd.training.launch"],
-            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(1, count)
-    ]
-    group = None
+    command = [sys.executable, "-m", "cdkd.training.launch"]
+    environments = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(1, count)]
+    started = Started([subprocess.Popen(command, env=os.environ | place | own) for own in environments])
     try:
         _init(0, store=store, rank=0, world_size=count)
-        group = Group(Ranks(_world()), started)
-    finally:
-        if group is None:
-            for one in started:
-                one.kill()
-    _group = group
-    return group
+    except BaseException:
+        started.end(kill=True)
+        raise
+    _group = Group(Ranks(_world()), started)
+    return _group
 
 
 def _check_gpus(count: int) -> None:

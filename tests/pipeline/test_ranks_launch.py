@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cdkd.core.errors import RankLost
 from tests.clone import Clone
 from tests.cluster import paced
 from tests.waiting import wait_until
@@ -86,21 +89,36 @@ def test_stopped_inside_an_epoch_it_continues_with_the_same_bits(undisturbed: Cl
     assert results(clone) == results(undisturbed)
 
 
-def test_a_killed_rank_0_leaves_no_process_and_the_run_continues(undisturbed: Clone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_leaves_no_process_and_the_run_continues(
+    rank: int, undisturbed: Clone, tmp_path: Path
+) -> None:
     clone = paced.project(tmp_path / "killed", PARAMS)
     (clone.folder / "pace").write_text("1")
     (clone.folder / "site.yaml").write_text("step_checkpoint: 0\n")
     process = clone.start(*WORK)
     steps = clone.folder / "steps"
     wait_until(lambda: steps.exists() and " 0 0 1\n" in steps.read_text(), process)  # the second step
-    others = ranks_of(clone) - {str(process.pid)}
-    process.kill()
-    process.communicate()  # until the other rank, too, has closed the output
-    assert len(others) == 1
-    assert not is_running(*others)
+    (other,) = ranks_of(clone) - {str(process.pid)}
+    os.kill(int(other) if rank else process.pid, signal.SIGKILL)
+    said = process.communicate()[0]  # until both have closed the output
+    assert not is_running(other)
+    if rank:
+        assert process.returncode == RankLost.code
+        line = "rank 1 has ended with code -9; the same command continues from the last checkpoint"
+        assert said.splitlines().count(line) == 1
+        assert "Traceback" not in said
     (clone.folder / "pace").unlink()
     clone.run(*WORK)
     assert results(clone) == results(undisturbed)
+
+
+def test_a_rank_that_cannot_start_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    words = "import sys; from cdkd.training import launch; sys.executable = 'false'; launch._started(2)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    line = "rank 1 has ended with code 1; the same command continues from the last checkpoint"
+    assert done.stderr.splitlines() == [line]
 
 
 def test_torchrun_with_another_number_is_refused(tmp_path: Path) -> None:
