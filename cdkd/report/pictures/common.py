@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from cdkd.report.collect import TEACHER
 from cdkd.report.history import History
 from cdkd.report.style import COLOURS, LIGHT, LineStyle, line_style
-from cdkd.report.summary import BASELINES, Row
+from cdkd.report.summary import BASELINES, UNTUNED, Row
 
 MAX_PANELS = 12  # methods that have a panel each; of more, the first
 PERCENT = "top-1 error on the test split (%)"
@@ -31,7 +31,8 @@ def highlighted(rows: Mapping[str, Row]) -> dict[str, LineStyle]:
     if len(names) > len(COLOURS):
         measured = [name for name in names if rows[name].top1.mean is not None]
         best = sorted(measured, key=lambda name: rows[name].top1.mean or 0.0)
-        chosen = {*[name for name in BASELINES if name in rows], *best[: len(COLOURS) - 1 - len(BASELINES)]}
+        baselines = [name for name in BASELINES if name in rows]
+        chosen = {*baselines, *best[: len(COLOURS) - 1 - max(len(UNTUNED), len(baselines))]}
         names = [name for name in names if name in chosen]
     return {name: line_style(position) for position, name in enumerate(names)}
 
