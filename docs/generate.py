@@ -89,7 +89,14 @@ def pages() -> Iterator[tuple[str, str]]:
     """Path and text of each generated page."""
     names = signature.built_in()
     rows = [f"| [{name}]({name}.md) | {linked(title(name))} |" for name in names]
-    text = ["# Losses", "A page for each loss, made from its file.", "", "| | |", "|---|---|", *rows]
+    text = [
+        "# Losses",
+        "A page for each loss, made from its file.",
+        "",
+        "| loss | what it asks for |",
+        "|---|---|",
+        *rows,
+    ]
     yield "losses/index.md", "\n".join(text) + "\n"
     yield from ((f"losses/{name}.md", loss(name)) for name in names)
     yield "networks.md", network_page()
@@ -105,7 +112,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "`experiment` is its name, and that of its folder in `reports/`. `seeds` is a list, or a rule. A page"
         " for each section, made from the schema:",
         "",
-        "| | |",
+        "| section | what it says |",
         "|---|---|",
         *rows,
     ]
