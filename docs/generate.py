@@ -161,6 +161,9 @@ def loss(name: str) -> str:
     if several:
         lines += ["A loss of several networks: the method needs a [group](../params/methods.group.md).", ""]
     lines += options(name)
+    if "\n    across_ranks = 'gathered'" in ast.unparse(tree(name)):  # of the class
+        ranks = "[several ranks](../cluster.md#several-gpus-for-one-run)"
+        lines += [f"With {ranks} it is computed on the images of all of them.", ""]
     for node in tree(name).body:
         text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
         if text and not node.name.startswith("_"):  # type: ignore[union-attr]

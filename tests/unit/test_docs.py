@@ -140,6 +140,12 @@ def test_pages_say_what_is_left_out_and_no_more(generate: ModuleType) -> None:
     assert "[1412.6550](https://arxiv.org/abs/1412.6550)" in pages["losses/hint.md"]
 
 
+def test_the_page_of_a_loss_across_a_batch_says_what_ranks_make_of_it(generate: ModuleType) -> None:
+    pages = dict(generate.pages())
+    assert "With [several ranks]" in pages["losses/rkd.md"]
+    assert not any("With [several ranks]" in pages[f"losses/{name}.md"] for name in ("kd", "ickd"))
+
+
 def test_every_key_of_a_section_has_an_entry(generate: ModuleType) -> None:
     pages = dict(generate.pages())
     for name, (model, _) in generate.SECTIONS.items():

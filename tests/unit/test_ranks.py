@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ import torch
 from cdkd.config.schema import Augmentation
 from cdkd.core import own_code
 from cdkd.core.batch import Batch
+from cdkd.core.checks import Failed
+from cdkd.core.features import Outputs
 from cdkd.core.ranks import Ranks, Share, shares
 from cdkd.data.batches import Batches, Split
 from cdkd.losses import contract, signature
-from cdkd.losses.base import loss_class
-from cdkd.losses.contract_ranks import on_ranks
+from cdkd.losses.base import Loss, build, loss_class
+from cdkd.losses.contract_ranks import Given, check_ranks, on_ranks
 
 CHECK = "two ranks compute what one does, or it says that they do not"
 SPREAD = """
@@ -111,6 +114,24 @@ def test_the_losses_that_look_across_a_batch_are_these() -> None:
     found = {name for name in signature.built_in() if loss_class(name).across_ranks != "averaged"}
     assert {"rkd", "sp", "pkt", "cc", "crd", "gkd", "css"} <= found
     assert {"ce", "kd", "cd", "at", "hint", "mutual"} & found == set()
+
+
+def test_a_form_that_divides_by_the_batch_twice_is_gathered() -> None:
+    it = contract.made("ickd", 5)
+    loss = build("ickd", it.student, it.teacher, {"form": "imagenet"})
+
+    def given(size: int) -> Given:
+        one = contract.made("ickd", size)
+        return Given(Outputs({"student": one.student}), {"teacher": one.teacher}, one.batch)
+
+    def evaluate(loss: Loss, outputs: Outputs, teachers: Any, batch: Batch) -> torch.Tensor:
+        found: torch.Tensor = loss(outputs.each["student"], teachers["teacher"], batch)
+        return found
+
+    check_ranks(loss, given, evaluate)
+    loss.across_ranks = "averaged"
+    with pytest.raises(Failed, match="value of a batch of 4 differ"):
+        check_ranks(loss, given, evaluate)
 
 
 @pytest.fixture
