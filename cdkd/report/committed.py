@@ -38,7 +38,7 @@ def _run(line: dict[str, str], experiment: str) -> FoundRun:
     method, seed, state = line["method"], int(line["seed"]), line["state"]
     if method.startswith("'") and method[1:].startswith(FORMULA):
         method = method[1:]
-    teacher = int(line["teacher"].partition(".")[0]) if line.get("teacher") else None
+    teacher = int(line["teacher"]) if line.get("teacher") else None
     if state != "ok":
         return FoundRun(method, seed, state, detail=line.get("detail") or "", teacher=teacher)
     last = {"test_top1_error": _percent(line["top1_error"])}

@@ -81,7 +81,7 @@ def curve_quantities(rows: Iterable[Row]) -> list[dict[str, Any]]:
             errors = history.column("test_top1_error")
             for epoch, (error, loss) in enumerate(zip(errors, losses, strict=True)):
                 numbers = {"test_top1_error": _short(error), "training_loss": _short(loss)}
-                teacher = {} if run.teacher is None else {"teacher": run.teacher}
+                teacher = {} if run.teacher is None else {"teacher": str(run.teacher)}
                 lines.append({"method": row.name, **teacher, "seed": run.seed, "epoch": epoch, **numbers})
     return lines
 

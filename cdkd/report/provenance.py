@@ -72,11 +72,12 @@ def runs_table(rows: Sequence[Row]) -> Grid:
 def run_quantities(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """For the CSV file: every run; `cdkd report --compare` reads it where the records are elsewhere."""
     lines: list[dict[str, Any]] = []
+    several = any(run.teacher is not None for row in rows for run in row.runs)
     for row in rows:
         for run in row.runs:
             record, ok = run.record, run.ok
             line: dict[str, Any] = {"method": row.name, "seed": run.seed, "state": run.state}
-            line |= {} if run.teacher is None else {"teacher": run.teacher}
+            line |= {"teacher": "" if run.teacher is None else str(run.teacher)} if several else {}
             line |= {
                 "top1_error": row.errors.get(run.key),
                 "top5_error": number(ok, "last", "test_top5_error") if ok else None,

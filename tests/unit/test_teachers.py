@@ -16,10 +16,12 @@ from cdkd.core.errors import BadParams
 from cdkd.data.prepared import Meta
 from cdkd.pipeline.controls import equal_epochs, matching_smoothing, smoothed_entropy
 from cdkd.report.collect import FoundRun, collect, label
+from cdkd.report.committed import committed_runs
 from cdkd.report.crossed import Crossed
+from cdkd.report.csv_files import comma_separated
 from cdkd.report.headline import headline
 from cdkd.report.over_teachers import compare_runs, split_of, summarise_runs
-from cdkd.report.provenance import methods_paragraph
+from cdkd.report.provenance import methods_paragraph, run_quantities
 from cdkd.report.statistics import compare, summarise
 from cdkd.report.summary import rows
 from cdkd.report.tables import overview
@@ -238,6 +240,13 @@ def test_the_report_collects_the_students_of_each_teacher(tmp_path: Path) -> Non
     assert both is not None
     assert made["edt"].minus["kd"].low == pytest.approx(both.low)
     assert isinstance(found["kd"][0], FoundRun)
+    path = tmp_path / "report" / "runs.csv"
+    write_atomically(path, comma_separated(run_quantities(list(made.values()))))
+    committed = committed_runs(path.parent, "small")
+    assert committed is not None
+    assert {name: [run.key for run in runs] for name, runs in committed.items()} == {
+        name: [run.key for run in runs] for name, runs in found.items()
+    }
     students = [row for name, row in made.items() if name != "teacher"]
     first, *others = (block.text for block in headline(made))
     assert "(mean over 2 teachers × 2 seeds)" in first
