@@ -76,6 +76,12 @@ def _by_split(files: Files, draw_test: bool) -> Layout:
             layout.lists.append(listed)
             pairs = _annotated(images[name], listed)
         else:
+            if name not in folders["train"] and _is_flat(images[name], trained):
+                where = images[name][0].path.rpartition("/")[0]
+                raise BadData(
+                    f"{files.shown}: all images of split {name} are in {where}, which is no class of split"
+                    f" train; expected class folders, or Tiny ImageNet's list {name}/{name}_annotations.txt"
+                )
             pairs = [(entry, _class_of(entry)) for entry in images[name]]
             paths = (folder.split("/") for folder in files.folders)  # a class folder may be empty
             classes |= {path[1] for path in paths if len(path) == 2 and path[0] == name}

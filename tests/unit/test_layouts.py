@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -118,6 +119,11 @@ def test_tiny_imagenet_as_distributed(tmp_path: Path) -> None:
     assert "split test (4 images) has no labels and is not used" in meta.notes
     (folder / "tiny-imagenet-200/val/val_annotations.txt").write_bytes(b"val_0.JPEG\tn1\t0\t0\t1\t1\n")
     assert "image val/images/val_1.JPEG is not listed" in refusal(lambda: from_folder(tmp_path / "b", folder))
+    (folder / "tiny-imagenet-200/val/val_annotations.txt").unlink()
+    shutil.rmtree(folder / "tiny-imagenet-200/test")
+    text = refusal(lambda: from_folder(tmp_path / "b", folder))
+    assert "all images of split val are in val/images, which is no class of split train" in text
+    assert "list val/val_annotations.txt" in text
 
 
 def test_a_test_split_is_drawn_when_asked(tmp_path: Path) -> None:
