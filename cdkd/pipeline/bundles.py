@@ -58,7 +58,7 @@ def share(params: Params, folder: Path) -> list[str]:
         raise BadParams(f"{folder.absolute().parent}: no such folder")
     store, runs = Store(params.root), todays_runs(full(params))
     found = [(run, store.get(run.fingerprint)) for run in runs]
-    records = [record for _, record in found if record is not None]
+    records = list({record.fingerprint: record for _, record in found if record is not None}.values())
     if not records:
         raise BadData(
             f"{params.experiment}: no run of these params and this code is finished; `dvc repro` trains them"
@@ -116,7 +116,10 @@ def import_results(params: Params, folder: Path) -> list[str]:
     students = (
         [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
     )
-    runs = {run.fingerprint: run for run in (spec, *students)}
+    # a method that a search found may be its base method, and then both have one run, under either name
+    named = {(one.fingerprint, one.method) for one in found.records}
+    plans = sorted((spec, *students), key=lambda run: (run.fingerprint, run.method) in named)
+    runs = {run.fingerprint: run for run in plans}
 
     def check(record: Record, weights: bytes) -> None:
         from cdkd.runs.measure import check_measured
