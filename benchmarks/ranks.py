@@ -3,7 +3,8 @@
     python -m benchmarks.ranks --rounds 5 --steps 3
 
 Both train the same student on the same batches of noise, by the product's own loop. They take turns of so
-many steps, and the median turn of each counts. Wall time: the machine must be idle otherwise.
+many steps, and the median turn of each counts. Wall time needs a machine that is idle otherwise; processor
+time, of all threads and ranks, does not, but a rank that waits for the other one costs none.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import subprocess
 import sys
 import time
 from itertools import islice
-from typing import Any
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """One rank. Rank 0 reads a number of steps a line, trains them, and prints the seconds: of all of them,
-    and of those the part in the exchange.
+    """One rank. Rank 0 reads a number of steps a line, trains them, and prints the wall time and the
+    processor time of all ranks, in seconds.
     """
     import torch
 
@@ -57,9 +57,6 @@ def child(arguments: argparse.Namespace) -> None:
     student = network(arguments.student, data, 0, cpu)
     run = student_run("kd", student, method, recipe, 0, sample, {"teacher": teacher}, None)
     exchange = None if ranks is None else Exchange(ranks, [run], lambda: False)
-    spent = [0.0]
-    if ranks is not None:
-        _time(ranks, "sum_", spent)
     run.open_epoch(batches.steps)
     steps = iter(Steps({"teacher": teacher}, batches, 0, exchange).epoch([run], 0))
     while True:
@@ -67,27 +64,16 @@ def child(arguments: argparse.Namespace) -> None:
         count = count if ranks is None else ranks.tell(count)
         if count == 0:
             return
-        begun, spent[0] = time.perf_counter(), 0.0
+        begun, processor = time.perf_counter(), time.process_time()
         for batch, runs, step in islice(steps, count):
             for one in runs:
                 one.before_step(batch)
             step(batch)
+        wall, spent = time.perf_counter() - begun, torch.tensor([time.process_time() - processor])
+        if ranks is not None:
+            ranks.sum_(spent)
         if ranks is None or ranks.leads:
-            print(time.perf_counter() - begun, spent[0], flush=True)
-
-
-def _time(owner: Any, name: str, spent: list[float]) -> None:
-    """Add the seconds of a method to the sum."""
-    timed = getattr(owner, name)
-
-    def call(*words: Any) -> Any:
-        begun = time.perf_counter()
-        try:
-            return timed(*words)
-        finally:
-            spent[0] += time.perf_counter() - begun
-
-    setattr(owner, name, call)
+            print(wall, spent.item(), flush=True)
 
 
 class Side:
@@ -114,13 +100,14 @@ class Side:
         ]
 
     def steps(self, count: int) -> tuple[float, float]:
+        """Wall and processor time of a step, in milliseconds."""
         first = self.started[0]
         assert first.stdin is not None
         assert first.stdout is not None
         first.stdin.write(f"{count}\n")
         first.stdin.flush()
-        whole, exchange = map(float, first.stdout.readline().split())
-        return whole / count, exchange / count
+        wall, processor = map(float, first.stdout.readline().split())
+        return 1000 * wall / count, 1000 * processor / count
 
     def end(self) -> None:
         first = self.started[0]
@@ -143,18 +130,19 @@ def compare(arguments: argparse.Namespace) -> None:
     for side in sides.values():
         side.end()
     print(f"{host()['processor']}; {arguments.teacher} -> {arguments.student}, kd, batch {arguments.batch}")
-    print(
-        f"{arguments.rounds} turns of {arguments.steps} steps; milliseconds a step: median, lowest, highest"
-    )
-    medians = {}
+    turns_of = f"{arguments.rounds} turns of {arguments.steps} steps"
+    print(f"{turns_of}; milliseconds a step: median (lowest to highest)")
+    medians = []
     for name, found in turns.items():
-        whole = [1000 * seconds for seconds, _ in found]
-        medians[name] = statistics.median(whole)
-        exchange = 1000 * statistics.median(seconds for _, seconds in found)
-        more = f"; of it {exchange:.1f} in the all-reduce" if exchange else ""
-        print(f"{name}: {medians[name]:.1f}, {min(whole):.1f}, {max(whole):.1f}{more}")
-    one, two = medians.values()
-    print(f"two ranks take {100 * (two / one - 1):+.1f} % more time than one")
+        wall, processor = zip(*found, strict=True)
+        medians.append((statistics.median(wall), statistics.median(processor)))
+        spread = [
+            f"{median:.0f} ({min(one):.0f} to {max(one):.0f})"
+            for median, one in zip(medians[-1], (wall, processor), strict=True)
+        ]
+        print(f"{name}: wall {spread[0]}, processor {spread[1]}")
+    more = [f"{100 * (two / one - 1):+.1f} %" for one, two in zip(*medians, strict=True)]
+    print(f"two ranks take {more[0]} wall and {more[1]} processor time")
 
 
 def main() -> None:
