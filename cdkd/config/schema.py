@@ -163,7 +163,7 @@ class Augmentation(Section):
 class Training(Section):
     """A recipe: an optimiser and its learning rate over time. Epochs count from 0.
 
-    preset: a paper's recipe, on top of which the other values go; see the list below
+    preset: a paper's recipe, on top of which the other values go
     recipe: its name in reports; without one it is named after the preset
     learning_rate: the highest, which the schedule multiplies by a factor
     momentum: of sgd

@@ -20,7 +20,7 @@ Lasting = Annotated[Epoch, Field(ge=1)]
 
 
 class WeightFields(Section):
-    """A weight over time; see `core.schedule.Weight` for the formulas.
+    """A loss of a method: its weight over time, its options, and the networks that it trains.
 
     weight: the factor of the loss, before anything changes it
     start: the first epoch of the term

@@ -6,7 +6,12 @@ from enum import IntFlag, auto
 
 
 class Needs(IntFlag):
-    """Flags, combined with `|`. NOTHING: not even a teacher."""
+    """What a loss reads of the teacher; flags, combined with `|`.
+
+    NOTHING: not even a teacher
+    LOGITS, POOLED, MAPS, LAST_MAP, STEM, PREACTIVATION, CLASSIFIER: the field of `Features` of that name
+    CHANNEL_MEANS: each map's means over height and width, in `maps` as maps of 1x1
+    """
 
     NOTHING = 0
     LOGITS = auto()

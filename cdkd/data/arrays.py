@@ -52,7 +52,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set in memory."""
+    """A data set in memory.
+
+    classes: their names
+    train_images, test_images: uint8 [N, H, W, C]
+    train, test: labels, int64 [N]
+    """
 
     classes: tuple[str, ...]
     train_images: Images

@@ -33,7 +33,7 @@ def read_runs(project: str | Path = ".") -> pandas.DataFrame:
 def read_epochs(project: str | Path = ".") -> pandas.DataFrame:
     """One row for each epoch of each stored run.
 
-    fingerprint, experiment, method, seed, epoch, learning_rate, weights_<term>, losses_<term>,
+    fingerprint, experiment, method, seed, epoch, learning_rate, `weights_<term>`, `losses_<term>`,
     train_top1_error, test_top1_error, test_top5_error, test_loss, and what else its history has.
 
     project: the folder that holds params.yaml

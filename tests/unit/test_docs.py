@@ -56,13 +56,17 @@ def project(new_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+def of_docs(name: str) -> ModuleType:
+    module = ModuleType(name)
+    module.__file__ = str(ROOT / "docs" / f"{name}.py")
+    exec(compile(Path(module.__file__).read_text(), module.__file__, "exec"), module.__dict__)
+    return module
+
+
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
     pytest.importorskip("mkdocs")
-    module = ModuleType("generate")
-    module.__file__ = str(ROOT / "docs" / "generate.py")
-    exec(compile((ROOT / "docs" / "generate.py").read_text(), module.__file__, "exec"), module.__dict__)
-    return module
+    return of_docs("generate")
 
 
 @of_pages("yaml")
@@ -144,6 +148,15 @@ def test_the_page_of_a_loss_across_a_batch_says_what_ranks_make_of_it(generate: 
     pages = dict(generate.pages())
     assert "With [several ranks]" in pages["losses/rkd.md"]
     assert not any("With [several ranks]" in pages[f"losses/{name}.md"] for name in ("kd", "ickd"))
+
+
+def test_fields_of_a_docstring_become_a_list() -> None:
+    pytest.importorskip("griffe")
+    text = "One.\n\nmaps: of stages,\n    deep\nx, y: two\n    near: one of `y`\nRaises `A`.\n\nIn short: no."
+    assert of_docs("fields").listed(text) == (
+        "One.\n\n* `maps`: of stages,\n    deep\n* `x, y`: two\n    * `near`: one of `y`\n\n"
+        "Raises `A`.\n\nIn short: no."
+    )
 
 
 def test_every_key_of_a_section_has_an_entry(generate: ModuleType) -> None:
