@@ -77,7 +77,8 @@ def text(params: Params, paces: Paces) -> str:
         seconds = estimate(params, paces, image, images or EACH, 0 if size is None else size.test)
     except BadParams as fault:
         return f"time not known: {fault}"
-    return f"about {_rough(seconds)} here" + ("" if images else f" for each {EACH:,} training images")
+    most = "up to" if params.rule is not None else "about"  # a rule may need fewer seeds
+    return f"{most} {_rough(seconds)} here" + ("" if images else f" for each {EACH:,} training images")
 
 
 def estimate(params: Params, paces: Paces, image: Image, train: int, test: int) -> float:

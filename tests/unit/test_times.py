@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cdkd.config.experiments import Experiments
+from cdkd.config.seeds import SeedsRule
 from cdkd.core.errors import BadParams
 from cdkd.pipeline import times
 from cdkd.training.pace import measure
@@ -93,6 +94,15 @@ def test_times_are_rounded(tmp_path: Path, seconds: float, expected: str) -> Non
     one = params.model_copy(update={"methods": {"student": params.methods["student"]}})
     paces = times.Paces(tmp_path, lambda network, image: (seconds if network == "resnet8" else 0.0, 0.0))
     assert times.text(one, paces) == expected
+
+
+def test_the_time_of_a_rule_for_the_seeds_is_that_of_all_it_may_add(tmp_path: Path) -> None:
+    params, paces = Experiments(ROOT).load("digits"), times.Paces(tmp_path, Measured())
+    ends = {"at_least": 3, "at_most": len(params.seeds), "until": "decided", "equivalence": 1.0}
+    rule = SeedsRule.model_validate(ends | {"comparisons": [["kd", "student"]]})
+    listed = times.text(params, paces)
+    ruled = times.text(params.model_copy(update={"rule": rule}), paces)
+    assert ruled == listed.replace("about", "up to")
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
