@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import online
+from cdkd.config.params import load
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -177,3 +180,31 @@ def test_ranks() -> None:
     assert re.fullmatch(rf"1 rank x 2 threads: wall {spread}, processor {spread}", one)
     assert re.fullmatch(rf"2 ranks x 1 thread: wall {spread}, processor {spread}", two)
     assert re.fullmatch(r"two ranks take [+-][\d.]+ % wall and [+-][\d.]+ % processor time", found)
+
+
+@pytest.mark.parametrize("name", online.EXPERIMENTS)
+def test_online_experiments_keep_their_epochs_but_for_a_trial(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    whole = load(path, online.text_of(name, [], None))
+    assert whole.training.epochs == (200 if name == "ctkd-cifar100" else 300)
+    trial = load(path, online.text_of(name, [tmp_path / "a.zip", tmp_path / "b.zip"], 1))
+    assert (trial.training.epochs, trial.teacher.training.resolved.epochs) == (1, 1)
+    assert trial.data.paths == (str(tmp_path / "a.zip"), str(tmp_path / "b.zip"))
+    assert set(trial.methods) == set(whole.methods)
+
+
+def test_online_experiments_in_a_small_real_run(tmp_path: Path) -> None:
+    online.run(
+        tmp_path,
+        """\
+experiment: e
+data: {source: digits, train_images: 64}
+teacher: {network: resnet8, training: {epochs: 1, milestones: []}}
+student: {network: resnet8}
+training: {epochs: 1, batch: 32, learning_rate: 0.05, milestones: [], augmentation: {pad: 1}}
+seeds: [0]
+methods:
+  one: {group: {branches: 3, after: 2}, ce: {weight: 1}, one: {weight: 1, rise: 1}}
+""",
+    )
+    assert "ONE" in (tmp_path / "reports/e/report.md").read_text()
