@@ -33,7 +33,7 @@ class Interval:
 
 
 class Crossed:
-    """A table of R × C values, both at least 2.
+    """A table of R × C values, with C at least 2. With one row, only the columns can vary.
 
     mean: of all values
     rows, columns, rest: estimated variances; an estimate below 0 counts as 0
@@ -41,16 +41,16 @@ class Crossed:
 
     def __init__(self, table: np.ndarray) -> None:
         values = np.asarray(table, dtype=np.float64)
-        if values.ndim != 2 or min(values.shape) < 2:
-            raise ValueError(f"a table of shape {values.shape}; expected two rows and two columns or more")
+        if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2:
+            raise ValueError(f"a table of shape {values.shape}; expected one row and two columns or more")
         count, width = values.shape
         self.shape = (int(count), int(width))
         self.mean = float(values.mean())
         row, column = values.mean(1) - self.mean, values.mean(0) - self.mean
         rest = values - self.mean - row[:, None] - column
-        self.row_square = float(width * (row @ row) / (count - 1))
+        self.row_square = float(width * (row @ row) / max(1, count - 1))
         self.column_square = float(count * (column @ column) / (width - 1))
-        self.rest_square = float((rest * rest).sum() / ((count - 1) * (width - 1)))
+        self.rest_square = float((rest * rest).sum() / (max(1, count - 1) * (width - 1)))
 
     @cached_property
     def rows(self) -> float:
@@ -65,13 +65,16 @@ class Crossed:
         return self.rest_square
 
     def interval(self, over: Over) -> Interval | None:
-        """Of the mean; None where nothing varies: equal values do not prove certainty.
+        """Of the mean; None where nothing varies, as equal values do not prove certainty, and for rows where
+        there is one.
 
         over: what other values could have been drawn: other rows with these columns, other columns with these
             rows, or both
         """
         from scipy.special import stdtr, stdtrit
 
+        if over != "columns" and self.shape[0] < 2:
+            return None
         square, freedom = self._square(over)
         error = math.sqrt(max(0.0, square) / (self.shape[0] * self.shape[1]))
         if error < 1e-12:

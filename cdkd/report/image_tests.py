@@ -23,7 +23,8 @@ CAPTION = (
     "images of the same kind. Both: networks trained again, judged on other images; two-way random effects, "
     "Satterthwaite's degrees of freedom; p (Holm-corrected) and result are of this interval. "
     "McNemar: seeds in which the exact test of the images finds p < 0.05, uncorrected; it says nothing about "
-    "other seeds."
+    "other seeds. With one seed only the images can vary: the numbers are of these trained networks, and "
+    "McNemar's column has its p."
 )
 OVERS: tuple[tuple[Over, str], ...] = (
     ("rows", "Other seeds"),
@@ -51,6 +52,8 @@ class ImageTest:
 
     @property
     def verdict(self) -> str:
+        if len(self.seeds) == 1:
+            return "one seed: of these networks only"
         if self.holm is None:
             return "no spread"
         if self.holm >= ALPHA:
@@ -59,7 +62,7 @@ class ImageTest:
 
 
 def image_tests(rows: Sequence[Row], base: str) -> tuple[ImageTest, ...]:
-    """Every method of which two seeds or more have predictions; one family of Holm's correction."""
+    """Every method that has predictions of the baseline's seeds; one family of Holm's correction."""
     against = next((row for row in rows if row.name == base), None)
     if against is None:
         return ()
@@ -74,7 +77,7 @@ def image_tests(rows: Sequence[Row], base: str) -> tuple[ImageTest, ...]:
 def _test(row: Row, base: Row) -> ImageTest | None:
     mine, theirs = row.wrong, base.wrong
     seeds = tuple(seed for seed in mine if seed in theirs and len(mine[seed]) == len(theirs[seed]))
-    if len(seeds) < 2 or len({len(mine[seed]) for seed in seeds}) != 1:
+    if len({len(mine[seed]) for seed in seeds}) != 1:
         return None
     table = Crossed(100.0 * np.array([mine[seed].astype(float) - theirs[seed] for seed in seeds]))
     return ImageTest(
@@ -107,12 +110,13 @@ def _table(base: str, titles: dict[str, str], tests: Sequence[ImageTest]) -> Gri
         hint = ", ".join(
             f"seed {seed}: p = {p_value(p)}" for seed, p in zip(test.seeds, test.mcnemar, strict=True)
         )
+        shown = f"{below} of {len(test.seeds)}" if len(test.seeds) > 1 else p_value(test.mcnemar[0])
         cells.append(
             [
                 titles[test.method],
                 decimals(test.mean, sign=True),
                 *(_interval(test.intervals[over]) for over, _ in OVERS),
-                Cell(f"{below} of {len(test.seeds)}", hint=hint, order=below),
+                Cell(shown, hint=hint, order=below),
                 p_value(test.holm),
                 test.verdict,
             ]

@@ -85,8 +85,19 @@ def test_what_generalises_further_is_never_more_certain() -> None:
 
 def test_equal_values_prove_nothing() -> None:
     assert Crossed(np.ones((3, 4))).interval("both") is None
-    with pytest.raises(ValueError, match="expected two rows"):
-        Crossed(np.ones((1, 4)))
+    with pytest.raises(ValueError, match="expected one row and two columns"):
+        Crossed(np.ones((4, 1)))
+
+
+def test_with_one_row_only_the_columns_can_vary() -> None:
+    values = np.random.default_rng(0).normal(1, 1, (1, 30))
+    found = Crossed(values)
+    assert found.interval("rows") is None
+    assert found.interval("both") is None
+    interval = found.interval("columns")
+    assert interval is not None
+    half = 2.045229642 * values.std(ddof=1) / np.sqrt(30)  # Student's t with 29 degrees of freedom
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half))
 
 
 def test_mcnemar_is_the_binomial_test_of_the_images_that_differ() -> None:

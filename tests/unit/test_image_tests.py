@@ -66,6 +66,24 @@ def test_the_table_has_three_intervals_and_says_what_each_is_over(folder: Folder
     assert float(line["both_low"]) < float(line["mean"]) < float(line["both_high"]) < 0
 
 
+def test_one_seed_is_compared_over_images_alone(tmp_path: Path) -> None:
+    made = Folder(tmp_path, {"student": CE, "kd": KD, "cd": CD}, seeds=(0,))
+    kd = np.arange(IMAGES) < 40
+    put(made, "kd", 0, kd)
+    put(made, "cd", 0, kd & (np.arange(IMAGES) % 2 == 0))
+    keep(made.runs, a_record("student", 0))
+    made.render()
+    (test,) = image_tests(tuple(rows(made.params, made.found()).values()), "kd")
+    assert (test.seeds, test.intervals["rows"], test.intervals["both"], test.holm) == ((0,), None, None, None)
+    assert test.verdict == "one seed: of these networks only"
+    images = test.intervals["columns"]
+    assert images is not None
+    assert test.mean == pytest.approx(-5)
+    assert images.low < -5 < images.high < 0
+    assert test.mcnemar == (pytest.approx(2 * 0.5**20),)  # 20 images of 20
+    assert "one seed: of these networks only" in made.text("report.md")
+
+
 def test_runs_without_predictions_are_named_and_left_out(folder: Folder) -> None:
     folder.render()
     assert "not in the tests over images: student seeds 0, 1, 2" in folder.text("report.md")
