@@ -49,9 +49,12 @@ def _hinge(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class ActivationBoundaries(Loss):
-    """All stages, before the last activation.
+    """All stages, or some, before the last activation.
 
     Where shapes differ the student has a connector without a ReLU.
+
+    stages: pairs such as [2, 3], the student's stage and the teacher's, counted from 1; without it all, and
+        the last ones of a network that has more.
     """
 
     needs = Needs.PREACTIVATION

@@ -65,7 +65,11 @@ def difference(student: Sequence[Tensor], teacher: Sequence[Tensor], form: str) 
 
 
 class AttentionTransfer(Loss):
-    """All stages."""
+    """All stages, or some.
+
+    stages: pairs such as [2, 3], the student's stage and the teacher's, counted from 1; without it all, and
+        the last ones of a network that has more.
+    """
 
     needs = Needs.MAPS
 

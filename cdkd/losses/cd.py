@@ -45,7 +45,12 @@ def channel_distillation(student_maps: Sequence[Tensor], teacher_maps: Sequence[
 
 
 class ChannelDistillation(Loss):
-    """All stages. As released, every student map has a connector, also where the channels agree already."""
+    """All stages, or some. As released, every student map has a connector, also where the channels agree.
+
+    stages: pairs such as [2, 3], the student's stage and the teacher's, counted from 1; without it all, and
+        the last ones of a network that has more.
+    connector: a 1x1 convolution with BatchNorm and ReLU, or none.
+    """
 
     needs = Needs.CHANNEL_MEANS
 
