@@ -66,4 +66,4 @@ ui: env  ## open MLflow on 127.0.0.1
 	cdkd ui
 
 clean:  ## remove the environment, the store and everything generated but the reports
-	rm -rf .venv .cdkd data runs site .dvc/cache .dvc/tmp
+	rm -rf .venv .cdkd code data runs site build dist .dvc/cache .dvc/tmp

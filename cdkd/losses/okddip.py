@@ -39,7 +39,7 @@ def diverse_peers(
 
     The released code detaches nothing: the gradient of a target is all that ever trains the attention, and it
     also reaches the peers through the mean that the leader follows. With `detach` the attention stays as it
-    was drawn.
+    was drawn. The form `released` adds 1e-7 to the probabilities of a target, as the released code does.
 
     Source: Chen et al., 1912.00350, equations 2 to 7; DefangChen/OKDDip-AAAI2020, `train_GL.py`, `utils.py`.
     """

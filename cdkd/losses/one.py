@@ -36,7 +36,8 @@ def native_ensemble(
 
     logits: m times [B, K]; gate: [B, m], rows sum to 1; labels: [B] int64; T: temperature. The branches' own
     cross-entropies are not in it. The ensemble's cross-entropy always trains branches and gate; its part as a
-    target does so only without `detach`, as OKDDip's repository has it.
+    target does so only without `detach`, as OKDDip's repository has it. The form `released` adds 1e-7 to the
+    probabilities of the target, as the released code does.
 
     Source: Zhu, Gong and Lan, 1806.04606, equations 3 to 8; Lan1991Xu/ONE_NeurIPS2018, `cifar_one.py`,
     `loss/kl_loss.py`.
