@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -292,14 +293,15 @@ def written(value: Any) -> str:
 
 def markdown(docstring: str) -> str:
     """A docstring as Markdown: formulas are indented, and stay; stars and brackets elsewhere are text."""
+    parts = groupby(docstring.splitlines(), key=lambda line: line.startswith("    "))
     return "\n".join(
-        line if line.startswith("    ") else linked(escape(line)) for line in docstring.splitlines()
+        "\n".join(lines) if formula else linked(escape("\n".join(lines))) for formula, lines in parts
     )
 
 
-def escape(line: str) -> str:
-    """Outside of `code`."""
-    parts = line.split("`")
+def escape(text: str) -> str:
+    """Outside of `code`, which may go on in the next line."""
+    parts = text.split("`")
     return "`".join(
         re.sub(r"([*_<>|\[\]])", r"\\\1", part) if number % 2 == 0 else part
         for number, part in enumerate(parts)

@@ -25,7 +25,7 @@ def activation_boundaries(student_maps: Sequence[Tensor], teacher_maps: Sequence
         d(s, t) = (s + 1)² where t ≤ 0 and s > −1;   (s − 1)² where t > 0 and s ≤ 1;   else 0
         AB = (3/1000) (1/B) Σ_{l=0..n−1} 2^{l−n+1} Σ_{b,c,h,w} d(f_s^l, f_t^l)
 
-    student_maps (connectors already applied), teacher_maps: n of each, [B, C, H, W], *before* the last
+    student_maps (connectors already applied), teacher_maps: n of each, [B, C, H, W], before the last
     activation of their stages. The last stage counts once, the one before it half, and so on. Sums, not
     means, over a map.
 

@@ -23,7 +23,7 @@ def guided_kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
         m_b = 1 where argmax z_t,b = y_b, else 0
         GKD = temperature² · Σ_b m_b KL(softmax(z_t,b / temperature) ‖ softmax(z_s,b / temperature)) / Σ_b m_b
 
-    student_logits, teacher_logits: [B, K]; labels: [B] int64. Sum over classes, mean over the *kept* images,
+    student_logits, teacher_logits: [B, K]; labels: [B] int64. Sum over classes, mean over the kept images,
     not over B. No image kept: 0, with zero gradient. The values of a dropped row, even NaN, have no effect on
     value and gradient.
 
