@@ -141,7 +141,7 @@ def test_pages_say_what_is_left_out_and_no_more(generate: ModuleType) -> None:
     headings = re.findall(r"^## (\w+)$", pages["params/methods.term.md"], re.M)
     assert set(headings) == term_schema.SHARED
     assert "| `temperature` | Number > 0 | `4` |" in pages["losses/kd.md"]
-    assert "`rise: 20,\nrise_curve: linear, rise_from: 0`" in pages["losses/reviewkd.md"]
+    assert "`rise:\n20, rise_curve: linear, rise_from: 0`" in pages["losses/reviewkd.md"]
     assert "[1412.6550](https://arxiv.org/abs/1412.6550)" in pages["losses/hint.md"]
 
 
