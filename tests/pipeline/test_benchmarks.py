@@ -118,6 +118,9 @@ def test_a_folder_that_is_no_clone_of_repdistiller_is_refused(tmp_path: Path) ->
         text = output_of("run" if "--" in words else "repdistiller", words, code=2)
         assert "expected helper/loops.py" in text
         assert "Traceback" not in text
+    text = output_of("repdistiller_steps", f"{tmp_path} resnet20 resnet8", code=2)
+    assert "expected helper/loops.py" in text
+    assert "Traceback" not in text
 
 
 def test_the_comparison_and_its_picture(tmp_path: Path) -> None:
