@@ -64,6 +64,7 @@ def compare_runs(
             effect=None,
             family=max(1, len(tested)),
             further_seeds=None,
+            estimated=False,
         )
         for name, paired in found.items()
     }

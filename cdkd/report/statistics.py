@@ -49,6 +49,7 @@ class Paired(Summary):
     looks: numbers of seeds at which they could have ended; p, low and high are corrected for that
     further_seeds: seeds to add until the same mean difference and spread would be significant at the family's
         strictest level, ALPHA / family; None above MAX_SEEDS
+    estimated: whether further_seeds was estimated; not over several teachers
     """
 
     p: float | None = None
@@ -57,6 +58,7 @@ class Paired(Summary):
     family: int = 1
     further_seeds: int | None = None
     looks: tuple[int, ...] = ()
+    estimated: bool = True
 
     @property
     def verdict(self) -> str:

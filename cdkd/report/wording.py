@@ -55,7 +55,7 @@ def verdict(paired: Paired, base: str) -> str:
     if paired.verdict in NO_TEST:
         return NO_TEST[paired.verdict]
     alone = " after correction (significant if it were the only comparison)" * paired.suggestive
-    return f"undecided{alone}; {further_text(paired)}"
+    return f"undecided{alone}; {further_text(paired)}" if paired.estimated else f"undecided{alone}"
 
 
 def further_text(paired: Paired) -> str:

@@ -26,6 +26,7 @@ from cdkd.report.statistics import compare, summarise
 from cdkd.report.summary import rows
 from cdkd.report.tables import overview
 from cdkd.report.teacher_tables import teacher_quantities
+from cdkd.report.wording import verdict
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, teacher_plan
 from cdkd.storage.files import write_atomically
@@ -252,6 +253,7 @@ def test_the_report_collects_the_students_of_each_teacher(tmp_path: Path) -> Non
     assert "(mean over 2 teachers × 2 seeds)" in first
     assert any(text.startswith("Intervals and tests are over teachers and seeds") for text in others)
     assert "over teachers and seeds: two-way random effects" in methods_paragraph(params, students).text
+    assert verdict(made["edt"].minus["kd"], "KD").partition(";")[1] == ""  # no number of seeds is estimated
     assert "every interval and test here is over teachers and seeds" in overview(students).caption
 
 
