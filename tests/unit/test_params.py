@@ -439,14 +439,17 @@ def test_the_bundled_experiment_can_be_of_any_length(write: Any, length: int) ->
 
 def test_the_bundled_experiment_has_the_epochs_that_its_reports_have() -> None:
     params = load(ROOT / "params.yaml")
-    assert (params.training.milestones, params.teacher.training.milestones) == ((4, 6), (24, 34))
+    assert (params.training.milestones, params.teacher.training.milestones) == ((3, 5), (24, 34))
     ce, cd, gkd = (params.methods["cd_gkd_edt"][name].weight for name in ("ce", "cd", "gkd"))
-    assert (ce, gkd) == (Weight(1.0, start=2), Weight(0.1, start=2))
-    assert cd == Weight(6.0, milestones=(2, 6), decay=0.9)
-    assert params.methods["fitnets_two_stage"]["hint"].weight == Weight(100.0, stop=2)
+    assert (ce.start, gkd.start) == (2, 2)
+    assert (cd.milestones, cd.decay) == ((2, 5), 0.9)
+    assert params.methods["fitnets_two_stage"]["hint"].weight.stop == 2
+    plain = params.methods["cd_gkd"]  # EDT changes when, not how much
+    assert (cd.value, gkd.value) == (plain["cd"].weight.value, plain["gkd"].weight.value)
     gate = params.search["edt"].range_of("gate")
     assert gate is not None
-    assert (gate.low, gate.high) == (0, 4)
+    assert (gate.low, gate.high) == (0, 3)
+    assert params.looks == (4, 8, 12, 16, 20)
 
 
 SHARES = [
