@@ -4,7 +4,8 @@
 
 The teacher is trained first, then one cohort for each seed, into a store under DIR. The same command resumes
 from the last checkpoints, and several workers with one DIR share the cohorts. Finished runs are in
-DIR/results, for `cdkd import` in the project.
+DIR/results, for `cdkd import` in the project. Losses and networks of one's own are found in the working
+directory, as in a project: copy losses/ and networks/ with the plan.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cdkd.cluster import plan_file, results_bundle
 from cdkd.cluster.deadline import Deadline
 from cdkd.cluster.plan_data import PROJECT, prepared
 from cdkd.cluster.plan_file import Plan
+from cdkd.core import own_code
 from cdkd.core.errors import BadCheckpoint, CdkdError, Diverged
 from cdkd.core.processes import launched
 from cdkd.core.run_spec import RunSpec
@@ -187,6 +189,7 @@ def main(words: Sequence[str], train: Train | None = None) -> int:
 
         train = train_cohort
     arguments = _parser().parse_args(words)
+    own_code.use(Path.cwd())
     if arguments.student is not None:
         train = partial(train, start=arguments.student)
     signal.signal(signal.SIGTERM, _terminated)

@@ -224,9 +224,14 @@ def test_a_damaged_committed_report_is_one_clear_line(
         compare([replace(two[0], runs=tmp_path / "nowhere", report=report)], tmp_path / "out")
 
 
-@pytest.mark.parametrize(("experiment", "seeds"), [("digits", 20), ("cifar100-look", 3)])
-def test_the_reports_in_the_repository_can_be_compared(experiment: str, seeds: int) -> None:
-    found = committed_runs(Path(__file__).parents[2] / "reports" / experiment, experiment)
+@pytest.mark.parametrize(
+    ("folder", "experiment", "seeds"),
+    [("reports/digits", "digits", 20), ("tests/unit/earlier_report", "cifar100-look", 3)],
+)
+def test_the_reports_in_the_repository_and_of_earlier_versions_can_be_compared(
+    folder: str, experiment: str, seeds: int
+) -> None:
+    found = committed_runs(Path(__file__).parents[2] / folder, experiment)
     assert found is not None
     assert [run.state for run in found["kd"]] == ["ok"] * seeds
 
