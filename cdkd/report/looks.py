@@ -53,7 +53,8 @@ def _sentence(method: str, other: str, look: Look, margin: float) -> str:
     if look.decision in ("fewer", "more"):
         return f"Decided after {seeds}: {method} makes {look.decision} errors than {other} ({numbers})."
     if look.decision == "equivalent":
-        what = f"{method} and {other} differ by less than {margin:g} points"
+        unit = "point" if margin == 1 else "points"
+        what = f"{method} and {other} differ by less than {margin:g} {unit}"
         return f"Decided after {seeds}: {what} ({numbers})."
     return f"Undecided after {seeds}: {method} against {other} ({numbers})."
 
