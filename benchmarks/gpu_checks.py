@@ -316,7 +316,7 @@ def _stepped(device: torch.device, dtype: torch.dtype, steps: int, draw: int) ->
         teachers = {"teacher": teacher(seen, needs_of(runs, 0, "teacher"))}
         parts: Parts = {}
         for run in runs:
-            run.learner.objective.add_parts(teachers, parts)
+            run.learner.objective.add_parts(teachers, seen, parts)
             run.step(seen, teachers, parts)
     return [weight.detach() for run in runs for weight in run.learner.parameters()]
 

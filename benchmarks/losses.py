@@ -105,7 +105,7 @@ class Alone:
 
     def part(self) -> Parts:
         parts: Parts = {}
-        self.objective.add_parts(self.teachers, parts)
+        self.objective.add_parts(self.teachers, self.batch, parts)
         return parts
 
     def step(self, parts: Parts) -> None:

@@ -87,14 +87,15 @@ def test_an_edit_of_own_code_moves_its_runs_and_no_others(project: Path) -> None
 
 
 def test_a_worker_finds_own_code_in_its_working_directory(project: Path, tmp_path: Path) -> None:
-    assert command(project, "plan", "--export", "plan.json").returncode == 0
-    words = [sys.executable, "-m", "cdkd.cluster.worker", str(project / "plan.json"), "--minutes", "0"]
-    words += ["--out", str(tmp_path / "out")]
+    for words in (("prepare",), ("plan", "--export", "plan.json")):
+        assert command(project, *words).returncode == 0
+    worker = [sys.executable, "-m", "cdkd.cluster.worker", str(project / "plan.json"), "--minutes", "0"]
+    worker += ["--out", str(tmp_path / "out")]
     here, elsewhere = (
-        subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        subprocess.run(worker, cwd=folder, capture_output=True, text=True, check=False)
         for folder in (project, tmp_path)
     )
-    assert (here.returncode, here.stdout.splitlines()[-1]) == (0, "remaining: 9 runs"), here.stderr
+    assert (here.returncode, here.stdout.splitlines()[-1]) == (0, "remaining: 10 runs"), here.stderr
     assert elsewhere.returncode == 2
     assert "unknown network" in elsewhere.stderr
 
