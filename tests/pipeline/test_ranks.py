@@ -13,6 +13,8 @@ from cdkd.training.setup import network
 from tests.pipeline.rank_runs import METHODS, finish, start
 from tests.pipeline.test_train import CPU, DATA
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1e-12
 SOME = ("kd", "rkd", "edt_decayed", "dml group")
 KILLED = -9

@@ -15,6 +15,8 @@ from tests.clone import Clone
 from tests.cluster import paced
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 PARAMS = """\
 experiment: digits
 data: {source: digits, train_images: 100}

@@ -17,6 +17,8 @@ from cdkd.training.run import Run
 from cdkd.training.setup import network
 from cdkd.training.teacher import Teacher
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("timm")
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
