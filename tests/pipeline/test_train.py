@@ -203,6 +203,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     return {run.key: run for run in cohort(list(METHODS), 0, tmp_path_factory.mktemp("whole"), **RESET)}
 
 
+@pytest.mark.slow
 def test_resumed_inside_an_epoch_is_uninterrupted(whole: dict[str, Run], tmp_path: Path) -> None:
     """A cohort of every method, stopped in each epoch, and once before the evaluation of an epoch."""
     for steps, place in ((4, (0, 4)), (4, (1, 2)), (4, (1, 6)), (3, (2, 3))):  # 6 steps an epoch

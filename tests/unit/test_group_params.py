@@ -214,6 +214,7 @@ MISFITS = {  # what only building the networks shows
 }
 
 
+@pytest.mark.slow
 def test_check_finds_at_once_what_does_not_fit(tmp_path: Path) -> None:
     """Together with other faults, each with its line, before anything trains: `cdkd check`, `cdkd code`."""
     methods = [f"{{group: {GROUP}, {TERMS}}}", "{one: {weight: 1}}", *MISFITS]

@@ -81,6 +81,7 @@ def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
     assert free(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_silent_holder_on_another_host_loses_it_and_one_that_renews_does_not(tmp_path: Path) -> None:
     other = Other(tmp_path, 1.0, "elsewhere")
     waiting = Leases(tmp_path, 1.0)

@@ -86,6 +86,7 @@ def test_an_edit_of_own_code_moves_its_runs_and_no_others(project: Path) -> None
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_worker_finds_own_code_in_its_working_directory(project: Path, tmp_path: Path) -> None:
     for words in (("prepare",), ("plan", "--export", "plan.json")):
         assert command(project, *words).returncode == 0

@@ -157,6 +157,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, write: Any, name:
         assert "nothing was run" in str(fault.value)
 
 
+@pytest.mark.slow
 def test_the_cause_of_a_misfit(tmp_path: Path) -> None:
     def cause(state: Any, network: str, classes: int = 10, channels: int = 3) -> str:
         with pytest.raises(BadCheckpoint) as fault:
