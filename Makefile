@@ -36,7 +36,7 @@ repro: env  ## run the pipeline on the active experiment, and print its tables
 test: env  ## run the tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: env  ## run the quick tests: a verdict within two minutes on two cores
+test-fast: env  ## run the quick tests: a verdict in about two minutes on two cores
 	python -m pytest -n 2 -m "not slow"
 
 soak: env  ## kill and resume runs, compare, and read damaged files for MINUTES (5), from SEED (0)
