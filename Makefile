@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.8
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Python keeps its compiled files, whatever the shell's setting: compiling torch and mlflow costs 10 s a process
+# Python keeps its compiled files, whatever the shell's setting: compiling torch and mlflow costs 10 s a
+# process
 unexport PYTHONDONTWRITEBYTECODE
 # nothing leaves the machine
 export MLFLOW_DISABLE_TELEMETRY = true

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from cdkd.core.command_line import Run, argument, command, parser, print_in_any_locale
+from cdkd.core.command_line import argument, command, parser, print_in_any_locale
 from cdkd.core.errors import BadParams, CdkdError
 
 if TYPE_CHECKING:  # the schema and the rest are imported by the command that needs them
@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if "DVC_ROOT" in os.environ or getattr(arguments, "helper", False):
         _end_with_parent()
     try:
-        code: int | None = _follow(arguments.run)
+        code: int | None = _follow()
         if code is None:
             code = arguments.run(arguments)
     except CdkdError as error:
@@ -70,11 +70,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _follow(command: Run) -> int | None:
-    """Under torchrun, what `begin` of `training.launch` returns, for the commands that train."""
+def _follow() -> int | None:
+    """Under torchrun, what `begin` of `training.launch` returns: one process carries out the command."""
     from cdkd.core.processes import launched
 
-    if launched() == 1 or command not in (teacher, distill, search, verify, work):
+    if launched() == 1:
         return None
     from cdkd.training.launch import begin
 
@@ -155,12 +155,13 @@ OWN_CODE = (
 )
 def use(arguments: argparse.Namespace) -> None:
     from cdkd.config import experiments
-    from cdkd.pipeline import times
 
-    paces = times.Paces(root())
     if arguments.name is not None:
         print(experiments.use(root(), arguments.name, force=arguments.force))
         return
+    from cdkd.pipeline import times
+
+    paces = times.Paces(root())
     for entry in experiments.listing(root(), lambda params: times.text(params, paces)):
         print(entry, flush=True)
     if paces.used:

@@ -12,11 +12,12 @@ from cdkd.core.errors import BadCheckpoint, BadData, BadParams, BadRecord
 from cdkd.core.own_code import KINDS
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
-from cdkd.pipeline.queries import any_teacher, full, todays_runs
+from cdkd.pipeline.queries import any_teacher, full, todays_runs, todays_studies
 from cdkd.runs import source_archive
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
+from cdkd.runs.tuned_methods import with_tuned
 from cdkd.storage.files import write_atomically
 
 CODE = "code"  # the bundle's folder of source archives
@@ -93,7 +94,7 @@ def import_results(params: Params, folder: Path) -> list[str]:
     from cdkd.cluster import results_bundle
 
     require_one_teacher(params, "`cdkd import`")
-    params = full(params).model_copy(update={"seeds": params.seeds})  # a rule may ask for further ones later
+    params = with_tuned(params, todays_studies(params))  # with all seeds that a rule may ask for
     folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
     if found.experiment != params.experiment:

@@ -283,8 +283,9 @@ def _todays(now: Params, data: Meta, specs: Sequence[RunSpec]) -> list[RunSpec]:
     """These runs as a view of today's params.yaml has them."""
     if specs[0].is_teacher:
         return [teacher_plan(now, data)]
+    record = trained_teacher(now, data)
     return [
-        student_plan(now, data, trained_teacher(now, data), spec.method, spec.seed)
+        student_plan(now, data, record, spec.method, spec.seed)
         for spec in specs
         if spec.method in now.methods and spec.seed in now.seeds
     ]

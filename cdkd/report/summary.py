@@ -115,7 +115,7 @@ def rows(
                 {
                     name: differences(row, students[base])
                     for name, row in students.items()
-                    if name != base and _comparable(name, base, students)
+                    if name != base and _comparable(params, name, base, students)
                 },
                 params.looks,
             )
@@ -124,11 +124,10 @@ def rows(
     return {name: replace(row, minus=minus[name]) for name, row in alone.items()}
 
 
-def _comparable(name: str, base: str, students: Mapping[str, Row]) -> bool:
+def _comparable(params: Params, name: str, base: str, students: Mapping[str, Row]) -> bool:
     """Whether both were tuned, or the baseline was tuned for no method; see `config.every_study`."""
-    if base not in UNTUNED:
-        return name.endswith(TUNED)
-    return f"{base}{TUNED}" not in students or not name.endswith(TUNED)
+    tuned = any(space.study.method == name for space in params.search.values())
+    return tuned if base not in UNTUNED else not tuned or f"{base}{TUNED}" not in students
 
 
 def differences(row: Row, base: Row) -> dict[Key, float]:

@@ -90,6 +90,19 @@ def test_tuned_rows_are_compared_with_tuned_rows_and_show_their_budget(tmp_path:
     assert budgets["KD"] == "–"
 
 
+def test_a_tuned_row_of_another_name_is_a_tuned_row_too(tmp_path: Path) -> None:
+    space = "{cd.weight: {low: 1, high: 9}}"
+    own = f"own: {{base: edt, method: best, space: {space}}}"
+    params = params_of(tmp_path, f"{{every: {{trials: 5, methods: [student, kd]}}, {own}}}")
+    tuned = {"student_tuned": params.methods["student"], "kd_tuned": params.methods["kd"]}
+    params = params.model_copy(update={"methods": params.methods | tuned | {"best": params.methods["edt"]}})
+    found = {
+        name: tuple(FoundRun(name, seed, "ok", a_record(name, seed)) for seed in (0, 1, 2))
+        for name in ("teacher", *params.methods)
+    }
+    assert set(rows(params, found)["best"].minus) == {"kd_tuned", "student_tuned"}
+
+
 def test_without_every_a_tuned_row_is_compared_as_before(tmp_path: Path) -> None:
     space = "{cd.weight: {low: 1, high: 9}}"
     params = params_of(tmp_path, f"{{own: {{base: edt, method: edt_tuned, space: {space}}}}}")
