@@ -335,16 +335,16 @@ def _print_results(records: Sequence[Record]) -> bool:
     HELPER,
 )
 def search(arguments: argparse.Namespace) -> None:
-    from cdkd.pipeline import stages
+    from cdkd.pipeline import search_stage
     from cdkd.pipeline.edited_params import unedited
     from cdkd.runs.study_text import study_lines
 
     if arguments.helper:  # the process that started it checks
-        stages.search(_params(), arguments.study, helper=True)
+        search_stage.search(_params(), arguments.study, helper=True)
         return
     params = _params()
     with unedited(params):
-        found = stages.search(params, arguments.study)
+        found = search_stage.search(params, arguments.study)
     for result in found:
         print("\n".join(study_lines(result)))
 

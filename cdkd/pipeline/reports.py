@@ -15,7 +15,7 @@ from cdkd.core.local_server import HOST
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import asked_seeds, expected, full, todays_runs, todays_studies
-from cdkd.pipeline.stages import show_study
+from cdkd.pipeline.search_stage import show_study
 from cdkd.runs.record import Record
 from cdkd.runs.store import Store
 from cdkd.runs.tuned_methods import with_tuned

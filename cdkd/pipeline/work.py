@@ -22,7 +22,7 @@ from cdkd.core.errors import BadData, BadParams, BadRecord, CdkdError, Diverged
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline import stages
+from cdkd.pipeline import search_stage, stages
 from cdkd.pipeline.queries import asked_seeds, full, restore, todays_runs
 from cdkd.pipeline.scheduler import Mode, pending, train_pending
 from cdkd.runs.record import Record
@@ -47,7 +47,7 @@ def work(params: Params, task: str | None, stop: Stop) -> int:
         return _report(params)
     if task is not None and task.startswith(STUDY):
         stop.at_once()
-        stages.run_study(params, task.removeprefix(STUDY))
+        search_stage.run_study(params, task.removeprefix(STUDY))
         return 0
     _seeds(params, task)  # refuses an unknown task before anything else
     mode = Mode(stop, processes=1, tracked=server_address(params.root) is not None)

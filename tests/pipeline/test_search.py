@@ -24,7 +24,7 @@ from cdkd.config.params import Params, load
 from cdkd.core.errors import BadParams, BadStudy
 from cdkd.core.local_server import free_port
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline import queries, stages
+from cdkd.pipeline import queries, search_stage
 from cdkd.report.collect import collect
 from cdkd.runs import study_record
 from cdkd.runs.record import Record
@@ -366,7 +366,7 @@ def test_a_damaged_database_is_one_line_and_costs_no_training(
             connection.execute("update alembic_version set version_num = 'v99.a'")
     else:
         path.write_bytes({"text": b"no database at all\n" * 50, "half": content[: len(content) // 2]}[damage])
-    run_workers = partial(stages._run_search_workers, params, "small")
+    run_workers = partial(search_stage._run_search_workers, params, "small")
     output = ""
     try:
         search_study.complete_study(params, "small", data, teacher, run_workers)
