@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cdkd.core.checks import require
-from cdkd.core.features import Features
+from cdkd.core.features import Features, Outputs
 from cdkd.core.needs import Needs
 from cdkd.losses import signature
 
@@ -54,6 +54,22 @@ def changed(given: Features, function: Callable[[Tensor], Tensor]) -> Features:
         return tuple(map(of, value)) if isinstance(value, tuple) else function(value)
 
     return Features(*map(of, given))
+
+
+def changed_all(
+    outputs: Outputs,
+    teachers: Mapping[str, Features],
+    function: Callable[[Tensor], Tensor],
+    of: Callable[[Features, Callable[[Tensor], Tensor]], Features] = changed,
+) -> tuple[Outputs, dict[str, Features]]:
+    """Networks, their averages and teachers after a function of each tensor; of: how features take it"""
+
+    def each(side: Mapping[str, Features]) -> dict[str, Features]:
+        return {name: of(one, function) for name, one in side.items()}
+
+    shared = None if outputs.shared is None else function(outputs.shared)
+    ema = None if outputs.ema is None else each(outputs.ema)
+    return Outputs(each(outputs.each), shared, ema), each(teachers)
 
 
 def tensors(given: Features) -> list[Tensor]:

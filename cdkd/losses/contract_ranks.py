@@ -17,7 +17,7 @@ from cdkd.core.checks import require
 from cdkd.core.features import Features, Outputs
 from cdkd.core.ranks import Ranks, Share, gathered
 from cdkd.losses.base import GroupLoss, Loss
-from cdkd.losses.contract_inputs import changed, tensors
+from cdkd.losses.contract_inputs import changed, changed_all, tensors
 
 LIMIT = 1e-12  # relative, in float64
 PATIENCE = timedelta(seconds=60)
@@ -35,27 +35,19 @@ class Given(NamedTuple):
 
     def changed(self, function: Callable[[Tensor], Tensor]) -> Given:
         """After a function of each tensor that has a row an image."""
-
-        def of(side: Mapping[str, Features]) -> dict[str, Features]:
-            return {
-                name: changed(one._replace(classifier=None), function)._replace(
-                    classifier=changed(one, Tensor.double).classifier
-                )
-                for name, one in side.items()
-            }
-
-        shared, ema = self.outputs.shared, self.outputs.ema
-        outputs = Outputs(
-            of(self.outputs.each),
-            None if shared is None else function(shared),
-            None if ema is None else of(ema),
-        )
-        return self._replace(outputs=outputs, teachers=of(self.teachers))
+        outputs, teachers = changed_all(self.outputs, self.teachers, function, _changed_rows)
+        return self._replace(outputs=outputs, teachers=teachers)
 
     def trained(self) -> list[Tensor]:
         """The networks' tensors that have a row an image."""
         rows = [x for one in self.outputs.each.values() for x in tensors(one._replace(classifier=None))]
         return rows if self.outputs.shared is None else [*rows, self.outputs.shared]
+
+
+def _changed_rows(one: Features, function: Callable[[Tensor], Tensor]) -> Features:
+    """The classifier, which has no row an image, in float64."""
+    classifier = changed(one, Tensor.double).classifier
+    return changed(one._replace(classifier=None), function)._replace(classifier=classifier)
 
 
 class Outcome(NamedTuple):

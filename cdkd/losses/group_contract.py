@@ -15,7 +15,7 @@ from cdkd.core.checks import Result, require, results
 from cdkd.core.features import Features, Outputs
 from cdkd.losses import signature
 from cdkd.losses.base import Ensemble, GroupLoss, build
-from cdkd.losses.contract_inputs import changed, every_option_has_a_default, features, tensors
+from cdkd.losses.contract_inputs import changed_all, every_option_has_a_default, features, tensors
 from cdkd.losses.contract_ranks import Given, check_ranks
 
 CLASSES, CHANNELS, BRANCHES = 10, (16, 32, 64), 3
@@ -46,17 +46,8 @@ class Made(NamedTuple):
 
     def changed(self, function: Callable[[Tensor], Tensor]) -> Made:
         """The same after a function of each tensor of networks, averages and teachers."""
-
-        def of(side: Mapping[str, Features]) -> dict[str, Features]:
-            return {name: changed(one, function) for name, one in side.items()}
-
-        shared, ema = self.outputs.shared, self.outputs.ema
-        outputs = Outputs(
-            of(self.outputs.each),
-            None if shared is None else function(shared),
-            None if ema is None else of(ema),
-        )
-        return self._replace(outputs=outputs, teachers=of(self.teachers))
+        outputs, teachers = changed_all(self.outputs, self.teachers, function)
+        return self._replace(outputs=outputs, teachers=teachers)
 
     def tensors(self) -> list[Tensor]:
         """Of networks, averages and teachers."""
