@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 from types import FrameType
 
 from cdkd.cluster import slurm
@@ -37,7 +40,9 @@ class Stop:
         if self._at_once or again:
             raise SystemExit(self.end())
         why = "its time is over" if number == signal.SIGUSR1 else "it is asked to stop"
-        print(f"{why}: a checkpoint follows", flush=True)
+        # not `print`: the signal may have come while another line is printed, which Python refuses to nest
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.stdout.fileno(), f"{why}: a checkpoint follows\n".encode())
 
     def close(self) -> None:
         """The task is done: no signal may kill the process now, which takes seconds to end."""

@@ -215,6 +215,35 @@ sys.exit(stop.end())
 """
 
 
+WHILE_IT_PRINTS = """
+import io, os, signal, sys
+from cdkd.cluster.stop import Stop
+class Raw(io.RawIOBase):
+    sent = False
+    def writable(self):
+        return True
+    def fileno(self):
+        return 1
+    def write(self, data):
+        if not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return os.write(1, data)
+stop = Stop()
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Raw()))
+print("epoch 1", flush=True)
+sys.exit(stop.end() if stop() else 3)
+"""
+
+
+def test_a_signal_may_come_while_a_line_is_printed() -> None:
+    words = [sys.executable, "-c", WHILE_IT_PRINTS]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert "it is asked to stop: a checkpoint follows" in done.stdout
+    assert "epoch 1" in done.stdout
+
+
 def test_the_end_of_its_time_does_not_kill_a_task_that_is_done(stop: Stop) -> None:
     stop.close()
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN  # Python gives a handler up before it ends
