@@ -1,7 +1,5 @@
 """`python -m cdkd` is `cdkd`."""
 
-import sys
+from cdkd.cli import script
 
-from cdkd.cli import main
-
-sys.exit(main())
+script()

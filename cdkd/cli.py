@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cdkd.core.command_line import argument, command, parser, print_in_any_locale
 from cdkd.core.errors import BadParams, CdkdError
@@ -37,6 +37,16 @@ params.yaml; these commands choose an experiment, run one stage of the pipeline,
 listed in the order in which they are used."""
 EPILOG = """A stage is one step of `dvc repro`. The store, .cdkd/store, keeps the results of all finished
 runs. `cdkd COMMAND --help` has a command's arguments and an example."""
+
+
+def script() -> NoReturn:
+    """The command `cdkd`: ends this process."""
+    code = main()
+    if "cdkd.training.launch" in sys.modules:  # there were ranks
+        from cdkd.training.launch import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+UNMOUNT = (("fusermount3", "-uz"), ("fusermount", "-uz"), ("umount", "-l"))  # of FUSE 3, of FUSE 2
 # a process of another host: it is seen by nobody here, and sees nobody
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -20,19 +21,24 @@ def two_mounts(folder: Path, *options: str) -> Iterator[tuple[Path, Path]]:
     """Skips the test where bindfs cannot mount; options: of bindfs."""
     if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
         pytest.skip("bindfs is not installed")
+    unmount = next((words for words in UNMOUNT if shutil.which(words[0])), None)
+    if unmount is None:
+        pytest.skip("nothing can unmount what bindfs mounts")
     below, *made = (folder / name for name in ("below", "one", "other"))
     for place in (below, *made):
         place.mkdir()
+    mounted = []
     try:
         for place in made:
             words = ["bindfs", "--no-allow-other", *options, below, place]
             done = subprocess.run(words, capture_output=True, check=False)
             if done.returncode:
                 pytest.skip(f"bindfs cannot mount here: {done.stderr.decode()}")
+            mounted.append(place)
         yield made[0], made[1]
     finally:
-        for place in made:
-            subprocess.run(["fusermount3", "-uz", place], capture_output=True, check=False)
+        for place in mounted:
+            subprocess.run([*unmount, place], capture_output=True, check=True)
 
 
 def other_host() -> tuple[str, ...]:

@@ -164,4 +164,4 @@ def finish(started: list[subprocess.Popen[str]], seconds: float = 300) -> list[t
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch.leave(main())
