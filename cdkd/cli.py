@@ -41,12 +41,9 @@ runs. `cdkd COMMAND --help` has a command's arguments and an example."""
 
 def script() -> NoReturn:
     """The command `cdkd`: ends this process."""
-    code = main()
-    if "cdkd.training.launch" in sys.modules:  # there were ranks
-        from cdkd.training.launch import leave
+    from cdkd.core.processes import end_with
 
-        leave(code)
-    sys.exit(code)
+    end_with(main)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -578,4 +575,4 @@ def import_(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

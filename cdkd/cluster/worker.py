@@ -28,7 +28,7 @@ from cdkd.cluster.plan_data import PROJECT, prepared
 from cdkd.cluster.plan_file import Plan
 from cdkd.core import own_code
 from cdkd.core.errors import BadCheckpoint, CdkdError, Diverged
-from cdkd.core.processes import launched
+from cdkd.core.processes import end_with, launched
 from cdkd.core.run_spec import RunSpec
 from cdkd.runs.store import RunStore, Store, cohort_name
 from cdkd.storage.files import sha256, write_atomically
@@ -288,4 +288,4 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_with(partial(main, sys.argv[1:]))

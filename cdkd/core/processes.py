@@ -8,10 +8,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 HELPER = "CDKD_HELPER"  # set for a process that helps another one, which shows the progress of both
+
+
+def end_with(main: Callable[[], int]) -> NoReturn:
+    """Run a command and end this process with its exit code; after a traceback, with 1.
+
+    One that has had ranks ends as `leave` of `training.launch` says, whatever it ends by.
+    """
+    code = 1
+    try:
+        code = main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    if (launch := sys.modules.get("cdkd.training.launch")) is not None:
+        launch.leave(code)
+    sys.exit(code)
 
 
 def cores() -> int:

@@ -123,6 +123,45 @@ def test_a_rank_that_cannot_start_ends_the_run_with_one_line(tmp_path: Path) -> 
     assert done.stderr.splitlines() == [line]
 
 
+# an object that Python removes in its last steps, which aborts the process as the library sometimes does then
+ENDS = """
+import os, signal, sys, time
+from cdkd.cli import _terminated
+from cdkd.core.processes import end_with
+class Late:
+    def __del__(self, abort=os.abort):
+        abort()
+late = Late()
+def main():
+    if "alone" not in sys.argv:
+        from cdkd.training import launch
+        launch._started(2).busy = "busy" in sys.argv
+        print(launch._group.started.processes[0].pid)
+    signal.signal(signal.SIGTERM, _terminated)
+    END
+end_with(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("return 3", 3),
+        ("sys.exit(75)", 75),
+        ("raise ValueError('odd')", 1),
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143),
+    ],
+)
+@pytest.mark.parametrize("busy", ["idle", "busy"])
+def test_however_it_ends_it_has_its_own_exit_code(end: str, code: int, busy: str) -> None:
+    words = [sys.executable, "-c", ENDS.replace("END", end)]
+    done = subprocess.run([*words, busy], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("ValueError: odd" in done.stderr) == (code == 1)
+    assert not is_running(done.stdout.strip())
+    assert subprocess.run([*words, "alone"], capture_output=True, check=False).returncode == -signal.SIGABRT
+
+
 def test_torchrun_with_another_number_is_refused(tmp_path: Path) -> None:
     clone = paced.project(tmp_path / "refused", PARAMS.replace(", ranks: 2", ""))
     said = clone.run(*TORCHRUN, *WORK, code=None)
