@@ -60,13 +60,8 @@ class Submission:
         values = {key: value for key, value in reading.read(path)[0].items() if key != "report"}
         self.key = digest({"root": str(root.resolve()), "params": values})[:8]
         self.prefix = f"cdkd-{self.params.experiment}-{self.key}-"
-        self.site, self.store = site.load(root).slurm, Store(root)
         ranks = max(self.params.training.ranks, self.params.teacher.training.ranks)
-        if self.site.gpus is not None and 1 < ranks > self.site.gpus:
-            raise BadParams(
-                f"slurm.gpus in site.yaml: {self.site.gpus}, and training.ranks is {ranks}; "
-                "expected a GPU for each rank"
-            )
+        self.site, self.store = _enough(site.load(root).slurm, ranks), Store(root)
 
     @cached_property
     def teacher(self) -> Record | None:
@@ -168,6 +163,20 @@ class Submission:
 
     def script(self, step: Step) -> str:
         return step.job.script(self.params.root, self.site, self.site.python or sys.executable)
+
+
+def _enough(asked: site.Slurm, ranks: int) -> site.Slurm:
+    """A GPU for each rank, or a core where no GPU is asked for. Raises `BadParams` where there are fewer."""
+    what = "cpus" if asked.gpus is None else "gpus"
+    given = getattr(asked, what)
+    if ranks == 1 or (given is not None and given >= ranks):
+        return asked
+    if given is not None:
+        raise BadParams(
+            f"slurm.{what} in site.yaml: {given}, and training.ranks is {ranks}; "
+            f"expected a {'core' if what == 'cpus' else 'GPU'} for each rank"
+        )
+    return asked.model_copy(update={"cpus": ranks})
 
 
 def dry_run(root: Path) -> Iterator[str]:

@@ -62,7 +62,7 @@ InactiveLimit=0
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=4000\n"
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
 
 
 def why_not() -> str | None:
@@ -76,8 +76,10 @@ def why_not() -> str | None:
 class Cluster:
     """Use it in a `with`: it is started there, and all of it is stopped in the end."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
-        self.folder, self.nodes = folder, [f"node{number + 1}" for number in range(nodes)]
+    def __init__(self, folder: Path, nodes: int, cpus: int = 1) -> None:
+        """cpus: of each node, as Slurm counts them"""
+        self.folder, self.cpus = folder, cpus
+        self.nodes = [f"node{number + 1}" for number in range(nodes)]
         self.conf = folder / "slurm.conf"
 
     @property
@@ -93,7 +95,7 @@ class Cluster:
         host, ports = socket.gethostname().partition(".")[0], _free_ports(1 + len(self.nodes))
         text = CONF.format(host=host, port=ports[0], folder=self.folder)
         lines = [
-            NODE.format(name=name, host=host, port=port)
+            NODE.format(name=name, host=host, port=port, cpus=self.cpus)
             for name, port in zip(self.nodes, ports[1:], strict=True)
         ]
         self.conf.write_text("".join(lines) + text)

@@ -35,6 +35,17 @@ SITE = """\
 lease: 30
 slurm: {time: 1, notice: 60, restarts: 3}
 """
+RANKS = """\
+experiment: digits
+data: {source: digits, train_images: 600}
+teacher: {network: resnet8, training: {epochs: 2, milestones: [1]}}
+student: {network: resnet8}
+training: {epochs: 2, batch: 32, learning_rate: 0.05, augmentation: {pad: 1}, ranks: 2}
+seeds: [3]
+methods:
+  student: {ce: {weight: 1}, paced: {weight: 1}}
+  rkd: {ce: {weight: 1}, rkd: {weight: 1}}
+"""
 
 
 def finished(clone: Clone) -> dict[str, dict[str, Any]]:
@@ -45,11 +56,14 @@ def finished(clone: Clone) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Cluster]:
+    """Of three nodes with a core each; the parameter: numbers of other ones."""
     if (reason := why_not()) is not None:
         pytest.skip(reason)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with Cluster(tmp_path / "slurm", 3) as made:
+    with Cluster(tmp_path / "slurm", *getattr(request, "param", (3,))) as made:
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
         yield made
@@ -166,3 +180,39 @@ def other_ends(clone: Clone, cluster: Cluster) -> None:
     ]
     assert clone.stored() == before
     assert list((clone.folder / ".cdkd" / "checkpoints").glob("*/LAST"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [(2, 2)], indirect=True)
+def test_ranks_that_are_preempted_inside_an_epoch_give_an_undisturbed_runs_bits(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Two nodes of two cores; each task has two ranks."""
+    alone, clone = paced.project(tmp_path / "alone", RANKS), paced.project(tmp_path / "shared", RANKS)
+    pace, steps = clone.folder / "pace", clone.folder / "steps"
+    pace.write_text("1")
+    clone.run("cdkd", "submit")
+    undisturbed = alone.start("cdkd", "work")
+    wait_until(steps.exists)
+    assert undisturbed.wait(PATIENCE) == 0, undisturbed.communicate()[0]
+    rows = cluster.call("squeue", "-h", "--array", "-t", "R", "-o", "%j %C %N").split()
+    assert rows[0].endswith("students")
+    assert rows[1] == "2"  # cores
+    cluster.call(
+        "sbatch", "-p", "urgent", "-w", rows[2], "-c", "2", "--output=/dev/null", "--wrap", "sleep 5"
+    )
+    wait_until(lambda: "DUE TO PREEMPTION" in log_of(clone, 0))
+    wait_until(lambda: Store(clone.folder).leases.holder("digits-students-seed-3") is None)
+    before = steps.read_text().splitlines()
+    (saved,) = {path.name for path in clone.folder.glob(".cdkd/checkpoints/*/state-*.pt")}
+    assert before[-1].split()[2:] == [str(epoch := int(saved.split("-")[1])), str(len(before) // 2 - 1)]
+    assert epoch == 0
+    assert len(before) < 2 * 17  # of two ranks; fewer than the epoch has
+    pace.unlink()
+    wait_until(lambda: not cluster.call("squeue", "-h"))
+    after = steps.read_text().splitlines()[len(before) :]
+    assert after[0].split()[2:] == ["0", str(len(before) // 2)]  # the next step
+    assert {len({row.split()[0] for row in rows}) for rows in (before, after)} == {2}
+    assert len(clone.stored()) == 3
+    assert finished(clone) == finished(alone)
+    assert all(record["config"]["training"]["ranks"] == 2 for record in finished(clone).values())

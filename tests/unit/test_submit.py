@@ -131,6 +131,20 @@ def test_a_task_has_a_gpu_for_each_rank(project: Path) -> None:
         submit.Submission(project)
     (project / "site.yaml").write_text(SITE.replace("gpus: 1", "gpus: 2"))
     assert "#SBATCH --gpus=2" in "\n".join(submit.dry_run(project))
+    assert "--cpus-per-task" not in "\n".join(submit.dry_run(project))
+
+
+def test_without_gpus_a_task_has_a_core_for_each_rank(project: Path) -> None:
+    path = project / "params.yaml"
+    path.write_text(PARAMS.replace("{epochs: 2}", "{epochs: 2, ranks: 2}"))
+    (project / "site.yaml").write_text("slurm: {partition: cpu}\n")
+    scripts = [script for script in submit.dry_run(project) if script.startswith("#!")]
+    assert ["#SBATCH --cpus-per-task=2\n" in one for one in scripts] == [True] * (len(scripts) - 1) + [False]
+    (project / "site.yaml").write_text("slurm: {cpus: 1}\n")
+    with pytest.raises(BadParams, match=r"slurm\.cpus in site\.yaml: 1, .* expected a core for each rank"):
+        submit.Submission(project)
+    (project / "site.yaml").write_text("slurm: {cpus: 4}\n")
+    assert "#SBATCH --cpus-per-task=4" in "\n".join(submit.dry_run(project))
 
 
 def test_params_that_differ_have_jobs_of_their_own(project: Path) -> None:
