@@ -9,7 +9,7 @@ from cdkd.config.params import Params
 from cdkd.config.paths import data_folder, runs_folder
 from cdkd.config.teachers import views_of
 from cdkd.core.errors import BadParams, CdkdError
-from cdkd.core.processes import helpers, share_cores
+from cdkd.core.processes import helpers, launched, share_cores
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import asked_seeds, restore, trained_teacher
 from cdkd.pipeline.scheduler import search_workers
@@ -41,7 +41,7 @@ def search(params: Params, only: str | None, *, helper: bool = False) -> list[Re
         record = trained_teacher(view, data)
         if helper:
             workers = search_workers(params, name)
-            share_cores(workers)
+            share_cores(workers * params.training.ranks)
             join_study(view, name, data, record, workers)
             return []
         wanted = name == only or (only is None and space.study.method is not None)
@@ -94,7 +94,15 @@ def _known_study(params: Params, name: str) -> None:
 
 
 def _run_search_workers(params: Params, name: str) -> None:
-    """Share a study among worker processes; this process keeps its number of threads for training."""
+    """Share a study among worker processes; this process keeps its number of threads for training.
+
+    Raises `BadParams` under torchrun, whose processes they cannot be.
+    """
+    if launched() > 1:
+        raise BadParams(
+            f"{name}: under torchrun; a search starts its own workers and their ranks: expected the command "
+            "without torchrun"
+        )
     with helpers(params.root, search_workers(params, name), "search", "--study", name):
         pass
 
