@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -315,23 +315,22 @@ def distill(arguments: argparse.Namespace) -> int:
     return int(diverged and "DVC_STAGE" not in os.environ)
 
 
-def _print_results(records: Sequence[Record]) -> bool:
-    """Whether a run diverged; a message on stderr says which."""
-    for record in records:
+def _print_results(runs: Mapping[str, Record]) -> bool:
+    """Whether a run diverged; a message on stderr says which. runs: by their names"""
+    for name, record in runs.items():
         if record.status != "finished":
             continue
         last = record.result["last"]
         kind = "weights from a file" if "weights_sha256" in record.config else "initial weights"
         epoch = kind if last["epoch"] is None else "last epoch"
         print(
-            f"{record.method} seed {record.seed}: top-1 error {last['test_top1_error']:.2f} %,"
+            f"{name}: top-1 error {last['test_top1_error']:.2f} %,"
             f" top-5 {last['test_top5_error']:.2f} % ({epoch}, test)"
         )
-    diverged = [str(record.seed) for record in records if record.status != "finished"]
+    diverged = [name for name, record in runs.items() if record.status != "finished"]
     if diverged:
         hint = "a lower learning rate or weight of a loss may help"
-        who = f"{records[0].method}: seed {', '.join(diverged)} diverged and has no result"
-        print(f"{who}; {hint}", file=sys.stderr)
+        print(f"{', '.join(diverged)}: diverged and has no result; {hint}", file=sys.stderr)
     return bool(diverged)
 
 
@@ -453,6 +452,12 @@ def dashboard(arguments: argparse.Namespace) -> None:
     ),
     argument("--seed", type=int, help="a seed (default: the first of params.yaml)"),
     argument(
+        "--teacher",
+        metavar="TEACHER",
+        help="of several teachers the seed of the one that the run learned from, or of `verify teacher` its "
+        "name (default: the first)",
+    ),
+    argument(
         "--adopt",
         action="store_true",
         help="if the code has changed and the bits agree, keep the results of all seeds under the new code",
@@ -461,13 +466,16 @@ def dashboard(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     from cdkd.pipeline import verify
 
-    params, method, seed = _params(), arguments.method, arguments.seed
+    params, method, seed, teacher = _params(), arguments.method, arguments.seed, arguments.teacher
     if method is None:
-        if seed is not None:
-            raise BadParams(f"--seed {seed}: also expected a METHOD; without one the run is drawn at random")
-        method, seed, line = verify.at_random(params)
+        for option, value in (("--seed", seed), ("--teacher", teacher)):
+            if value is not None:
+                raise BadParams(
+                    f"{option} {value}: also expected a METHOD; without one the run is drawn at random"
+                )
+        method, seed, teacher, line = verify.at_random(params)
         print(line, flush=True)
-    same, lines = verify.verify(params, method, seed, adopt=arguments.adopt)
+    same, lines = verify.verify(params, method, seed, teacher, adopt=arguments.adopt)
     print("\n".join(lines))
     return int(not same)
 

@@ -92,7 +92,8 @@ def configuration(config: Any, *, teacher: bool) -> None:
     text("network", config["network"])
     integer("seed", config["seed"], 0, MAX_SEED)
     if config["training"] is None and teacher:
-        sha256("weights_sha256", config.get("weights_sha256"))
+        if "weights_sha256" in config:  # an untrained teacher has no file
+            sha256("weights_sha256", config["weights_sha256"])
     else:
         recipe(config["training"])
     if not teacher:

@@ -3,7 +3,7 @@
 - records.json: every finished run's record, and the digests of the other files
 - teacher-000.part, ...: the teacher's weights unchanged, in pieces: later students need the same bits
 - weights-000.safetensors, ...: the students' weights where they were asked for, each tensor as
-  `<fingerprint>.<its name>`
+  `<fingerprint>.<its name>`; where there are several teachers also theirs
 - predictions-000.safetensors, ...: the runs' predictions, the bytes of each file as tensor `<fingerprint>`
 """
 
@@ -50,12 +50,13 @@ def write(folder: Path, store: Store, experiment: str, records: Sequence[Record]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
         fresh = Path(staging)
-        for record in records:
-            if record.method == TEACHER and record.status == "finished":
-                _cut(store.weights(record.fingerprint), fresh)
-        students = [record for record in records if record.method != TEACHER and record.status == "finished"]
+        finished = [record for record in records if record.status == "finished"]
+        teachers = [record for record in finished if record.method == TEACHER]
+        if len(teachers) == 1:
+            _cut(store.weights(teachers[0].fingerprint), fresh)
         if kind != "none":
-            _bundle(_tensors(students, store, kind), fresh / "weights")
+            rest = [record for record in finished if [record] != teachers]
+            _bundle(_tensors(rest, store, kind), fresh / "weights")
         _bundle(_predictions(records, store), fresh / "predictions")
         parts = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
         bodies = [json.loads(record.text()) for record in records]
@@ -129,7 +130,7 @@ class Bundle:
     kind: Kind
     parts: Mapping[str, str]  # sha256 of each file that was written
 
-    def teacher_weights(self, digest: str) -> bytes | None:
+    def _teacher_weights(self, digest: str) -> bytes | None:
         """The teacher's weights, joined; None where a piece is missing. Raises `BadCheckpoint`."""
         names = sorted(name for name in self.parts if name.startswith("teacher-"))
         if not names or not all((self.folder / name).is_file() for name in names):
@@ -141,8 +142,10 @@ class Bundle:
             )
         return content
 
-    def student_weights(self, record: Record) -> bytes | None:
-        """A student's weights, to the bit; None where some of them are missing. Raises `BadCheckpoint`."""
+    def weights(self, record: Record) -> bytes | None:
+        """A run's weights, to the bit; None where some of them are missing. Raises `BadCheckpoint`."""
+        if record.method == TEACHER and any(name.startswith("teacher-") for name in self.parts):
+            return self._teacher_weights(record.result["weights_sha256"])
         if self.kind != "float32":
             return None
         from safetensors.torch import save
@@ -276,11 +279,7 @@ def into_store(
 def _weights(bundle: Bundle, record: Record) -> bytes | None:
     if record.status != "finished":
         return None
-    return (
-        bundle.teacher_weights(record.result["weights_sha256"])
-        if record.method == TEACHER
-        else bundle.student_weights(record)
-    )
+    return bundle.weights(record)
 
 
 def _foreign(bundle: Bundle, record: Record, expected: Iterable[RunSpec]) -> str:

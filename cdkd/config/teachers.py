@@ -47,6 +47,30 @@ def key_of(view: Params, method: str, seed: int) -> tuple[str, Key]:
     return method, (view.teacher.seed, seed) if len(view.teacher.all_seeds) > 1 else seed
 
 
+def run_name(view: Params, method: str, seed: int) -> str:
+    """Of a run, for messages: "kd seed 0", and where there are several teachers which one it has or is."""
+    several = method != TEACHER and len(view.teacher.all_seeds) > 1
+    of = f" of teacher seed {view.teacher.seed}" if several else ""
+    return f"{key_of(view, method, seed)[0]} seed {seed}{of}"
+
+
+def view_of(params: Params, method: str, teacher: str | None) -> Params:
+    """The view of a run that a user names. Raises `BadParams`.
+
+    teacher: which of several: for a student the teacher's seed, for a teacher its name; None: the first
+    """
+    found = views(params) if method == TEACHER else views_of(params, method)
+    by = {
+        (str(view.teacher.seed) if method != TEACHER else view.taught_by or TEACHER): view
+        for view in found[::-1]
+    }
+    if teacher is None:
+        return found[0]
+    if teacher not in by:
+        raise BadParams(f"{method}: no teacher {teacher!r}; expected one of {', '.join(reversed(by))}")
+    return by[teacher]
+
+
 def _view(params: Params, name: str, seed: int) -> Params:
     def mine(method: str) -> bool:
         return params.teacher_of.get(method, MAIN) == name
@@ -70,15 +94,6 @@ def _view(params: Params, name: str, seed: int) -> Params:
             "report": params.report.model_copy(update=rows),
         }
     )
-
-
-def require_one_teacher(params: Params, what: str) -> None:
-    """Raises `BadParams` where an experiment has several teachers, which `what` cannot handle."""
-    if len(views(params)) > 1:
-        raise BadParams(
-            f"{params.experiment}: {what} handles one teacher, and params.yaml has {len(views(params))} "
-            "(teacher.seeds, teacher.others); `dvc repro` trains them on this machine"
-        )
 
 
 def check_seeds(teacher: Teacher, written: Mapping[str, Any], faults: Faults) -> Teacher:

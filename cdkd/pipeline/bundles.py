@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cdkd.config.params import Params
-from cdkd.config.paths import data_folder, runs_folder
-from cdkd.config.teachers import require_one_teacher
+from cdkd.config.paths import data_folder, run_folder
+from cdkd.config.teachers import run_name, views
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadCheckpoint, BadData, BadParams, BadRecord
 from cdkd.core.own_code import KINDS
+from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
-from cdkd.data.prepared import read_meta
+from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline.queries import any_teacher, full, todays_runs, todays_studies
 from cdkd.runs import source_archive
 from cdkd.runs.record import Record
@@ -20,23 +23,43 @@ from cdkd.runs.store import Store
 from cdkd.runs.tuned_methods import with_tuned
 from cdkd.storage.files import write_atomically
 
+if TYPE_CHECKING:
+    from cdkd.cluster.results_bundle import Bundle
+
 CODE = "code"  # the bundle's folder of source archives
 
 
 def plan(params: Params, export: Path | None) -> list[str]:
-    """The finished and the pending runs, as lines. export: the file for the plan of the cluster's worker."""
-    from cdkd.cluster import plan_file
+    """The finished and the pending runs, as lines.
 
-    require_one_teacher(params, "`cdkd plan`")
+    export: the file for the plan of the cluster's worker; of several teachers each gets one, whose name ends
+        in the teacher's
+    """
     params = full(params)  # with the methods that searches found
     data, store = read_meta(data_folder(params)), Store(params.root)
+    taught = [view for view in views(params) if view.methods]
+    if len(taught) == 1:
+        return _plan(taught[0], data, store, export)
+    lines = []
+    for view in taught:
+        name = run_name(view, TEACHER, view.teacher.seed)
+        end = name.replace(" ", "-")
+        file = None if export is None else export.with_name(f"{export.stem}-{end}{export.suffix}")
+        lines += [f"{name}:", *(f"  {line}" for line in _plan(view, data, store, file))]
+    return lines
+
+
+def _plan(params: Params, data: Meta, store: Store, export: Path | None) -> list[str]:
+    """The same of one teacher; params: its view"""
+    from cdkd.cluster import plan_file
+
     record = any_teacher(params, data)
-    if export is not None and record is None and params.teacher.weights is not None:
+    found = plan_file.make(params, data, record, store)
+    if export is not None and record is None and found.teacher.config["training"] is None:
         raise BadData(
-            f"{params.experiment}: the teacher's file is not evaluated yet; "
+            f"{params.experiment}: the teacher is not trained, and not evaluated yet; "
             "`cdkd teacher` does it, and then the plan can be exported"
         )
-    found = plan_file.make(params, data, record, store)
     weights = store.weights(found.teacher.fingerprint)
     lines = list(plan_file.summary(found, weights))
     if export is not None:
@@ -57,8 +80,12 @@ def share(params: Params, folder: Path) -> list[str]:
         raise BadParams(f"{folder} exists and is no bundle; expected a new folder")
     if not folder.absolute().parent.is_dir():
         raise BadParams(f"{folder.absolute().parent}: no such folder")
-    store, runs = Store(params.root), todays_runs(full(params))
-    found = [(run, store.get(run.fingerprint)) for run in runs]
+    store = Store(params.root)
+    found = [
+        (run_name(view, run.method, run.seed), store.get(run.fingerprint))
+        for view in views(full(params))
+        for run in todays_runs(view)
+    ]
     records = list({record.fingerprint: record for _, record in found if record is not None}.values())
     if not records:
         raise BadData(
@@ -77,7 +104,7 @@ def share(params: Params, folder: Path) -> list[str]:
     environments = sorted({digest(record.circumstances.get("environment"))[:12] for record in records})
     lines.append(f"code {', '.join(sorted({record.code[:12] for record in records}))}")
     lines.append(f"environment {', '.join(environments)}")
-    lines += [f"not finished: {run.method} seed {run.seed}" for run, record in found if record is None]
+    lines += [f"not finished: {name}" for name, record in found if record is None]
     return lines
 
 
@@ -93,7 +120,6 @@ def import_results(params: Params, folder: Path) -> list[str]:
     """
     from cdkd.cluster import results_bundle
 
-    require_one_teacher(params, "`cdkd import`")
     params = with_tuned(params, todays_studies(params))  # with all seeds that a rule may ask for
     folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
@@ -102,35 +128,45 @@ def import_results(params: Params, folder: Path) -> list[str]:
             f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` "
             "changes it)"
         )
+    each = [(view, list(_importable(view, data, store, found))) for view in views(params)]
+    recipes = {run.fingerprint: view.teacher.training.resolved for view, runs in each for run in runs}
+    # a method that a search found may be its base method, and then both have one run, under either name
+    named = {(one.fingerprint, one.method) for one in found.records}
+    plans = sorted(
+        (run for _, runs in each for run in runs), key=lambda run: (run.fingerprint, run.method) in named
+    )
+    expected = {run.fingerprint: run for run in plans}
+
+    def check(record: Record, weights: bytes) -> None:
+        from cdkd.runs.measure import check_measured
+
+        try:
+            check_measured(record, weights, data_folder(params), recipes[record.fingerprint])
+        except (BadRecord, BadCheckpoint) as fault:
+            raise BadRecord(f"{folder}: {fault}; nothing was imported") from None
+
+    lines = list(results_bundle.into_store(found, expected, store, check))
+    for one in found.records:  # they were trained with today's code, or were refused
+        source_archive.keep(store.code, expected[one.fingerprint])
+    return lines
+
+
+def _importable(params: Params, data: Meta, store: Store, bundle: Bundle) -> Iterator[RunSpec]:
+    """The runs of one teacher that may be imported; params: its view. Raises `BadRecord`."""
     spec, here = teacher_plan(params, data), any_teacher(params, data)
-    theirs = (record for record in found.records if record.fingerprint == spec.fingerprint)
+    theirs = (record for record in bundle.records if record.fingerprint == spec.fingerprint)
     brought = next((record for record in theirs if record.status == "finished"), None)
     if (
         brought is not None
         and here is not None
         and brought.result["weights_sha256"] != here.result["weights_sha256"]
     ):
-        paths = f"{store.folder / spec.fingerprint} and {runs_folder(params) / TEACHER}"
+        paths = f"{store.folder / spec.fingerprint} and {run_folder(params, TEACHER)}"
         hint = f"to take theirs, remove {paths}, import again, and run `dvc repro --force`"
-        raise BadRecord(f"{folder}: its students learned from another teacher than this project's; {hint}")
-    record = brought or here
-    students = (
-        [run for seed in params.seeds for run in student_plans(params, data, record, seed)] if record else []
-    )
-    # a method that a search found may be its base method, and then both have one run, under either name
-    named = {(one.fingerprint, one.method) for one in found.records}
-    plans = sorted((spec, *students), key=lambda run: (run.fingerprint, run.method) in named)
-    runs = {run.fingerprint: run for run in plans}
-
-    def check(record: Record, weights: bytes) -> None:
-        from cdkd.runs.measure import check_measured
-
-        try:
-            check_measured(record, weights, data_folder(params), params.teacher.training.resolved)
-        except (BadRecord, BadCheckpoint) as fault:
-            raise BadRecord(f"{folder}: {fault}; nothing was imported") from None
-
-    lines = list(results_bundle.into_store(found, runs, store, check))
-    for one in found.records:  # they were trained with today's code, or were refused
-        source_archive.keep(store.code, runs[one.fingerprint])
-    return lines
+        raise BadRecord(
+            f"{bundle.folder}: its students learned from another teacher than this project's; {hint}"
+        )
+    yield spec
+    if (record := brought or here) is not None:
+        for seed in params.seeds:
+            yield from student_plans(params, data, record, seed)

@@ -14,13 +14,13 @@ from pathlib import Path
 from cdkd.config.params import Params, load
 from cdkd.config.paths import data_folder, run_folder
 from cdkd.config.seeds import SeedsRule
-from cdkd.config.teachers import views, views_of
+from cdkd.config.teachers import run_name, views, views_of
 from cdkd.core.errors import BadParams, CdkdError
 from cdkd.core.processes import helpers
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
-from cdkd.pipeline.queries import asked_seeds, full, looks_so_far, restore, trained_teacher
+from cdkd.pipeline.queries import asked_seeds, full, looks_so_far, restore, todays_runs, trained_teacher
 from cdkd.pipeline.scheduler import jobs, train_pending
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, student_plans, teacher_plan
@@ -60,9 +60,12 @@ def prepare(params: Params) -> Meta:
     return meta
 
 
-def teacher(params: Params) -> list[Record]:
-    """Train the teachers, or take the weights that params name; or restore them. The main one comes first."""
-    store, folders = Store(params.root), dict[Path, list[Record]]()
+def teacher(params: Params) -> dict[str, Record]:
+    """Train the teachers, or take the weights that params name; or restore them. The main one comes first.
+
+    Returns them by their `run_name`.
+    """
+    store, folders, found = Store(params.root), dict[Path, list[Record]](), dict[str, Record]()
     for view in views(params):
         spec = teacher_plan(view, read_meta(data_folder(view)))
         restore(view, store, [spec])
@@ -72,24 +75,27 @@ def teacher(params: Params) -> list[Record]:
             warn_if_useless(record)
         _still_todays(view, [spec])
         folders.setdefault(run_folder(view, TEACHER), []).append(record)
+        found[run_name(view, TEACHER, record.seed)] = record
     for folder, records in folders.items():  # the main teacher's is around the others'
         replace_copies(folder, store, records)
-    return [record for records in folders.values() for record in records]
+    return found
 
 
-def distill(params: Params, method: str, *, helper: bool = False) -> list[Record]:
+def distill(params: Params, method: str, *, helper: bool = False) -> dict[str, Record]:
     """All seeds of a method, copied out of the store. If one is missing, all pending methods are trained.
 
-    Where a rule adds seeds, all methods are trained up to each look, until the planned comparisons decide.
+    Returns them by their `run_name`. Where a rule adds seeds, all methods are trained up to each look, until
+    the planned comparisons decide.
     helper: train what no other process trains, and leave the rest to the process that started this one
     """
     if method not in params.methods:
         params = full(params)
     params.method(method)  # an unknown name is refused before anything else
-    found = [
-        record for view in views_of(params, method) for record in _distilled(view, method, helper=helper)
-    ]
-    return [] if helper else found
+    return {
+        run_name(view, method, record.seed): record
+        for view in views_of(params, method)
+        for record in _distilled(view, method, helper=helper)
+    }
 
 
 def _distilled(params: Params, method: str, *, helper: bool) -> list[Record]:
@@ -196,6 +202,19 @@ def _todays(now: Params, data: Meta, specs: Sequence[RunSpec]) -> list[RunSpec]:
         for spec in specs
         if spec.method in now.methods and spec.seed in now.seeds
     ]
+
+
+def copy_finished(params: Params) -> int:
+    """Replace all copies by the runs of params that are in the store; returns how many params has."""
+    store, folders, count = Store(params.root), dict[Path, list[Record]](), 0
+    for view in views(params):
+        for run in todays_runs(view):
+            found = folders.setdefault(run_folder(view, run.method), [])  # main teacher's before those in it
+            found += [record] if (record := store.get(run.fingerprint)) is not None else []
+            count += 1
+    for folder, records in folders.items():
+        replace_copies(folder, store, records)
+    return count
 
 
 def replace_copies(folder: Path, store: Store, records: list[Record]) -> None:

@@ -21,7 +21,7 @@ from cdkd.cluster.slurm import Job, Queued
 from cdkd.config import reading, site
 from cdkd.config.params import load
 from cdkd.config.paths import data_folder
-from cdkd.config.teachers import require_one_teacher
+from cdkd.config.teachers import views
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadData, BadParams
 from cdkd.core.run_spec import RunSpec
@@ -55,7 +55,6 @@ class Submission:
     def __init__(self, root: Path) -> None:
         path = root / "params.yaml"
         self.params = asked_seeds(load(path))
-        require_one_teacher(self.params, "`cdkd submit`")
         self.text = path.read_text(encoding="utf-8-sig")
         values = {key: value for key, value in reading.read(path)[0].items() if key != "report"}
         self.key = digest({"root": str(root.resolve()), "params": values})[:8]
@@ -64,28 +63,41 @@ class Submission:
         self.site, self.store = _enough(site.load(root).slurm, ranks), Store(root)
 
     @cached_property
-    def teacher(self) -> Record | None:
+    def teachers(self) -> list[Record]:
+        """Those that are trained."""
         try:
-            return any_teacher(self.params, read_meta(data_folder(self.params)))
+            data = read_meta(data_folder(self.params))
         except BadData:  # no data yet: the first job prepares them
-            return None
+            return []
+        return [one for view in views(self.params) if (one := any_teacher(view, data)) is not None]
+
+    @property
+    def taught(self) -> bool:
+        """Whether every teacher is trained."""
+        return len(self.teachers) == len(views(self.params))
 
     @cached_property
     def cohorts(self) -> dict[int, list[RunSpec]]:
-        """The students of each seed, by its place in params.yaml; none before there is a teacher."""
-        if self.teacher is None:
+        """The students of each seed, by its place in params.yaml; none before every teacher is trained."""
+        if not self.taught:
             return {}
         params, data = full(self.params), read_meta(data_folder(self.params))
+        pairs = list(zip(views(params), self.teachers, strict=True))
         return {
-            place: list(student_plans(params, data, self.teacher, seed))
+            place: [run for view, teacher in pairs for run in student_plans(view, data, teacher, seed)]
             for place, seed in enumerate(params.seeds)
         }
 
+    @property
+    def planned(self) -> int:
+        """The students of one seed, without those of methods that searches find."""
+        return sum(len(view.methods) for view in views(self.params))
+
     @cached_property
     def pending(self) -> dict[int, int]:
-        """How many runs of each cohort are not in the store; all, where there is no teacher yet."""
-        if self.teacher is None:
-            return dict.fromkeys(range(len(self.params.seeds)), len(self.params.methods))
+        """How many students of each seed are not in the store; all, where a teacher is not trained yet."""
+        if not self.taught:
+            return dict.fromkeys(range(len(self.params.seeds)), self.planned)
         return {
             place: sum(not self.store.has(run.fingerprint) for run in runs)
             for place, runs in self.cohorts.items()
@@ -94,7 +106,7 @@ class Submission:
     @cached_property
     def studies(self) -> dict[str, bool]:
         """The studies that find a method, and whether each is complete."""
-        known = todays_studies(self.params) if self.teacher is not None else {}
+        known = todays_studies(self.params) if self.taught else {}
         return {
             name: name in known
             and (space.study.minutes is not None or len(known[name].trials) >= space.trials)
@@ -127,7 +139,7 @@ class Submission:
 
     def _all_steps(self) -> Iterator[Step]:
         """Of what is not stored, but the report."""
-        first = (TEACHER,) if self.teacher is None else ()
+        first = () if self.taught else (TEACHER,)
         if first:
             yield self._step(TEACHER, TEACHER)
         if pending := tuple(place for place, count in self.pending.items() if count):
@@ -218,10 +230,11 @@ def submit(root: Path) -> Iterator[str]:
 def status(root: Path) -> list[str]:
     """A line for each task: what is stored, and what Slurm says."""
     submission = Submission(root)
-    queue, methods = submission.queue(), len(submission.params.methods)
-    rows = [(TEACHER, "stored" if submission.teacher else "pending", queue.get(TEACHER, []))]
+    queue, teachers = submission.queue(), len(views(submission.params))
+    some = f"{len(submission.teachers)} of {teachers} stored" if teachers > 1 else "pending"
+    rows = [(TEACHER, "stored" if submission.taught else some, queue.get(TEACHER, []))]
     for place, seed in enumerate(submission.params.seeds):
-        of = len(submission.cohorts.get(place, ())) or methods
+        of = len(submission.cohorts.get(place, ())) or submission.planned
         tasks = [task for what in (STUDENTS, TUNED) for task in queue.get(what, ()) if task.number == place]
         rows.append((f"seed {seed}", f"{of - submission.pending[place]} of {of} stored", tasks))
     for name, complete in submission.studies.items():

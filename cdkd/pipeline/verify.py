@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cdkd.config.paths import data_folder, run_folder, runs_folder
-from cdkd.config.teachers import views, views_of
+from cdkd.config.teachers import run_name, view_of, views, views_of
 from cdkd.core.errors import BadCheckpoint, BadData, BadRecord, CdkdError
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
@@ -38,11 +38,13 @@ class StoredRun(NamedTuple):
     weights: Path
 
 
-def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False) -> tuple[bool, list[str]]:
+def verify(
+    params: Params, method: str, seed: int | None, teacher: str | None = None, *, adopt: bool = False
+) -> tuple[bool, list[str]]:
     """Train a run again: whether the result is bit-identical, and lines that name the first difference.
 
     It is compared with the run of the workspace and, where there is one, of the store. Neither is changed.
-    method: or "teacher"; seed: None for the first one
+    method: or "teacher"; seed: None for the first one; teacher: see `config.teachers.view_of`
     adopt: the run was trained by other code than today's; if the bits agree, the results of all seeds are
         put into the store under today's code, and marked
     Raises `CdkdError` where the run cannot be trusted or trained again.
@@ -51,9 +53,10 @@ def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False
         params = full(params)
     if method != TEACHER:
         params.method(method)  # an unknown name is refused with the name that may be meant
+    view = view_of(params, method, teacher)
     if seed is None:
         seed = params.teacher.seed if method == TEACHER else params.seeds[0]
-    kept = _kept(params, method, seed)
+    kept = _kept(view, method, seed)
     record = kept[0].record
     spec = _spec(kept[0].path, record, method, seed, Store(params.root).code, adopt=adopt)
     folder = data_folder(params)
@@ -63,34 +66,36 @@ def verify(params: Params, method: str, seed: int | None, *, adopt: bool = False
             " `dvc checkout` or `cdkd prepare` brings them back"
         )
     source = record.config["teacher"]
-    teacher = None if source is None else _teacher_weights(Store(params.root), source["weights_sha256"])
+    weights_file = None if source is None else _teacher_weights(Store(params.root), source["weights_sha256"])
     start, threads = params.student.start(params.root), _environment(record).get("threads")
-    again, weights = _again(params.root, spec, folder, teacher, start, threads)
-    same, lines = _compared(params.root, kept, again, weights, f"{method} seed {seed}")
+    again, weights = _again(params.root, spec, folder, weights_file, start, threads)
+    same, lines = _compared(params.root, kept, again, weights, run_name(view, method, seed))
     if same and adopt:
         lines += _adopted(params, method, record, spec.code)
     return same, lines
 
 
-def at_random(params: Params) -> tuple[str, int, str]:
-    """Method and seed of a run to verify, drawn at random, and a line that says of how many.
+def at_random(params: Params) -> tuple[str, int, str, str]:
+    """Method, seed and teacher of a run to verify, drawn at random, and a line that says of how many.
 
     It is one of the imported runs where there are some: the others were trained here.
     Raises `BadRecord` where params.yaml has no finished run.
     """
     params = full(params)
-    paths = {
-        (method, seed): run_folder(params, method) / f"seed-{seed}.json"
-        for method in params.methods
-        for seed in params.seeds
-    }
-    records = {run: read(path) for run, path in paths.items() if path.is_file()}
-    if not records:
+    found = [
+        (view, method, seed)
+        for view in views(params)
+        for method in view.methods
+        for seed in view.seeds
+        if _place(view, method, seed).is_file()
+    ]
+    if not found:
         raise BadRecord(f"{runs_folder(params)}: no finished run; `dvc repro` trains or restores them")
-    imported = [run for run, record in records.items() if record.circumstances.get("imported")]
-    method, seed = secrets.choice(imported or list(records))
-    kind = f"{len(imported)} imported" if imported else f"{len(records)} finished"
-    return method, seed, f"{method} seed {seed}: drawn from {kind} runs"
+    imported = [run for run in found if read(_place(*run)).circumstances.get("imported")]
+    view, method, seed = secrets.choice(imported or found)
+    kind = f"{len(imported)} imported" if imported else f"{len(found)} finished"
+    line = f"{run_name(view, method, seed)}: drawn from {kind} runs"
+    return method, seed, str(view.teacher.seed), line
 
 
 def valid(path: Path, weights: Path) -> Record:
@@ -125,9 +130,13 @@ def first_difference(old: Any, new: Any, place: str = "") -> str | None:
     return None if old == new else f"{place} {old!r} -> {new!r}"
 
 
+def _place(params: Params, method: str, seed: int) -> Path:
+    return run_folder(params, method) / f"seed-{seed}.json"
+
+
 def _kept(params: Params, method: str, seed: int) -> list[StoredRun]:
     """The workspace's run first; the fingerprint leads from it to the store's."""
-    path = run_folder(params, method) / f"seed-{seed}.json"
+    path = _place(params, method, seed)
     if not path.exists():
         command = method if method == TEACHER else "search" if method in params.tuned else f"distill {method}"
         raise BadRecord(f"{path}: missing; `cdkd {command}` trains the runs of params.yaml, or restores them")
@@ -151,8 +160,9 @@ def _spec(path: Path, record: Record, method: str, seed: int, archives: Path, *,
         if record.config["seed"] != seed:
             raise BadRecord(f"{path}: a run of seed {record.config['seed']}, not of {seed}")
         if record.config["training"] is None:
+            source = "came from a file" if "weights_sha256" in record.config else "are the initial ones"
             raise BadRecord(
-                f"{path}: the teacher's weights came from a file and were not trained here;"
+                f"{path}: the teacher's weights {source} and were not trained here;"
                 " `cdkd doctor` evaluates them again"
             )
         spec = replace(spec_of(record), method=method)
@@ -188,16 +198,17 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
     one_teacher = [(view, view.teacher.seed) for view in views(params)]
     students = [(view, seed) for view in views_of(params, method) for seed in params.seeds]
     for view, seed in one_teacher if method == TEACHER else students:
-        if params.rule is not None and not (run_folder(view, method) / f"seed-{seed}.json").exists():
+        if params.rule is not None and not _place(view, method, seed).exists():
             continue  # the rule has not asked for it
+        name = run_name(view, method, seed)
         try:
             path, record, weights = _kept(view, method, seed)[0]
             predictions = read_predictions(path, record)
         except CdkdError as fault:
-            lines.append(f"{method} seed {seed}: not adopted: {fault}")
+            lines.append(f"{name}: not adopted: {fault}")
             continue
         if record.code != verified.code:
-            lines.append(f"{method} seed {seed}: not adopted: trained with code {record.code[:12]}")
+            lines.append(f"{name}: not adopted: trained with code {record.code[:12]}")
             continue
         fingerprint = replace(spec_of(record), code=code).fingerprint
         note = {"fingerprint": record.fingerprint, "code": record.code, "verified": f"seed {verified.seed}"}
@@ -212,7 +223,7 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
             weights.read_bytes() if weights.is_file() else None,
             None if predictions is None else predictions.content(),
         )
-        lines.append(f"{method} seed {seed}: adopted under today's code as {fingerprint[:12]}")
+        lines.append(f"{name}: adopted under today's code as {fingerprint[:12]}")
     return lines
 
 

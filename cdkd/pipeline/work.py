@@ -1,8 +1,8 @@
 """`cdkd work`: one task of an experiment, brought to its end or to a checkpoint, by whatever starts it.
 
-A task is the teacher, the cohort of one seed, a study, or the report. It asks no other task: what it needs
-and does not find it makes, under a lease, and what another process has in training it waits for. So a queue
-needs to know nothing, and tasks may be started in any order, twice, and by hand.
+A task is the teachers, one seed's cohort of each teacher, a study, or the report. It asks no other task: what
+it needs and does not find it makes, under a lease, and what another process has in training it waits for. So
+a queue needs to know nothing, and tasks may be started in any order, twice, and by hand.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from cdkd.cluster import slurm
 from cdkd.cluster.stop import Stop
 from cdkd.config import site
 from cdkd.config.params import Params
-from cdkd.config.paths import data_folder, run_folder
-from cdkd.config.teachers import require_one_teacher
+from cdkd.config.paths import data_folder
+from cdkd.config.teachers import run_name, views
 from cdkd.core.digest import digest
 from cdkd.core.errors import BadData, BadParams, BadRecord, CdkdError, Diverged
 from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline import search_stage, stages
-from cdkd.pipeline.queries import asked_seeds, full, restore, todays_runs
+from cdkd.pipeline.queries import asked_seeds, full, restore
 from cdkd.pipeline.scheduler import Mode, pending, train_pending
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
@@ -35,14 +35,13 @@ STUDY, REPORT = "study:", "report"
 
 
 def work(params: Params, task: str | None, stop: Stop) -> int:
-    """Do one task of `params`; None: the teacher and every cohort. Returns the exit code.
+    """Do one task of `params`; None: the teachers and every cohort. Returns the exit code.
 
     stop: listens to signals already
 
     0: done, also where a run diverged, which is a result; 75 or 143: stopped after a checkpoint, the same
     command continues; 1: a report with holes. Raises `CdkdError` where trying again does not help.
     """
-    require_one_teacher(params, "`cdkd work`")
     if task == REPORT:
         return _report(params)
     if task is not None and task.startswith(STUDY):
@@ -53,14 +52,17 @@ def work(params: Params, task: str | None, stop: Stop) -> int:
     mode = Mode(stop, processes=1, tracked=server_address(params.root) is not None)
     store = Store(params.root)
     data = prepared_data(params, store)
-    teacher = _teacher(params, store, data, mode)
-    if teacher is None:
-        return stop.end()
-    trained, found = None, full(params)
-    while (seeds := _seeds(params, task)) != trained:
-        cohorts = [list(student_plans(found, data, teacher, seed)) for seed in seeds]
-        if not _train(found, store, cohorts, teacher, mode):
+    teachers = []
+    for view in views(params):
+        if (record := _teacher(view, store, data, mode)) is None:
             return stop.end()
+        teachers.append(record)
+    trained, found = None, views(full(params))
+    while (seeds := _seeds(params, task)) != trained:
+        for view, teacher in zip(found, teachers, strict=True):
+            cohorts = [list(student_plans(view, data, teacher, seed)) for seed in seeds]
+            if not _train(view, store, cohorts, teacher, mode):
+                return stop.end()
         trained = seeds
     return 0
 
@@ -87,14 +89,15 @@ def prepared_data(params: Params, store: Store) -> Meta:
 
 
 def _teacher(params: Params, store: Store, data: Meta, mode: Mode) -> Record | None:
-    """The trained teacher; None where the task was stopped. Raises `Diverged`."""
+    """The trained teacher of a view; None where the task was stopped. Raises `Diverged`."""
     spec = teacher_plan(params, data)
     if not _train(params, store, [[spec]], None, mode):
         return None
     record = store.get(spec.fingerprint)
     if record is None or record.status != "finished":
         why = "it is not in the store" if record is None else record.reason
-        raise Diverged(f"{params.experiment}: nobody can learn from the teacher: {why}")
+        name = run_name(params, TEACHER, spec.seed)
+        raise Diverged(f"{params.experiment}: nobody can learn from {name}: {why}")
     return record
 
 
@@ -150,13 +153,9 @@ def _report(params: Params) -> int:
     """Copy what is finished from the store to `runs/`, and write the report; 1 where runs are missing."""
     from cdkd.pipeline import reports
 
-    params, store = full(params), Store(params.root)
-    runs = todays_runs(params)
-    if not runs:
+    params = full(params)
+    if not stages.copy_finished(params):
         raise BadData(f"{params.experiment}: nothing is trained yet")
-    for method in dict.fromkeys(run.method for run in runs):
-        found = [store.get(run.fingerprint) for run in runs if run.method == method]
-        stages.replace_copies(run_folder(params, method), store, [one for one in found if one is not None])
     print("\n".join(reports.report(params)))
     print(reports.track(params))
     missing = reports.missing(params)

@@ -14,7 +14,7 @@ from cdkd.report.published import compare_published
 from cdkd.report.statistics import detectable
 from cdkd.report.summary import BASELINES, Row
 from cdkd.report.tables import lowest
-from cdkd.report.wording import decimals, join_names, mean_std, plural
+from cdkd.report.wording import LONE, decimals, join_names, mean_std, plural
 
 DATASETS = {
     "digits": "digits (scikit-learn's)",
@@ -104,9 +104,9 @@ def _result(base: Row, measured: Sequence[Row]) -> str:
     undecided = len(groups.get("undecided", ()))
     tested = undecided + sum(len(groups.get(kind, ())) for kind in ("lower", "higher"))
     if not tested:
-        untested = [*groups.get("one_seed", ()), *groups.get("no_spread", ())]
-        one_seed = all(row.minus[base.name].n < 2 for row in untested)
-        return f"no difference can be tested: {'one seed' if one_seed else 'the seeds do not differ'}"
+        # of several reasons no_spread, the first by name, is the one that holds for all
+        why = LONE["one_seed"] if not groups else LONE.get(min(groups), "the seeds do not differ")
+        return f"no difference can be tested: {why}"
     if not significant:
         return f"no difference is significant after correction for {plural(tested, 'comparison')}"
     rest = f"; the other {undecided} differences are not significant" if undecided > 1 else ""

@@ -25,14 +25,24 @@ Name = TypeVar("Name", bound=Hashable)
 
 def table_of(values: Mapping[Key, float]) -> Crossed | None:
     """Teachers × seeds, of the seeds that all teachers have; None below two of each, or of one teacher."""
-    keys = [key for key in values if isinstance(key, tuple)]
-    teachers = sorted({key[0] for key in keys})
-    seeds = [
-        seed for seed in sorted({key[1] for key in keys}) if all((one, seed) in values for one in teachers)
-    ]
+    teachers, seeds = _sides(values)
     if len(teachers) < 2 or len(seeds) < 2:
         return None
     return Crossed(np.array([[values[teacher, seed] for seed in seeds] for teacher in teachers]))
+
+
+def _sides(values: Mapping[Key, float]) -> tuple[list[int], list[int]]:
+    """The teachers, and the seeds that all of them have."""
+    keys = {key for key in values if isinstance(key, tuple)}
+    teachers = sorted({teacher for teacher, _ in keys})
+    seeds = sorted({seed for _, seed in keys})
+    return teachers, [seed for seed in seeds if all((one, seed) in keys for one in teachers)]
+
+
+def _few(values: Mapping[Key, float]) -> str:
+    """See `Summary`."""
+    teachers, seeds = _sides(values)
+    return "one_teacher" if len(teachers) == 1 else "one_seed" if teachers and len(seeds) < 2 else ""
 
 
 def summarise_runs(values: Mapping[Key, float]) -> Summary:
@@ -41,7 +51,7 @@ def summarise_runs(values: Mapping[Key, float]) -> Summary:
     if not _several(values):
         return found
     table = table_of(values)
-    return replace(found, **ends(None if table is None else table.interval("both")))
+    return replace(found, **ends(None if table is None else table.interval("both")), few=_few(values))
 
 
 def compare_runs(
@@ -59,6 +69,7 @@ def compare_runs(
         name: replace(
             paired,
             **ends(both[name]),
+            few=_few(differences[name]),
             p=tested.get(name),
             holm=corrected.get(name),
             effect=None,

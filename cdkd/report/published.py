@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cdkd.config.schema import Published
 from cdkd.report.statistics import Summary
+from cdkd.report.wording import LONE
 
 TABLE = Path(__file__).with_name("published.csv")
 
@@ -44,9 +45,7 @@ def compare_published(reference: Reference, last: Summary, best: Summary) -> Pub
         return PublishedComparison(None, "no result of ours")
     difference = ours.mean - reference.top1_error
     if ours.low is None or ours.high is None:
-        return PublishedComparison(
-            difference, "no interval (one seed)" if ours.n < 2 else "no interval (no spread)"
-        )
+        return PublishedComparison(difference, f"no interval ({LONE.get(ours.lone, 'no spread')})")
     if ours.low <= reference.top1_error <= ours.high:
         return PublishedComparison(difference, "yes")
     return PublishedComparison(difference, f"no: ours is {'lower' if difference < 0 else 'higher'}")

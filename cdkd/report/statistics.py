@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ class Summary:
 
     std, low and high are None below two values. low and high are also None where all values are equal,
     because equal values do not prove certainty.
+    few: "one_seed" or "one_teacher", where runs of several teachers have only that and nothing is tested
     """
 
     mean: float | None
@@ -38,6 +39,12 @@ class Summary:
     n: int
     low: float | None = None
     high: float | None = None
+    few: str = field(default="", kw_only=True)
+
+    @property
+    def lone(self) -> str:
+        """one_seed | one_teacher, where nothing can be tested because there is only one; else empty."""
+        return self.few or "one_seed" * (self.n < 2)
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,11 @@ class Paired(Summary):
 
     @property
     def verdict(self) -> str:
-        """none | one_seed | no_spread | lower | higher | undecided, at the 5 % level of the family."""
+        """none | one_seed | one_teacher | no_spread | lower | higher | undecided; the level is 5 %."""
         if self.mean is None:
             return "none"
-        if self.n < 2:
-            return "one_seed"
+        if self.lone:
+            return self.lone
         if self.holm is None:
             return "no_spread"
         if self.holm >= ALPHA:

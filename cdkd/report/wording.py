@@ -14,8 +14,10 @@ SIGNIFICANT = {
 NO_TEST = {
     "none": NONE,
     "one_seed": "one seed: no test possible",
+    "one_teacher": "runs of one teacher: no test possible",
     "no_spread": "the same difference for every seed: no test possible",
 }
+LONE = {"one_seed": "one seed", "one_teacher": "one teacher"}
 
 
 def mean_std(
@@ -41,7 +43,7 @@ def interval_text(summary: Summary, *, sign: bool = False) -> str:
     """ "5.93 to 9.87", or why there is none."""
     if summary.low is not None and summary.high is not None:
         return f"{decimals(summary.low, sign=sign)} to {decimals(summary.high, sign=sign)}"
-    return NONE if summary.mean is None else "none (one seed)" if summary.n < 2 else "none (no spread)"
+    return NONE if summary.mean is None else f"none ({LONE.get(summary.lone, 'no spread')})"
 
 
 def p_value(p: float | None) -> str:

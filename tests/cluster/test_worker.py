@@ -569,18 +569,11 @@ def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: 
     assert len(files) > 5
     assert all(path.stat().st_size <= 210_000 for path in files)
     found = results_bundle.read(tmp_path / "results")
-    assert (
-        found.teacher_weights(teacher.result["weights_sha256"])
-        == store.weights(teacher.fingerprint).read_bytes()
-    )
-    assert all(
-        found.student_weights(record) == store.weights(record.fingerprint).read_bytes()
-        for record in records[1:]
-    )
+    assert all(found.weights(record) == store.weights(record.fingerprint).read_bytes() for record in records)
     (tmp_path / "results" / "weights-000.safetensors").unlink()
     (tmp_path / "results" / "teacher-001.part").unlink()
-    assert found.student_weights(student) is None
-    assert found.teacher_weights(teacher.result["weights_sha256"]) is None
+    assert found.weights(student) is None
+    assert found.weights(teacher) is None
     damaged(tmp_path / "results" / "weights-001.safetensors")
     with pytest.raises(BadCheckpoint, match=r"weights-001\.safetensors: damaged"):
         results_bundle.read(tmp_path / "results")
@@ -589,7 +582,7 @@ def test_weights_travel_in_small_parts(away: Away, tmp_path: Path, monkeypatch: 
     half = sum(path.stat().st_size for path in (tmp_path / "results").glob("weights-*"))
     whole = sum(store.weights(record.fingerprint).stat().st_size for record in records[1:])
     assert 0.45 * whole < half < 0.7 * whole
-    assert results_bundle.read(tmp_path / "results").student_weights(student) is None
+    assert results_bundle.read(tmp_path / "results").weights(student) is None
 
 
 def test_the_deadline_leaves_room_for_the_longest_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -428,7 +428,7 @@ def test_a_diverged_run_is_recorded_shown_and_not_trained_again(clone: Clone) ->
     )
     text = clone.run("cdkd", "distill", "wild", code=1)
     assert "wild seed 0: diverged: " in text
-    assert "wild: seed 0 diverged and has no result" in text
+    assert "wild seed 0: diverged and has no result" in text
     assert "in epoch 0 at learning rate 0.05" in text
     assert clone.record("wild")["result"] == {}
     before = clone.stored()
@@ -436,7 +436,7 @@ def test_a_diverged_run_is_recorded_shown_and_not_trained_again(clone: Clone) ->
     words = ["cdkd", "distill"]
     done = subprocess.run(words, cwd=clone.folder, env=stage, capture_output=True, text=True, check=False)
     assert done.returncode == 0  # the report shows it
-    assert "wild: seed 0 diverged and has no result" in done.stderr
+    assert "wild seed 0: diverged and has no result" in done.stderr
     assert clone.stored() == before
     assert "diverged in epoch 0" in clone.run("cdkd", "report")
 
@@ -444,5 +444,5 @@ def test_a_diverged_run_is_recorded_shown_and_not_trained_again(clone: Clone) ->
 def test_a_teacher_that_diverges_ends_the_pipeline(clone: Clone) -> None:
     wild = "training: {epochs: 1, milestones: [], learning_rate: 100, warmup: 0, momentum: 0.99}"
     clone.params(PARAMS.replace("training: {epochs: 6, milestones: [4]}", wild))
-    assert "teacher: seed 0 diverged and has no result" in clone.run("cdkd", "teacher", code=1)
+    assert "teacher seed 0: diverged and has no result" in clone.run("cdkd", "teacher", code=1)
     assert "the teacher diverged, so nobody can learn from it: " in clone.run("cdkd", "distill", "kd", code=2)

@@ -57,7 +57,7 @@ def test_the_experiment_trains_all_its_methods(tmp_path: Path) -> None:
     stages.prepare(params)
     stages.teacher(params)
     for method in params.methods:
-        (record,) = stages.distill(params, method)
+        (record,) = stages.distill(params, method).values()
         assert record.status == "finished"
         assert set(record.result["last"]["losses"]) == set(params.methods[method])
 

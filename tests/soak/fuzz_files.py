@@ -147,8 +147,6 @@ def results(root: Path) -> Target:
         found = results_bundle.read(folder)
         assert list(found.records) == every, "other records were taken for them"
         for one in found.records:
-            found.student_weights(one) if one.method != "teacher" else found.teacher_weights(
-                one.result["weights_sha256"]
-            )
+            found.weights(one)
 
     return Target(st.dictionaries(st.sampled_from(sorted(files)), MUTATIONS, max_size=2), check)

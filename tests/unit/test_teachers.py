@@ -11,7 +11,7 @@ import pytest
 
 from cdkd.config.params import Params, load
 from cdkd.config.paths import run_folder, runs_folder
-from cdkd.config.teachers import key_of, require_one_teacher, views, views_of
+from cdkd.config.teachers import key_of, run_name, view_of, views, views_of
 from cdkd.core.errors import BadParams
 from cdkd.data.prepared import Meta
 from cdkd.pipeline.controls import equal_epochs, matching_smoothing, smoothed_entropy
@@ -26,7 +26,7 @@ from cdkd.report.statistics import compare, summarise
 from cdkd.report.summary import rows
 from cdkd.report.tables import overview
 from cdkd.report.teacher_tables import teacher_quantities
-from cdkd.report.wording import verdict
+from cdkd.report.wording import interval_text, verdict
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plan, teacher_plan
 from cdkd.storage.files import write_atomically
@@ -66,7 +66,6 @@ def test_a_lone_seed_is_one_view_with_todays_folders_and_fingerprints(tmp_path: 
         text = repr(plan.config)
         assert "untrained" not in text
         assert "others" not in text
-    require_one_teacher(params, "this")
 
 
 def test_several_seeds_give_the_runs_that_each_would_give_alone(tmp_path: Path) -> None:
@@ -80,8 +79,18 @@ def test_several_seeds_give_the_runs_that_each_would_give_alone(tmp_path: Path) 
     folders = [run_folder(view, "kd") for view in several]
     assert [folder.name for folder in folders] == ["teacher-0", "teacher-5"]
     assert [key_of(view, "kd", 1) for view in several] == [("kd", (0, 1)), ("kd", (5, 1))]
-    with pytest.raises(BadParams, match=r"`cdkd plan` handles one teacher, and params.yaml has 2"):
-        require_one_teacher(params_of(tmp_path, "seeds: [0, 5], "), "`cdkd plan`")
+    assert [run_name(view, "kd", 1) for view in several] == [
+        "kd seed 1 of teacher seed 0",
+        "kd seed 1 of teacher seed 5",
+    ]
+    params = params_of(tmp_path, f"seeds: [0, 5], {OTHERS}, ")
+    assert view_of(params, "kd", "5").teacher.seed == 5
+    assert view_of(params, "kd", None).teacher.seed == 0
+    assert view_of(params, "teacher", "blank").taught_by == "blank"
+    assert run_name(view_of(params, "teacher", "blank"), "teacher", 5) == "teacher blank seed 5"
+    for method, teacher, known in (("kd", "1", "0, 5"), ("teacher", "5", "teacher, own, blank")):
+        with pytest.raises(BadParams, match=f"{method}: no teacher '{teacher}'; expected one of {known}$"):
+            view_of(params, method, teacher)
 
 
 def test_mlflow_names_the_teacher_where_there_are_several(tmp_path: Path) -> None:
@@ -214,7 +223,15 @@ def test_a_mean_over_teachers_has_the_interval_of_the_crossed_table() -> None:
     assert summarise_runs(values).low == Crossed(table[:, :2]).interval("both").low  # type: ignore[union-attr]
     del values[1, 1]
     assert summarise_runs(values).low is None
-    assert compare_runs({"kd": values})["kd"].verdict == "no_spread"
+    for what, keys in (("seed", [(0, 1), (1, 1)]), ("teacher", [(0, 1), (0, 2)])):
+        found = compare_runs({"kd": {key: float(key[0] + key[1]) for key in keys}})["kd"]
+        assert found.verdict == f"one_{what}"
+        assert verdict(found, "KD").endswith(f"one {what}: no test possible")
+        assert interval_text(found) == f"none (one {what})"
+    assert compare_runs({"kd": dict.fromkeys(values, 1.0)})["kd"].verdict == "one_seed"
+    values[1, 1] = values[0, 1] + 1
+    same = compare_runs({"kd": dict.fromkeys(values, 1.0)})["kd"]
+    assert verdict(same, "KD") == "the same difference for every seed: no test possible"
 
 
 def test_the_report_collects_the_students_of_each_teacher(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from cdkd.report.statistics import Paired
 from cdkd.report.style import COLOURS, GREY
 from cdkd.report.summary import BASELINES, Row, differences
 from cdkd.report.tables import lowest
-from cdkd.report.wording import decimals, interval_text, mean_std
+from cdkd.report.wording import LONE, decimals, interval_text, mean_std
 
 RESULT = {
     "lower": "fewer errors",
     "higher": "more errors",
     "undecided": "undecided",
     "no_spread": "no test",
-    "one_seed": "one seed",
+    **LONE,
 }
 
 
