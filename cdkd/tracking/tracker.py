@@ -69,7 +69,7 @@ class Tracker:
         self._keys: dict[str, str] = {}  # fingerprint -> MLflow's run
         self._closing: str | None = None
         self._warned = self._shown = False
-        self._written = 0  # a count of what was written, by which a slow end is told from a dead one
+        self._written = 0  # a count of writes: while it grows, the end is slow, and MLflow still answers
         self._owner, self._started = os.getpid(), round(1000 * time.time())
         self._thread = threading.Thread(target=self._work, name="cdkd-tracking", daemon=True)
         self._thread.start()

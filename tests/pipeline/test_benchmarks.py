@@ -211,3 +211,10 @@ methods:
 """,
     )
     assert "ONE" in (tmp_path / "reports/e/report.md").read_text()
+
+
+def test_runs_are_written_to_a_server_once() -> None:
+    pytest.importorskip("pgserver", reason="pgserver has no package for this Python or machine")
+    first, *lines = output_of("tracking", "--methods 1 --seeds 2 --epochs 2").splitlines()
+    assert first.endswith("3 runs of 2 epochs")
+    assert [line.partition(":")[0] for line in lines] == ["written", "looked at again"]

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from benchmarks import tracking as benchmark
 from cdkd import tracking
 from cdkd.core.errors import CdkdError
 from cdkd.core.run_spec import RunSpec
@@ -561,32 +562,11 @@ def test_a_server_named_by_the_environment_is_used(root: Path, monkeypatch: pyte
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server on a real PostgreSQL, its address."""
-    pgserver = pytest.importorskip(
+    pytest.importorskip(
         "pgserver", reason="pgserver, which brings a PostgreSQL, has no package for this Python or machine"
     )
-    folder = tmp_path_factory.mktemp("server")
-    postgres = pgserver.get_server(folder / "data", cleanup_mode="delete")
-    port = server.free_port(5700)
-    store = postgres.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    words = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-    environment = child_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_until(lambda: answers(port))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
-        postgres.cleanup()
-
-
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        return asked(port, "GET", "/health")[0] == 200
-    return False
+    with benchmark.mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @pytest.mark.slow
