@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -275,7 +276,18 @@ def _cache(spec: RunSpec, store: RunStore, gigabytes: float) -> CacheSettings | 
     if gigabytes <= 0 or spec.config["teacher"] is None:
         return None
     code = code_digest((spec.config["teacher"]["network"],), ())
+    logging.getLogger("cdkd.training.teacher_cache").addFilter(_once)
     return CacheSettings(store.cache, gigabytes, code)
+
+
+_said: set[str] = set()
+
+
+def _once(line: logging.LogRecord) -> bool:
+    """Whether this process has not logged such a line yet: each cohort finds the same disk full."""
+    new = line.msg not in _said
+    _said.add(line.msg)
+    return new
 
 
 def _title(specs: Sequence[RunSpec]) -> str:

@@ -102,3 +102,16 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
         done = run(tmp_path, command)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith(str(tmp_path / name))
+
+
+def test_where_the_teachers_outputs_cannot_be_kept_a_process_says_so_once(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        PARAMS.replace("network: resnet14,", "network: resnet14, cache: 1,")
+    )
+    assert run(tmp_path, "prepare").returncode == 0
+    (tmp_path / ".cdkd").mkdir(exist_ok=True)
+    (tmp_path / ".cdkd" / "teacher").write_text("not a folder")
+    done = run(tmp_path, "work")  # two cohorts
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("the teacher's answers cannot be kept") == 1
+    assert len(list((tmp_path / ".cdkd" / "store").glob("*/record.json"))) == 7
