@@ -217,7 +217,7 @@ def _recipes(params: Params, own: Training, recipe: Recipe) -> Iterator[tuple[st
         )
     if params.data.train_images:  # the validation split of a search is trained on in the end
         yield "training images", f"{params.data.train_images} kept", str(recipe["training_images"])
-    if params.data.size and "cut_from" in recipe:
+    if params.data.size and not params.data.uncropped and "cut_from" in recipe:
         yield "crops are cut from", f"a centre square of {params.data.size} pixels", str(recipe["cut_from"])
 
 

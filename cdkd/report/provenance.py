@@ -164,7 +164,7 @@ def methods_paragraph(params: Params, rows: Sequence[Row]) -> Text:
         "batches. "
         "We report the top-1 error on the test split after the last epoch, mean ± sample standard deviation "
         "over "
-        f"{seeds}; nothing was chosen on the test split. "
+        f"{seeds}; no epoch was chosen on the test split. "  # of weights and recipe the author knows
     )
     if tuned:
         text += (

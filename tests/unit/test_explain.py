@@ -368,3 +368,24 @@ def test_every_piece_of_knowledge_can_be_used() -> None:
             r"(weight|start|stop|decay|form|temperature|stage|detach) of \w+|batches of the group|loss \w+",
             item,
         ), item
+
+
+def test_crops_are_cut_from_a_square_only_where_the_images_are_prepared_as_one() -> None:
+    what = "crops are cut from"
+    assert what not in by_name(CDI, "cd")
+    assert by_name(changed(CDI, "data", uncropped=False), "cd")[what].ours == "a centre square of 256 pixels"
+
+
+def test_ickds_imagenet_experiment_has_the_published_recipe_but_for_the_students_first_weights() -> None:
+    params = Experiments(EXPERIMENTS.parent).load("imagenet-resnet34-resnet18-ickd")
+    found = by_name(params, "ickd_kd")
+    assert {
+        name for name, one in found.items() if one.ours != one.theirs.removesuffix("; there are others")
+    } == {
+        "top-1 error",
+        "teacher's top-1 error",
+        "the number reported",
+        "runs",
+        "the student's first weights",
+    }
+    assert params.teacher.training.optimiser == "sgd"

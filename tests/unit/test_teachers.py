@@ -284,6 +284,7 @@ def test_with_one_teacher_no_text_speaks_of_teachers(tmp_path: Path) -> None:
     texts = [*(block.text for block in headline(made)), overview(list(made.values())).caption]
     texts.append(methods_paragraph(params, list(made.values())).text)
     assert "(mean over 2 seeds)" in texts[0]
+    assert "no epoch was chosen on the test split" in texts[-1]  # more than that the program cannot know
     assert not any("teachers" in text for text in texts)
 
 
