@@ -129,6 +129,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=4, help="that a cohort is trained (default: 4)")
     parser.add_argument("--rounds", type=int, default=20, help="of each measurement (default: 20)")
     arguments = parser.parse_args(words)
+    if arguments.folder is not None and not arguments.folder.is_dir():
+        parser.error(f"--folder {arguments.folder}: no such folder")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         costs = measured(Path(folder), round(arguments.megabytes * MEGABYTE), arguments.rounds)
     print(f"{host()['processor']}; a checkpoint of {arguments.megabytes:g} MB; milliseconds of one:")

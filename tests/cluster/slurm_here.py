@@ -1,6 +1,6 @@
 """A real Slurm of several nodes on this one host, without systemd, cgroups or a database of accounts.
 
-    python -m tests.cluster.slurm_here 3    # three nodes, until Ctrl-C
+    python -m tests.cluster.slurm_here 3    # three nodes, until Ctrl-C or `kill`
 
 Everything (key, settings, state, logs) lies in one folder. Needs the programs of Debian's slurmctld, slurmd,
 slurm-client and munge, and root, as slurmd does.
@@ -169,6 +169,8 @@ def _free_ports(count: int) -> list[int]:
 def main(nodes: int) -> None:
     if (reason := why_not()) is not None:
         sys.exit(reason)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets what it starts by & ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         with Cluster(Path(folder) / "slurm", nodes) as cluster:
             print(f"export SLURM_CONF={cluster.conf}", flush=True)

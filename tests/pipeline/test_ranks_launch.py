@@ -91,6 +91,25 @@ def test_stopped_inside_an_epoch_it_continues_with_the_same_bits(undisturbed: Cl
     assert results(clone) == results(undisturbed)
 
 
+def test_torchrun_that_is_stopped_inside_an_epoch_continues_too(undisturbed: Clone, tmp_path: Path) -> None:
+    """It passes the signal on to all ranks."""
+    clone = paced.project(tmp_path / "stopped", PARAMS)
+    pace, steps = clone.folder / "pace", clone.folder / "steps"
+    pace.write_text("1")
+    process = clone.start(*TORCHRUN, *WORK)
+    wait_until(steps.exists, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert process.returncode != 0
+    assert "it is asked to stop: a checkpoint follows" in said
+    assert "terminate called" not in said
+    assert not any(map(is_running, ranks_of(clone)))
+    assert len(list(clone.folder.glob(".cdkd/checkpoints/*/state-00000-*.pt"))) == 2
+    pace.unlink()
+    clone.run(*TORCHRUN, *WORK)
+    assert results(clone) == results(undisturbed)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_leaves_no_process_and_the_run_continues(
     rank: int, undisturbed: Clone, tmp_path: Path
