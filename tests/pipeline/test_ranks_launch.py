@@ -110,6 +110,19 @@ def test_torchrun_that_is_stopped_inside_an_epoch_continues_too(undisturbed: Clo
     assert results(clone) == results(undisturbed)
 
 
+def test_it_is_verified_and_carried_to_another_machine(undisturbed: Clone, tmp_path: Path) -> None:
+    undisturbed.run("cdkd", "distill", "rkd")
+    assert "rkd seed 0: bit-identical: 3 epochs" in undisturbed.run("cdkd", "verify", "rkd")
+    clone = paced.project(tmp_path / "carried", PARAMS)
+    clone.run("cdkd", "prepare")
+    clone.run("cdkd", "plan", "--export", "plan.json")
+    said = clone.run(sys.executable, "-m", "cdkd.cluster.worker", "plan.json", "--out", "out")
+    assert said.splitlines()[-1] == "complete"
+    assert len(ranks_of(clone)) == 2
+    clone.run("cdkd", "import", "out")
+    assert results(clone) == results(undisturbed)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_leaves_no_process_and_the_run_continues(
     rank: int, undisturbed: Clone, tmp_path: Path
