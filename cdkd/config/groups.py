@@ -16,6 +16,7 @@ from cdkd.losses import signature
 from cdkd.models import names
 
 STUDENT, EMA = "student", "ema"
+LEADER = "leader"  # a loss's option: the network that follows all others and is deployed
 NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 MOST = 16
 EXAMPLE = "{branches: 3, after: 2} or {networks: [student, student]}"
@@ -38,7 +39,8 @@ class GroupSection(Section):
     after: the number of stages after the stem that branches have in common
     branches: how many
     network: of the branches; without it the student's
-    deploy: the network that is the result; by default the first, but required where networks have names
+    deploy: the network that is the result, and the leader of okddip; by default the first, but required where
+        networks have names
 
     For the rest see `core.group.Group`.
     """
@@ -231,15 +233,29 @@ def check_terms(
             faults.add((*place, name, "from"), f"{term.source}, {which}; expected another network")
         if term.source == EMA and group.ema is None:
             faults.add((*place, name, "from"), f"ema; expected {WHAT[EMA]}")
-        leader = term.options.get("leader")
+        leader = term.options.get(LEADER)
         if leader is not None and leader not in networks:
             what = f"no network {show(leader)}{suggest(str(leader), networks)}; expected {_one_of(networks)}"
-            faults.add((*place, name, "leader"), what)
+            faults.add((*place, name, LEADER), what)
+        elif leader not in (None, group.deployed):
+            what = f"{leader}; expected {group.deployed}, which is deployed, or deploy: {leader} in the group"
+            faults.add((*place, name, LEADER), what)
         if group.update == "alternate" and name in several and term.options.get("detach") is False:
             faults.add(
                 (*place, name, "detach"),
                 "false; expected true where networks are updated one after the other",
             )
+
+
+def with_leader(terms: Mapping[str, Term], group: Group | None) -> Mapping[str, Term]:
+    """The terms, with the deployed network as the leader of losses that have one."""
+    if group is None:
+        return terms
+    leader = {LEADER: group.deployed}
+    return {
+        name: term._replace(options={**term.options, **leader}) if LEADER in term.options else term
+        for name, term in terms.items()
+    }
 
 
 def _branched(group: Group) -> bool:

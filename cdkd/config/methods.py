@@ -9,7 +9,7 @@ from typing import Any
 
 from cdkd.config.epochs import MAX_EPOCHS, check_milestones, resolved_term
 from cdkd.config.faults import Faults, Place, show, suggest
-from cdkd.config.groups import EMA, check_terms, group_of
+from cdkd.config.groups import EMA, check_terms, group_of, with_leader
 from cdkd.config.term_schema import MAX_WEIGHT, SHARED, term_model
 from cdkd.core.group import Group
 from cdkd.core.names import EXPECTED, is_name
@@ -88,14 +88,15 @@ def method_of(
             where = (*place, name, "milestones")
             check_milestones(term.get("milestones"), epochs, where, faults, once=not rounded)
         whole = resolved_term(term, epochs or MAX_EPOCHS)
-        built = _term(name, whole, (*place, name), epochs, losses, networks, faults)
+        averages = group is not None and group.ema is not None
+        built = _term(name, whole, (*place, name), epochs, losses, networks, averages, faults)
         if built is not None:
             found_terms[name] = built
     if epochs is not None and len(found_terms) == len(terms):
         _check_weights(found_terms, epochs, place, faults)
     if networks:
         check_terms(found_terms, group, place, faults, complete=len(found_terms) == len(terms))
-    return Method(found_terms, _inactive(value, place, faults), group)
+    return Method(with_leader(found_terms, group), _inactive(value, place, faults), group)
 
 
 def terms_of(value: Any) -> dict[str, Any]:
@@ -128,9 +129,13 @@ def _term(
     epochs: int | None,
     losses: Sequence[str],
     networks: Sequence[str],
+    averages: bool,
     faults: Faults,
 ) -> Term | None:
-    """losses: names of all losses; networks: of the method, none where its group is faulty"""
+    """losses: names of all losses; networks: of the method, none where its group is faulty
+
+    averages: whether its group has moving averages
+    """
     loss = loss_of(name, value)
     if loss not in losses and not (isinstance(loss, str) and signature.exists(loss)):
         given = isinstance(value, dict) and "loss" in value
@@ -158,7 +163,7 @@ def _term(
     _check_weight(weight, place, faults)
     if epochs is not None:
         _check_epochs(weight, epochs, place, faults)
-    of, source = _networks(built, networks, place, faults)
+    of, source = _networks(built, networks, averages, place, faults)
     defaults = {option: one.default for option, one in signature.options(loss).items()}
     options = {
         option: value
@@ -207,7 +212,7 @@ def _check_epochs(weight: Weight, epochs: int, place: Place, faults: Faults) -> 
 
 
 def _networks(
-    built: Any, networks: Sequence[str], place: Place, faults: Faults
+    built: Any, networks: Sequence[str], averages: bool, place: Place, faults: Faults
 ) -> tuple[tuple[str, ...] | None, str]:
     """The networks that a term trains (None: all), and what they learn from."""
     of = (built.of,) if isinstance(built.of, str) else tuple(built.of or ())
@@ -220,8 +225,9 @@ def _networks(
     if len(set(of)) < len(of):
         faults.add((*place, "of"), f"{list(of)}; expected each network once")
     source: str = getattr(built, "from")
-    sources = (TEACHER, *((*networks, EMA) if len(networks) > 1 else ()))
-    if source not in sources:
+    several = len(networks) > 1
+    sources = (TEACHER, *(networks if several else ()), *((EMA,) if several and averages else ()))
+    if source not in sources and not (several and source == EMA):  # that it lacks is noted by check_terms
         what = f"no network {show(source)}{suggest(source, sources)}; expected {_one_of(sources)}"
         faults.add((*place, "from"), what)
     return (of if of and set(of) != set(networks) else None), source

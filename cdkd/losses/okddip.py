@@ -55,7 +55,8 @@ class DiversePeers(GroupLoss):
         a_ij = softmax_j(q_i · k_j),   q_i = W_q h_i,   k_i = W_k h_i
 
     h: a peer's pooled features, [B, D]; W_q, W_k: learned, from D to D/8, without bias
-    leader: the network that follows and is meant to be deployed; without it the group's last.
+    leader: the network that follows the peers: the deployed one, as `deploy` of the group names it, and no
+        other; it need not be given
     """
 
     requires: ClassVar[tuple[str, ...]] = ("several",)
@@ -73,7 +74,7 @@ class DiversePeers(GroupLoss):
         super().__init__(outputs, teachers)
         require_equal_logits("okddip", outputs)
         names = list(outputs.each)
-        self.leader = names[-1] if leader is None else leader
+        self.leader = names[0] if leader is None else leader
         if self.leader not in names:
             raise BadParams(
                 f"okddip: leader {leader!r}; expected one of the group's networks, {', '.join(names)}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from cdkd.core.batch import Batch, DataInfo
 from cdkd.core.errors import BadParams
+from cdkd.core.features import Features
 from cdkd.core.needs import Needs
 from cdkd.core.schedule import TEACHER, Method, Recipe
 from cdkd.losses.base import loss_class
@@ -42,9 +44,17 @@ def misfit(method: Method, teacher: str, recipe: Recipe) -> str | None:
             with torch.no_grad():
                 teachers = {TEACHER: build(teacher, CLASSES, CHANNELS).eval()(images, needs)}
             how = replace(recipe, engine="eager", precision="float32")
-            GroupLearner(networks, group, method, how, sample, teachers, 0, data=data)
+            learner = GroupLearner(networks, group, method, how, sample, teachers, 0, data=data)
+            _compute(learner, method, sample, teachers)
     except BadParams as error:
         return str(error)
     except Exception as error:
         log.debug("not built on the meta device: %s", error)
     return None
+
+
+def _compute(learner: GroupLearner, method: Method, sample: Batch, teachers: Mapping[str, Features]) -> None:
+    """All losses once, whatever their epochs."""
+    objective = learner.objective
+    objective.active = objective.names
+    objective(learner._look(sample, method), teachers, sample, {})

@@ -136,7 +136,9 @@ def test_one_trains_as_written_out(double: None) -> None:
 
 
 def test_okddip_trains_as_written_out_and_its_attention_moves(double: None) -> None:
-    made = learner(branches(4, "peer3"), {"ce": Term(Weight(1)), "okddip": Term(Weight(1, rise=80))})
+    made = learner(
+        branches(4, "peer3"), {"ce": Term(Weight(1)), "okddip": Term(Weight(1, rise=80), {"leader": "peer3"})}
+    )
     peers = [copy.deepcopy(made.alone(f"peer{i}")) for i in range(4)]
     loss_of = made.objective.losses["okddip"].loss
     query, key = copy.deepcopy(loss_of.query), copy.deepcopy(loss_of.key)

@@ -71,6 +71,30 @@ def test_a_group_takes_every_network_that_a_student_takes(tmp_path: Path) -> Non
         group_of(tmp_path, f"{{group: {{networks: [student, 'absent.nets:Net']}}, {TERMS}}}")
 
 
+def test_the_leader_is_the_deployed_network(tmp_path: Path) -> None:
+    group = "{networks: [student, student, student], deploy: peer1}"
+    for given in ("", ", leader: peer1"):
+        method = loaded(
+            tmp_path, f"{{group: {group}, ce: {{weight: 1}}, okddip: {{weight: 1{given}}}}}"
+        ).methods["m"]
+        assert method["okddip"].options["leader"] == "peer1"
+    assert "leader" not in method["ce"].options
+
+
+def test_a_wrong_source_lists_moving_averages_only_where_there_are_some(tmp_path: Path) -> None:
+    for given, expected in (
+        ("", "teacher or peer0 or peer1"),
+        (", ema: 0.9", "teacher or peer0 or peer1 or ema"),
+    ):
+        with pytest.raises(BadParams) as caught:
+            loaded(
+                tmp_path,
+                f"{{group: {{networks: [student, student]{given}}}, {TERMS},"
+                " kd: {weight: 1, from: peer9}}",
+            )
+        assert str(caught.value).endswith(f"expected {expected}")
+
+
 def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
     method = loaded(
         tmp_path,
@@ -147,6 +171,11 @@ def test_a_method_comes_back_from_a_runs_configuration(tmp_path: Path) -> None:
             "methods.m.okddip.leader",
             "no network 'p'",
         ),
+        (
+            f"{{group: {GROUP}, T, okddip: {{weight: 1, leader: peer2}}}}",
+            "methods.m.okddip.leader",
+            "peer2; expected peer0, which is deployed, or deploy: peer2 in the group",
+        ),
         (f"{{group: {GROUP}, T, pcl: {{weight: 1}}}}", "methods.m.group", "pcl needs moving averages"),
         (f"{{group: {GROUP}, T, css: {{weight: 1}}}}", "methods.m.group", "css needs two networks"),
         (
@@ -210,6 +239,11 @@ MISFITS = {  # what only building the networks shows
     "{group: {networks: [student, student]}, T, far: {loss: hint, weight: 1, of: peer0, stage: 9}}": (
         "far",
         "has stages 1 to 3",
+    ),
+    # only computing the losses shows this
+    "{group: {networks: [vgg8, resnet8+css3]}, T, srrl: {weight: 1, of: peer0, from: peer1, start: 4}}": (
+        "srrl",
+        "a teacher without a linear classifier",
     ),
 }
 
