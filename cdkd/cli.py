@@ -559,11 +559,16 @@ def work(arguments: argparse.Namespace) -> int:
     "write the finished runs into a folder that `cdkd import` reads in another project",
     "share runs-of-mine",
     argument("folder", type=Path, metavar="FOLDER", help="a new folder, or one that it wrote before"),
+    argument(
+        "--records",
+        action="store_true",
+        help="without weights and predictions: small enough to be committed to a repository",
+    ),
 )
 def share(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import bundles
 
-    print("\n".join(bundles.share(_params(), arguments.folder)))
+    print("\n".join(bundles.share(_params(), arguments.folder, records_alone=arguments.records)))
 
 
 @command(
@@ -575,11 +580,16 @@ def share(arguments: argparse.Namespace) -> None:
         metavar="FOLDER",
         help="the worker's folder, `results` in it, or what `share` wrote",
     ),
+    argument(
+        "--other-code",
+        action="store_true",
+        help="take runs that other code than today's has trained, too; they are marked as not verified",
+    ),
 )
 def import_(arguments: argparse.Namespace) -> None:
     from cdkd.pipeline import bundles
 
-    print("\n".join(bundles.import_results(_params(), arguments.folder)))
+    print("\n".join(bundles.import_results(_params(), arguments.folder, other_code=arguments.other_code)))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cdkd.cluster import checks, record_checks
 from cdkd.core.digest import digest
@@ -42,22 +42,31 @@ NAMED = 256  # upper bound of the bytes that the name and position of a tensor t
 Kind = Literal["none", "bf16", "float32"]
 
 
-def write(folder: Path, store: Store, experiment: str, records: Sequence[Record], kind: Kind) -> list[Path]:
+def write(
+    folder: Path,
+    store: Store,
+    experiment: str,
+    records: Sequence[Record],
+    kind: Kind,
+    *,
+    records_alone: bool = False,
+) -> list[Path]:
     """Write these runs of the store into the folder, replacing its bundle. Returns the files.
 
     kind: of the students' weights
+    records_alone: write neither weights nor predictions
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
         fresh = Path(staging)
-        finished = [record for record in records if record.status == "finished"]
+        finished = [record for record in records if record.status == "finished" and not records_alone]
         teachers = [record for record in finished if record.method == TEACHER]
         if len(teachers) == 1:
             _cut(store.weights(teachers[0].fingerprint), fresh)
         if kind != "none":
             rest = [record for record in finished if [record] != teachers]
             _bundle(_tensors(rest, store, kind), fresh / "weights")
-        _bundle(_predictions(records, store), fresh / "predictions")
+        _bundle(_predictions(finished, store), fresh / "predictions")
         parts = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
         bodies = [json.loads(record.text()) for record in records]
         sealed_json.write(
@@ -129,6 +138,8 @@ class Bundle:
     records: tuple[Record, ...]
     kind: Kind
     parts: Mapping[str, str]  # sha256 of each file that was written
+    # from a record's fingerprint to the one that its files were written under, where they differ
+    written_as: Mapping[str, str] = field(default_factory=dict)
 
     def _teacher_weights(self, digest: str) -> bytes | None:
         """The teacher's weights, joined; None where a piece is missing. Raises `BadCheckpoint`."""
@@ -150,7 +161,7 @@ class Bundle:
             return None
         from safetensors.torch import save
 
-        content = save(dict(self._tensors(f"{record.fingerprint}.")))
+        content = save(dict(self._tensors(f"{self._written_as(record)}.")))
         if hashlib.sha256(content).hexdigest() == record.result["weights_sha256"]:
             return content
         if all((self.folder / name).is_file() for name in self.parts):
@@ -163,7 +174,7 @@ class Bundle:
         """A run's predictions; None where the bundle has none of it. Raises `BadCheckpoint`."""
         if not has_predictions(record):
             return None
-        found = next((tensor for _, tensor in self._tensors(record.fingerprint, "predictions-")), None)
+        found = next((tensor for _, tensor in self._tensors(self._written_as(record), "predictions-")), None)
         if found is None:
             return None
         content = bytes(found.numpy())
@@ -171,6 +182,9 @@ class Bundle:
             content, record, f"{self.folder}: predictions of {record.method} seed {record.seed}"
         )
         return content
+
+    def _written_as(self, record: Record) -> str:
+        return self.written_as.get(record.fingerprint, record.fingerprint)
 
     def _tensors(self, prefix: str, of: str = "weights-") -> Iterator[tuple[str, Tensor]]:
         from safetensors import safe_open
@@ -260,7 +274,8 @@ def into_store(
         put, known = put + (not present), known + present
     yield f"{bundle.experiment}: {put} runs imported" + (f", {known} were here already" if known else "")
     if put:
-        yield f"the weights of {measured} of them came along; measured here, they fit their records"
+        found = f"the weights of {measured} of them came along; measured here, they fit their records"
+        yield found if measured else "no weights came along, so that nothing was measured here"
     for record in bundle.records:
         if (
             record.method == TEACHER
@@ -270,8 +285,9 @@ def into_store(
             missing = sum(
                 not (bundle.folder / name).is_file() for name in bundle.parts if name.startswith("teacher-")
             )
+            pieces = f" ({missing} pieces are missing)" * bool(missing)
             yield (
-                f"the teacher's weights are not in the bundle ({missing} pieces are missing): "
+                f"the teacher's weights are not in the bundle{pieces}: "
                 "further students cannot be trained here"
             )
 
@@ -285,10 +301,13 @@ def _weights(bundle: Bundle, record: Record) -> bytes | None:
 def _foreign(bundle: Bundle, record: Record, expected: Iterable[RunSpec]) -> str:
     """Why a record does not belong: which parts of its configuration differ."""
     run = f"{bundle.folder / RECORDS}: {record.method} seed {record.seed}"
-    twin: Any = next(
-        (plan.config for plan in expected if (plan.method, plan.seed) == (record.method, record.seed)), None
-    )
+    twin = next((plan for plan in expected if (plan.method, plan.seed) == (record.method, record.seed)), None)
     if twin is None:
         return f"{run}: no run of params.yaml; expected only runs of its methods and seeds"
-    others = [key for key in twin if digest(twin[key]) != digest(record.config.get(key))]
+    others = [key for key in twin.config if digest(twin.config[key]) != digest(record.config.get(key))]
+    if not others and twin.code != record.code:
+        return (
+            f"{run}: trained with other code than today's (digest {record.code[:12]}, today "
+            f"{twin.code[:12]}); `cdkd import --other-code` takes it and marks it as not verified"
+        )
     return f"{run}: no run of params.yaml: trained with other {', '.join(others) or 'settings'}"

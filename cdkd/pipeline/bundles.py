@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from cdkd.core.run_spec import RunSpec
 from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import Meta, read_meta
 from cdkd.pipeline.queries import any_teacher, full, todays_runs, todays_studies
+from cdkd.pipeline.verify import code_today
 from cdkd.runs import source_archive
+from cdkd.runs.adopted import adopt
 from cdkd.runs.record import Record
 from cdkd.runs.specification import student_plans, teacher_plan
 from cdkd.runs.store import Store
@@ -24,7 +27,7 @@ from cdkd.runs.tuned_methods import with_tuned
 from cdkd.storage.files import write_atomically
 
 if TYPE_CHECKING:
-    from cdkd.cluster.results_bundle import Bundle
+    from cdkd.cluster.results_bundle import Bundle, Kind
 
 CODE = "code"  # the bundle's folder of source archives
 
@@ -69,10 +72,11 @@ def _plan(params: Params, data: Meta, store: Store, export: Path | None) -> list
     return lines
 
 
-def share(params: Params, folder: Path) -> list[str]:
+def share(params: Params, folder: Path, *, records_alone: bool = False) -> list[str]:
     """Write the finished runs of params.yaml for `cdkd import`, with params.yaml and the user's own code.
 
     The bundle's records carry configuration, code digest and environment. Raises `BadData`, `BadParams`.
+    records_alone: without weights, predictions and archives of code: small enough for a repository
     """
     from cdkd.cluster import results_bundle
 
@@ -91,8 +95,9 @@ def share(params: Params, folder: Path) -> list[str]:
         raise BadData(
             f"{params.experiment}: no run of these params and this code is finished; `dvc repro` trains them"
         )
-    results_bundle.write(folder, store, params.experiment, records, "float32")
-    for code in {record.code for record in records}:
+    kind: Kind = "none" if records_alone else "float32"
+    results_bundle.write(folder, store, params.experiment, records, kind, records_alone=records_alone)
+    for code in {record.code for record in records if not records_alone}:
         if (archive := source_archive.place(store.code, code)).is_file():
             _copy(archive, folder / CODE / archive.name)
     own = [path for kind in KINDS for path in sorted((params.root / kind).rglob("*.py"))]
@@ -113,16 +118,19 @@ def _copy(path: Path, target: Path) -> None:
     write_atomically(target, path.read_bytes())
 
 
-def import_results(params: Params, folder: Path) -> list[str]:
+def import_results(params: Params, folder: Path, *, other_code: bool = False) -> list[str]:
     """Put results of a plan into the store. The next `dvc repro` finds them there and trains nothing.
 
     folder: the worker's, the `results` in it, or what `share` wrote
+    other_code: take runs that other code than today's has trained, too, marked as not verified
     """
     from cdkd.cluster import results_bundle
 
     params = with_tuned(params, todays_studies(params))  # with all seeds that a rule may ask for
     folder = folder / "results" if (folder / "results").is_dir() else folder
     found, data, store = results_bundle.read(folder), read_meta(data_folder(params)), Store(params.root)
+    if other_code:
+        found = _under_todays_code(found)
     if found.experiment != params.experiment:
         raise BadRecord(
             f"{folder}: results of {found.experiment}; params.yaml is {params.experiment} (`cdkd use` "
@@ -146,9 +154,26 @@ def import_results(params: Params, folder: Path) -> list[str]:
             raise BadRecord(f"{folder}: {fault}; nothing was imported") from None
 
     lines = list(results_bundle.into_store(found, expected, store, check))
-    for one in found.records:  # they were trained with today's code, or were refused
+    if found.written_as:
+        lines.append(
+            f"{len(found.written_as)} of them were trained with other code than today's and are marked as "
+            "not verified; `cdkd verify --adopt METHOD` trains one seed again"
+        )
+    for one in found.records:  # they were trained with today's code, or are marked, or were refused
         source_archive.keep(store.code, expected[one.fingerprint])
     return lines
+
+
+def _under_todays_code(bundle: Bundle) -> Bundle:
+    """The runs under today's code; those that other code has trained are marked as not verified."""
+    records, written_as = [], {}
+    for record in bundle.records:
+        code = code_today(record)
+        one = record if code in (None, record.code) else adopt(record, str(code))
+        if one is not record:
+            written_as[one.fingerprint] = record.fingerprint
+        records.append(one)
+    return replace(bundle, records=tuple(records), written_as=written_as)
 
 
 def _importable(params: Params, data: Meta, store: Store, bundle: Bundle) -> Iterator[RunSpec]:

@@ -20,6 +20,7 @@ from cdkd.core.schedule import TEACHER
 from cdkd.data.prepared import read_meta
 from cdkd.pipeline.queries import full
 from cdkd.runs import source_archive
+from cdkd.runs.adopted import adopt, trained_by, unverified_code
 from cdkd.runs.predictions import KEY, RECORD, read_predictions
 from cdkd.runs.record import Record, read
 from cdkd.runs.specification import code_of
@@ -71,7 +72,7 @@ def verify(
     again, weights = _again(params.root, spec, folder, weights_file, start, threads)
     same, lines = _compared(params.root, kept, again, weights, run_name(view, method, seed))
     if same and adopt:
-        lines += _adopted(params, method, record, spec.code)
+        lines += _adopted(params, method, record, spec.code, weights)
     return same, lines
 
 
@@ -167,7 +168,7 @@ def _spec(path: Path, record: Record, method: str, seed: int, archives: Path, *,
             )
         spec = replace(spec_of(record), method=method)
         _ = spec.recipe, spec.terms, record.config["data"]["digest"], record.config["teacher"]
-        code = _code(spec)
+        code = code_today(record)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadRecord(f"{path}: not a run's configuration ({type(error).__name__}: {error})") from None
     if code is None or (code != record.code and not adopt):
@@ -183,16 +184,20 @@ def _spec(path: Path, record: Record, method: str, seed: int, archives: Path, *,
     return replace(spec, code=code)
 
 
-def _code(spec: RunSpec) -> str | None:
+def code_today(record: Record) -> str | None:
+    """The digest of this checkout's code for a run; None where it cannot train it."""
     try:
-        return code_of(spec)
+        return code_of(spec_of(record))
     except KeyError:  # a loss or network that this checkout does not have
         return None
 
 
-def _adopted(params: Params, method: str, verified: Record, code: str) -> list[str]:
-    """Put all seeds' results that the verified run's code gave into the store, under today's code."""
-    if code == verified.code:
+def _adopted(params: Params, method: str, verified: Record, code: str, again: bytes | None) -> list[str]:
+    """Put all seeds' results that the verified run's code gave into the store, under today's code.
+
+    again: the weights of the training that verified it, in case that they were elsewhere
+    """
+    if code == verified.code and unverified_code(verified) is None:
         return ["trained with today's code: there is nothing to adopt"]
     store, lines = Store(params.root), []
     one_teacher = [(view, view.teacher.seed) for view in views(params)]
@@ -207,23 +212,20 @@ def _adopted(params: Params, method: str, verified: Record, code: str) -> list[s
         except CdkdError as fault:
             lines.append(f"{name}: not adopted: {fault}")
             continue
-        if record.code != verified.code:
-            lines.append(f"{name}: not adopted: trained with code {record.code[:12]}")
+        if trained_by(record) != trained_by(verified):
+            lines.append(f"{name}: not adopted: trained with code {trained_by(record)[:12]}")
             continue
-        fingerprint = replace(spec_of(record), code=code).fingerprint
-        note = {"fingerprint": record.fingerprint, "code": record.code, "verified": f"seed {verified.seed}"}
-        adopted = replace(
-            record,
-            fingerprint=fingerprint,
-            code=code,
-            circumstances={**record.circumstances, "adopted": note},
-        )
+        adopted = adopt(record, code, f"seed {verified.seed}")
+        mine = again if record.fingerprint == verified.fingerprint else None
         store.put(
             adopted,
-            weights.read_bytes() if weights.is_file() else None,
+            weights.read_bytes() if weights.is_file() else mine,
             None if predictions is None else predictions.content(),
         )
-        lines.append(f"{name}: adopted under today's code as {fingerprint[:12]}")
+        if adopted.fingerprint == record.fingerprint:  # it counted already, with a mark that is over now
+            store.replace_record(adopted)
+            store.copy_out(adopted, path.parent)
+        lines.append(f"{name}: adopted under today's code as {adopted.fingerprint[:12]}")
     return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cdkd.config.params import Params
@@ -14,6 +14,7 @@ from cdkd.report.collect import TEACHER, FoundRun, label, number
 from cdkd.report.published_recipes import unpublished
 from cdkd.report.summary import Row
 from cdkd.report.wording import join_names, plural
+from cdkd.runs.adopted import trained_by, unverified_code
 from cdkd.runs.teacher_quality import fault
 
 UNVERIFIED = (
@@ -84,9 +85,21 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
             "those of an "
             f"uninterrupted run: {_names(inexact, counted)}"
         )
+    notes += _of_other_code(counted)
     notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
     losses = {term.loss or name for row in shown for name, term in params.methods.get(row.name, {}).items()}
     return notes + ([RKD] if "rkd" in losses else [])
+
+
+def _of_other_code(runs: Sequence[FoundRun]) -> list[str]:
+    """The runs that count without having been trained again with today's code."""
+    found = [run for run in runs if run.record and unverified_code(run.record)]
+    codes = dict.fromkeys(trained_by(run.record)[:12] for run in found if run.record)
+    return [
+        f"Trained with other code than today's ({join_names(list(codes))}) and not verified with it: "
+        f"{_names(found, list(runs))}; `cdkd verify --adopt METHOD` trains one seed again and compares the "
+        "bits"
+    ] * bool(found)
 
 
 def _sources(rows: Iterable[Row]) -> list[str]:

@@ -16,6 +16,7 @@ from cdkd.report.headline import DATASETS
 from cdkd.report.notes import excluded, recipe
 from cdkd.report.summary import BASELINES, Row
 from cdkd.report.wording import decimals, join_names, mean_std, plural, si_prefix
+from cdkd.runs.adopted import trained_by, unverified_code
 from cdkd.runs.record import Record
 
 SHORT = 12  # characters of a digest that are shown
@@ -59,13 +60,15 @@ def runs_table(rows: Sequence[Row]) -> Grid:
             digests = (
                 [record.fingerprint[:SHORT], code_of(record)[:SHORT] or NONE] if record else [NONE, NONE]
             )
+            counts = "counts, not verified" if run.ok and unverified_code(run.ok) else "counts"
             error = decimals(row.errors.get(run.key))
-            cells.append([f"{row.title}, {run.label}", "counts" if run.ok else run.state, error, *digests])
+            cells.append([f"{row.title}, {run.label}", counts if run.ok else run.state, error, *digests])
     caption = (
         "Every run that params.yaml names. Fingerprint: digest of everything that affects the result; the "
-        "run is "
-        "stored under it in .cdkd/store. Code: digest of the source code that affects the result."
+        "run is stored under it in .cdkd/store. Code: digest of the source code that affects the result."
     )
+    if any(run.ok and unverified_code(run.ok) for row in rows for run in row.runs):
+        caption += " Not verified: that code is not today's; see the notes."
     return Grid.of("runs", "Runs", caption, columns, cells)
 
 
@@ -210,8 +213,8 @@ def reproduce(params: Params, rows: Sequence[Row]) -> tuple[Text | Code, ...]:
 
 
 def code_of(record: Record) -> str:
-    """Digest of the code that affects the result; older records have it in their configuration."""
-    code = record.code or (record.config.get("code") if isinstance(record.config, dict) else "")
+    """Digest of the code that trained the run; older records have it in their configuration."""
+    code = trained_by(record) or (record.config.get("code") if isinstance(record.config, dict) else "")
     return str(code or "")
 
 

@@ -118,6 +118,10 @@ class Store:
             else:
                 self._complete(place, staging)
 
+    def replace_record(self, record: Record) -> None:
+        """Replace the record of a stored run by one with other circumstances."""
+        write_atomically(self.folder / record.fingerprint / RECORD, record.text())
+
     def _complete(self, place: Path, staging: Path) -> None:
         """Give a run of the store the files that it lacks, where they are those of its record."""
         lacks_weights = (place / ABSENT).is_file() and (staging / WEIGHTS).is_file()

@@ -610,3 +610,49 @@ def test_a_run_without_weights_is_no_damage_and_gets_its_own_only(away: Away, tm
     assert store.get(record.fingerprint) == record
     store.weights(record.fingerprint).unlink()
     assert store.get(record.fingerprint) is None  # once they are here, their loss is damage
+
+
+def mark_of(shared: Record, verified: str | None) -> dict[str, Any]:
+    return {"fingerprint": shared.fingerprint, "code": shared.code, "verified": verified}
+
+
+def test_records_alone_of_other_code_count_with_a_mark_until_they_are_verified(
+    home: Clone, away: Away, tmp_path: Path
+) -> None:
+    giver, taker = copy(home, tmp_path / "giver"), copy(home, tmp_path / "taker")
+    giver.run("cdkd", "import", str(results(away, tmp_path)))
+    bundle = tmp_path / "records"
+    assert "5 runs of digits" in giver.run("cdkd", "share", "--records", str(bundle))
+    assert {path.name for path in bundle.iterdir()} == {"records.json", "params.yaml"}
+
+    loss = taker.folder / "cdkd" / "losses" / "ce.py"  # in the teacher and in each method
+    loss.write_text(loss.read_text() + "\nNEWER = True\n")
+    refused = taker.run("cdkd", "import", str(bundle), code=2)
+    assert "trained with other code than today's" in refused
+    assert "--other-code" in refused
+    assert taker.stored() == {}
+
+    text = taker.run("cdkd", "import", "--other-code", str(bundle))
+    assert "5 runs imported" in text
+    assert "nothing was measured here" in text
+    assert "5 of them were trained with other code than today's" in text
+    assert "Running stage 'distill@" in taker.run("dvc", "repro")  # it collects them
+    shared = {(one.method, one.seed): one for one in results_bundle.read(bundle).records}
+    theirs, ours = shared["student", 1], taker.record("student", 1)
+    assert ours["history"] == theirs.history
+    assert ours["fingerprint"] != theirs.fingerprint
+    assert ours["circumstances"]["adopted"] == mark_of(theirs, None)
+    report = taker.folder / "reports" / "digits"
+    assert f"({theirs.code[:12]}" in (report / "report.md").read_text()
+    assert "not verified with it: all runs" in (report / "report.md").read_text()
+    assert theirs.code[:12] in (report / "runs.csv").read_text()
+
+    assert "adopted under today's code" in taker.run("cdkd", "verify", "--adopt", "teacher")
+    assert "adopted under today's code" in taker.run("cdkd", "verify", "--adopt", "student")
+    for seed in (0, 1):  # the teacher's weights came with its verification
+        assert taker.record("student", seed)["circumstances"]["adopted"] == mark_of(
+            shared["student", seed], "seed 0"
+        )
+    taker.run("dvc", "repro")
+    text = (report / "report.md").read_text()
+    assert "not verified with it: cd_gkd_edt seeds 0, 1" in text
