@@ -198,6 +198,7 @@ class View:
             source_run_id=key,
             model_type=network,
             tags={"method": record.method, "seed": str(record.seed)},
+            params=fields.params(record)[0],
         )
         with tempfile.TemporaryDirectory() as place:
             text = deployed.description(record, model.model_id, key)
@@ -206,7 +207,22 @@ class View:
             self.client.log_model_artifacts(model.model_id, place)
         self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(key, [LoggedModelOutput(model.model_id, step)])
+        self._log_errors_of(model.model_id, key, record)
         self.client.set_tag(key, fields.MODEL, model.model_id)
+
+    def _log_errors_of(self, model: str, key: str, record: Record) -> None:
+        """The last epoch's errors once more, as the model's on its data set: MLflow's page of models lists
+        them. The run already has these points, and they are stored in it once.
+        """
+        data = fields.dataset(record)
+        of = {"model_id": model, "dataset_name": data["name"], "dataset_digest": data["digest"] or None}
+        for row, when in fields.timed(record, round(1000 * time.time()))[-1:]:
+            errors = {name: value for name, value in fields.metrics(row).items() if name.startswith("test_")}
+            points = [
+                self.metric(name, value, when, row["epoch"], run_id=key, **of)
+                for name, value in errors.items()
+            ]
+            self.client.log_batch(key, metrics=points)
 
     def mark(self, run: Any, tag: str, value: str) -> None:
         """Set a tag, unless it has this value already."""

@@ -719,6 +719,12 @@ def test_a_run_names_its_data_and_holds_its_network_without_pickled_code(root: P
     (logged,) = run.outputs.model_outputs
     model = client(root).get_logged_model(logged.model_id)
     assert (model.name, model.status, model.source_run_id) == ("kd-seed-0", "READY", run.info.run_id)
+    assert model.params["network"] == "resnet8"
+    last = next(metric for metric in model.metrics if metric.key == "test_top1_error")
+    assert (last.value, last.step) == (one.result["last"]["test_top1_error"], EPOCHS - 1)
+    assert (last.dataset_name, last.dataset_digest) == ("digits", "d" * 36)
+    points = client(root).get_metric_history(run.info.run_id, "test_top1_error")
+    assert [point.step for point in points] == list(range(EPOCHS))  # each once
     place = Path(urllib.request.url2pathname(urlsplit(model.artifact_location).path))
     assert place.is_relative_to(root)
     assert {path.name for path in place.iterdir()} == {"MLmodel", "model.safetensors"}  # nothing pickled
