@@ -13,6 +13,7 @@ from cdkd.config.params import Params, load
 from cdkd.config.paths import run_folder, runs_folder
 from cdkd.config.teachers import key_of, run_name, view_of, views, views_of
 from cdkd.core.errors import BadParams
+from cdkd.core.run_spec import RunSpec
 from cdkd.data.prepared import Meta
 from cdkd.pipeline.controls import equal_epochs, matching_smoothing, smoothed_entropy
 from cdkd.report.collect import FoundRun, collect, label
@@ -55,17 +56,25 @@ def a_teacher(weights: str) -> Record:
     return Record("t", "small", "teacher", 0, "finished", {}, [], {"weights_sha256": weights}, {})
 
 
-def test_a_lone_seed_is_one_view_with_todays_folders_and_fingerprints(tmp_path: Path) -> None:
-    params = params_of(tmp_path, "seed: 3, ")
+def plans_of(view: Params) -> tuple[RunSpec, RunSpec]:
+    return teacher_plan(view, DATA), student_plan(view, DATA, a_teacher("ab"), "kd", 1)
+
+
+@pytest.mark.parametrize("lone", ["seed: 3, ", "seeds: [3], "])
+def test_a_lone_seed_is_one_view_with_todays_folders_and_fingerprints(lone: str, tmp_path: Path) -> None:
+    params = params_of(tmp_path, lone)
     (view,) = views(params)
     assert views(view) == (view,)
     assert list(view.methods) == list(params.methods)
     assert run_folder(view, "kd") == runs_folder(params) / "kd"
     assert key_of(view, "kd", 1) == ("kd", 1)
-    for plan in (teacher_plan(view, DATA), student_plan(view, DATA, a_teacher("ab"), "kd", 1)):
+    for plan in plans_of(view):
         text = repr(plan.config)
         assert "untrained" not in text
         assert "others" not in text
+    (usual,) = views(params_of(tmp_path, "seed: 3, "))
+    for one, other in zip(plans_of(view), plans_of(usual), strict=True):
+        assert one.fingerprint == other.fingerprint
 
 
 def test_several_seeds_give_the_runs_that_each_would_give_alone(tmp_path: Path) -> None:
