@@ -655,4 +655,4 @@ def test_records_alone_of_other_code_count_with_a_mark_until_they_are_verified(
         )
     taker.run("dvc", "repro")
     text = (report / "report.md").read_text()
-    assert "not verified with it: cd_gkd_edt seeds 0, 1" in text
+    assert r"not verified with it: cd\_gkd\_edt seeds 0, 1" in text
