@@ -238,10 +238,10 @@ def _term(name: str, term: Term) -> str:
     brackets += [f"{option} {_value(value)}" for option, value in term.options.items() if value is not None]
     brackets += [f"from epoch {weight.start}"] if weight.start else []
     brackets += [f"before epoch {weight.stop}"] if weight.stop is not None else []
-    brackets += [f"rises for {weight.rise} epochs"] if weight.rise else []
+    brackets += [f"rises for {plural(weight.rise, 'epoch')}"] if weight.rise else []
     decay = ""
     if weight.over is not None and weight.decay != 1:
-        decay = f" {weight.curve} to ×{weight.decay:g} over {weight.over} epochs"
+        decay = f" {weight.curve} to ×{weight.decay:g} over {plural(weight.over, 'epoch')}"
     elif weight.milestones and weight.decay != 1:
         decay = f" ×{weight.decay:g} at {', '.join(map(str, weight.milestones))}"
     return f"{weight.value:g} {name}{decay}" + (f" ({', '.join(brackets)})" if brackets else "")

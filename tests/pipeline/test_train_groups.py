@@ -43,7 +43,9 @@ METHODS: dict[str, Method] = {
         {"ce": CE, "mutual": CE}, group=Group(PAIR, "peer0", update="alternate", batches="fresh")
     ),
     "one": Method({"ce": CE, "one": ONE}, group=branches(3)),
-    "okddip": Method({"ce": CE, "okddip": ONE}, group=branches(3, "peer2")),
+    "okddip": Method(
+        {"ce": CE, "okddip": ONE._replace(options={"leader": "peer2"})}, group=branches(3, "peer2")
+    ),
     "pcl": Method({"ce": CE, "pcl": ONE}, group=branches(3, views=3, ema=0.9, evaluate="ema")),
     "css": Method({"css": CE}, group=Group({"t": "resnet14+css3", "s": "resnet8+css3"}, "s")),
     "ctkd": Method(

@@ -104,6 +104,7 @@ def test_a_method_is_written_out_with_its_networks() -> None:
         "; networks: 3 resnet8, stem and 2 stages in common, 3 views, moving averages 0.999;"
         " deployed: peer0's moving average"
     )
+    assert formula(Method({"ce": Term(Weight(1.0, rise=1))})) == "1 ce (rises for 1 epoch)"
 
 
 def test_the_shares_of_a_group_are_those_of_its_terms(tmp_path: Path) -> None:
