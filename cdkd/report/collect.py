@@ -91,7 +91,8 @@ def collect(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[F
 def _source(view: Params, teacher: FoundRun) -> str:
     error = number(teacher.ok, "last", "test_top1_error") if teacher.ok else None
     known = "" if error is None else f", top-1 error {error:.2f} %"
-    return f"{view.taught_by} ({view.teacher.network}{', untrained' * view.teacher.untrained}{known})"
+    mode = ", BatchNorm in train mode" * (view.teacher.batchnorm == "train")
+    return f"{view.taught_by} ({view.teacher.network}{', untrained' * view.teacher.untrained}{mode}{known})"
 
 
 def _of_view(params: Params, expected: Expected, runs: Path) -> dict[str, tuple[FoundRun, ...]]:

@@ -17,12 +17,13 @@ PAPER = {
 }  # fmt: skip
 PHRASES = {  # of two words
     "two_stage": "two stage", "cl_ilr": "clilr", "random_teacher": "random teacher",
+    "train_mode": "train mode",
 }  # fmt: skip
 REMARKS = {
     "two stage": "two-stage", "tuned": "tuned", "released": "released form", "paper": "paper's form",
     "described": "as described", "joint": "joint", "untouched": "inactive untouched",
     "random teacher": "random teacher", "self": "self-distillation", "smoothing": "label smoothing",
-    "usual": "0.1", "longer": "longer", "longest": "longest",
+    "train mode": "teacher in train mode", "usual": "0.1", "longer": "longer", "longest": "longest",
 }  # fmt: skip
 
 

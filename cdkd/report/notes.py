@@ -86,7 +86,8 @@ def table_notes(params: Params, rows: Iterable[Row]) -> list[str]:
             f"uninterrupted run: {_names(inexact, counted)}"
         )
     notes += _of_other_code(counted)
-    notes += [TRAIN_MODE] if params.teacher.batchnorm == "train" else []
+    teachers = (params.teacher, *params.teacher.others.values())
+    notes += [TRAIN_MODE] if any(teacher.batchnorm == "train" for teacher in teachers) else []
     losses = {term.loss or name for row in shown for name, term in params.methods.get(row.name, {}).items()}
     return notes + ([RKD] if "rkd" in losses else [])
 

@@ -21,6 +21,7 @@ from cdkd.report.committed import committed_runs
 from cdkd.report.crossed import Crossed
 from cdkd.report.csv_files import comma_separated
 from cdkd.report.headline import headline
+from cdkd.report.method_names import paper_names
 from cdkd.report.over_teachers import compare_runs, split_of, summarise_runs
 from cdkd.report.provenance import methods_paragraph, run_quantities
 from cdkd.report.statistics import compare, summarise
@@ -75,6 +76,15 @@ def test_a_lone_seed_is_one_view_with_todays_folders_and_fingerprints(lone: str,
     (usual,) = views(params_of(tmp_path, "seed: 3, "))
     for one, other in zip(plans_of(view), plans_of(usual), strict=True):
         assert one.fingerprint == other.fingerprint
+
+
+def test_a_report_says_which_teacher_is_in_train_mode(tmp_path: Path) -> None:
+    others = "others: {moving: {network: resnet8, batchnorm: train}}, "
+    params = params_of(tmp_path, others, "  kd_train_mode: {teacher: moving, kd: {weight: 1}}\n")
+    found = collect(params, {}, tmp_path)
+    assert found["kd_train_mode"][0].source == "moving (resnet8, BatchNorm in train mode)"
+    assert not found["kd"][0].source
+    assert paper_names(["kd_train_mode"]) == {"kd_train_mode": "KD (teacher in train mode)"}
 
 
 def test_several_seeds_give_the_runs_that_each_would_give_alone(tmp_path: Path) -> None:
