@@ -15,6 +15,7 @@ from cdkd.core.checks import Result, require, results
 from cdkd.core.features import Features, Outputs
 from cdkd.losses import signature
 from cdkd.losses.base import Ensemble, GroupLoss, build
+from cdkd.losses.contract_gradients import check_dead, check_waits, finite_gradients
 from cdkd.losses.contract_inputs import changed_all, every_option_has_a_default, features, tensors
 from cdkd.losses.contract_ranks import Given, check_ranks
 
@@ -44,6 +45,9 @@ class Made(NamedTuple):
         """The sum of its parts, computed by a copy: the loss itself does not change."""
         return total(copy.deepcopy(loss)(self.outputs, self.teachers, self.batch))
 
+    def given(self) -> Given:
+        return Given(self.outputs, self.teachers, self.batch)
+
     def changed(self, function: Callable[[Tensor], Tensor]) -> Made:
         """The same after a function of each tensor of networks, averages and teachers."""
         outputs, teachers = changed_all(self.outputs, self.teachers, function)
@@ -66,6 +70,10 @@ class Made(NamedTuple):
 
 def total(value: Tensor | Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(value.values())).sum() if isinstance(value, Mapping) else value
+
+
+def compute(loss: GroupLoss, outputs: Outputs, teachers: Mapping[str, Features], batch: Batch) -> Tensor:
+    return total(loss(outputs, teachers, batch))
 
 
 def made(name: str, batch: int = 4) -> Made:
@@ -109,8 +117,7 @@ def _scalar(it: Made) -> None:
 def _finite(it: Made) -> None:
     for batch in (2, 4, 8):
         other = made(it.name, batch)
-        value = other.value(other.loss())
-        require(torch.isfinite(value), f"{value.item()} for a batch of {batch}")
+        finite_gradients(other.loss(), other.given(), compute, f" for a batch of {batch}")
 
 
 def _float32(it: Made) -> None:
@@ -158,7 +165,7 @@ def _targets(sides: Callable[[Made], Mapping[str, Features]], what: str) -> Call
 
 def _parts(it: Made) -> None:
     _, loss = it.trained()
-    idle = [key for key, one in loss.named_parameters() if one.grad is None or not one.requires_grad]
+    idle = [key for key, one in loss.named_parameters() if one.grad is None or not one.grad.any()]
     require(not idle, f"no gradient in {', '.join(idle)}")
 
 
@@ -200,17 +207,31 @@ def _ensemble(it: Made) -> None:
     require(torch.isfinite(found).all(), "logits that are not finite")
 
 
-def _ranks(it: Made) -> None:
-    def given(size: int) -> Given:
-        return Given(*made(it.name, size)[1:])
+def _equal(it: Made) -> None:
+    one = next(iter(it.outputs.each.values()))
+    each, ema, teachers = (
+        dict.fromkeys(side, one) for side in (it.outputs.each, it.outputs.ema or {}, it.teachers)
+    )
+    same = it._replace(outputs=it.outputs._replace(each=each, ema=ema), teachers=teachers)
+    finite_gradients(same.loss(), same.given(), compute, " where all networks are equal")
 
-    check_ranks(it.loss(), given, lambda loss, *given: total(loss(*given)))
+
+def _dead(it: Made) -> None:
+    check_dead(it.loss(), it.given(), compute)
+
+
+def _waits(it: Made) -> None:
+    check_waits(it.loss(), it.given(), compute)
+
+
+def _ranks(it: Made) -> None:
+    check_ranks(it.loss(), lambda size: made(it.name, size).given(), compute)
 
 
 CHECKS: dict[str, Callable[[Made], None]] = {
     "every option has a default": _options,
     "it gives a single number, or named parts of one number each": _scalar,
-    "the number is finite, for batches of 2, 4 and 8": _finite,
+    "the number and its gradients are finite, for batches of 2, 4 and 8": _finite,
     "it computes in float32": _float32,
     "half-precision features give the float32 loss of their values": _half,
     "float64 features give a float64 loss": _double,
@@ -222,6 +243,9 @@ CHECKS: dict[str, Callable[[Made], None]] = {
     "a state dict restores the loss": _state,
     "equal seeds give equal initial values": _seed,
     "it does not change its inputs": _inputs,
+    "equal networks give finite gradients": _equal,
+    "zero and tiny features give finite gradients that are not huge": _dead,
+    "it waits for no value on the device": _waits,
     "it does not depend on the memory format of maps": _layout,
     "its ensemble, if it has one, gives logits": _ensemble,
     "two ranks compute what one does, or it says that they do not": _ranks,

@@ -61,7 +61,22 @@ def test_a_built_in_loss_of_several_networks_passes(name: str) -> None:
     [
         ("scale: float = 1.0", "scale: float", "every option has a default"),
         (".square().mean()", ".square()", "it gives a single number, or named parts of one number each"),
-        (".mean()", ".mean() / (len(batch.labels) - 2)", "the number is finite, for batches of 2, 4 and 8"),
+        (
+            ".mean()",
+            ".mean() / (len(batch.labels) - 2)",
+            "the number and its gradients are finite, for batches of 2, 4 and 8",
+        ),
+        (
+            ".square().mean()",
+            ".square().mean() + (z[0] - z[1]).square().sum().sqrt()",
+            "equal networks give finite gradients",
+        ),
+        (
+            ".square().mean()",
+            ".square().mean() + z.square().sum().sqrt()",
+            "zero and tiny features give finite gradients that are not huge",
+        ),
+        (".mean()", ".mean() * (1 if z.sum() > 0 else 2)", "it waits for no value on the device"),
         (".mean()", ".mean().double()", "it computes in float32"),
         (".mean()", ".mean().float()", "float64 features give a float64 loss"),
         (
