@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from cdkd.config.every_study import TUNED
 from cdkd.report.collect import TEACHER, label
 from cdkd.report.document import NONE, Bar, Cell, Column, Grid, Link
 from cdkd.report.notes import excluded
@@ -46,6 +47,7 @@ SEVERAL_TEACHERS = (
     "effects)."
 )
 MIN_CLASSES_FOR_TOP5 = 11
+BUDGET = "Search: trials × epochs"
 Links = Callable[[Record], str | None]  # the address of a record's run in MLflow
 
 
@@ -54,31 +56,42 @@ def no_links(record: Record) -> None:
 
 
 def overview(rows: Sequence[Row], links: Links = no_links) -> Grid:
-    """Every method in one table: its error, and its difference to the first baseline as a small bar."""
+    """Every method in one table: its error, and its difference to the first baseline as a small bar.
+
+    Where each compared method was tuned, tuned rows have the tuned baseline, and the budgets a column.
+    """
     base = next(iter(bases(rows)), None)
+    tuned = next((name for name in bases(rows) if name == f"{base}{TUNED}"), None)
     columns = [Column("Method", words=True), Column("Top-1 error (%)")]
-    columns += [Column(f"Difference to {_title(rows, base)}")] if base else []
-    columns += [Column("Result", words=True)] if base else []
+    columns += [Column(f"Difference to {_title(rows, base)}"), Column("Result", words=True)] if base else []
+    columns += [Column(BUDGET, words=True)] if tuned else []
     best = lowest(rows)
-    left, right = _scale([row.minus[base] for row in rows if base in row.minus]) if base else (0.0, 0.0)
+    pairs = [row.minus[name] for row in rows for name in (base, tuned) if name and name in row.minus]
+    left, right = _scale(pairs) if base else (0.0, 0.0)
     lines: list[list[Cell | str]] = []
     for row in [] if _empty(rows) else rows:
         line: list[Cell | str] = [_name(row), _error(row, links, strong=row is best)]
-        if base and base in row.minus and row.minus[base].mean is not None:
-            paired = row.minus[base]
-            assert paired.mean is not None
-            bar = Bar(paired.mean, paired.low, paired.high, left, right)
-            text = decimals(paired.mean, sign=True)
-            hint = f"95 % interval {interval_text(paired, sign=True)}, n = {paired.n}"
-            line += [
-                Cell(text, bar=bar, hint=hint, order=paired.mean),
-                verdict(paired, _title(rows, base)).partition(";")[0],
-            ]
+        if base and row.name in (base, tuned):
+            line += [NONE, "baseline"]
         elif base:
-            line += [NONE, "baseline" if row.name == base else NONE]
+            mine = tuned if tuned and tuned in row.minus else base
+            line += _difference(row, mine, _title(rows, mine), left, right)
+        line += [row.budget or NONE] if tuned else []
         lines.append(line)
     caption = (OVERVIEW.format(base=_title(rows, base)) if base else CAPTION) + _scope(rows)
+    caption += f" Tuned methods: to {_title(rows, tuned)}." if tuned else ""
     return Grid.of("overview", "All methods", caption, columns, lines, NO_RECORDS)
+
+
+def _difference(row: Row, base: str, title: str, left: float, right: float) -> list[Cell | str]:
+    """The cells of a row's difference to a baseline, with a bar, and of its result."""
+    paired = row.minus.get(base)
+    if paired is None or paired.mean is None:
+        return [NONE, NONE]
+    bar = Bar(paired.mean, paired.low, paired.high, left, right)
+    hint = f"95 % interval {interval_text(paired, sign=True)}, n = {paired.n}"
+    cell = Cell(decimals(paired.mean, sign=True), bar=bar, hint=hint, order=paired.mean)
+    return [cell, verdict(paired, title).partition(";")[0]]
 
 
 def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_links) -> Grid:
@@ -93,7 +106,7 @@ def method_table(name: str, title: str, rows: Sequence[Row], links: Links = no_l
         Column("Top-1 error, best epoch (%)"),
         *([Column("Top-5 error, last epoch (%)")] if top5 else []),
         *(Column(f"Δ {_title(rows, base)}") for base in baselines),
-        *([Column("Search: trials × epochs", words=True)] if searched else []),
+        *([Column(BUDGET, words=True)] if searched else []),
     ]
     if published:
         columns += [

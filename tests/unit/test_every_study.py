@@ -11,7 +11,8 @@ from cdkd.core.errors import BadParams
 from cdkd.core.schedule import Method, Term, Weight
 from cdkd.report.collect import FoundRun
 from cdkd.report.summary import rows
-from cdkd.report.tables import method_table
+from cdkd.report.tables import method_table, overview
+from cdkd.report.wording import decimals
 from tests.unit.test_params import GOOD
 from tests.unit.test_report import a_record
 
@@ -88,6 +89,14 @@ def test_tuned_rows_are_compared_with_tuned_rows_and_show_their_budget(tmp_path:
     budgets = {row[0].text: row[place].text for row in table.rows}
     assert budgets["KD (tuned)"] == "5 × 4 epochs"
     assert budgets["KD"] == "–"
+    first = overview(list(made.values()))
+    lines = {row[0].text: [cell.text for cell in row[2:]] for row in first.rows}
+    assert lines["KD"] == ["–", "baseline", "–"]
+    assert lines["KD (tuned)"] == ["–", "baseline", "5 × 4 epochs"]
+    mean = made["student_tuned"].minus["kd_tuned"].mean
+    assert mean is not None
+    assert lines["Student (tuned)"][0] == decimals(mean, sign=True)
+    assert "Tuned methods: to KD (tuned)" in first.caption
 
 
 def test_a_tuned_row_of_another_name_is_a_tuned_row_too(tmp_path: Path) -> None:
