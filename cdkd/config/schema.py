@@ -238,8 +238,9 @@ class OtherTeacher(Section):
 class Teacher(OtherTeacher):
     """The network that is learned from.
 
-    batchnorm: "train" is the released code of CD, a deviation that has a name
-    weights, sha256: a .safetensors file to use instead of training one, and its digest
+    batchnorm: mode of the teacher's BatchNorm while the students train; the released code of CD has train
+    weights: a .safetensors file to use instead of training a teacher
+    sha256: the digest of that file
     untrained: keep the initial weights, as a control
     training: what differs from the students' recipe
     seeds: several teachers of one recipe, each with students of its own, in place of seed

@@ -20,10 +20,13 @@ class SeedsRule(Section):
     All methods are trained with seeds 0, 1, ... up to `at_least`. Then the comparisons are looked at, and
     while one of them is undecided `step` more seeds are trained and looked at, up to `at_most`.
 
+    at_least: seeds before the first look at the comparisons
+    at_most: seeds after which no more are added
+    step: seeds that are added where a comparison is undecided
     until: decided, the only rule
     comparisons: pairs [method, other], in top-1 error at the last epoch of the test split, paired by seed
     level: chance of one wrong statement or more, over all comparisons and looks
-    equivalence: points of error; a difference whose interval lies within plus or minus this decides as none
+    equivalence: points of error; a difference whose interval lies within plus or minus this counts as none
     """
 
     at_least: Annotated[int, Field(ge=2, le=MAX_SEEDS)]

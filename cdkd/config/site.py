@@ -93,8 +93,10 @@ Options = Annotated[
 class Slurm(Section):
     """What `cdkd submit` asks of Slurm for a task that trains; what is left out is the cluster's default.
 
+    partition, account: those of sbatch
     time: of a task, as sbatch takes it: minutes, or hours:minutes:seconds
-    gpus, cpus, memory: of a task; memory such as 16G
+    gpus, cpus: of a task
+    memory: of a task, such as 16G
     parallel: cohorts that are trained at once; without it as many as Slurm starts
     workers: tasks that share a study whose trials are in PostgreSQL
     notice: seconds before the end of `time` at which a task is asked to write its checkpoint

@@ -100,7 +100,7 @@ def _normalised(matrices: Tensor) -> Tensor:
 class InterChannelCorrelation(Loss):
     """The last maps. As released, the student's always has an embedding: a convolution and BatchNorm.
 
-    embedding: by_form is 1×1, or 3×3 in the form imagenet
+    embedding: by_form is 1×1, or 3×3 in the form imagenet.
 
     The form imagenet divides by the batch twice: several ranks compute it on all their images.
     """

@@ -54,7 +54,8 @@ class DiversePeers(GroupLoss):
 
         a_ij = softmax_j(q_i · k_j),   q_i = W_q h_i,   k_i = W_k h_i
 
-    h: a peer's pooled features, [B, D]; W_q, W_k: learned, from D to D/8, without bias
+    h: a peer's pooled features, [B, D]; W_q, W_k: learned, from D to D/8, without bias.
+
     leader: the network that follows the peers: the deployed one, as `deploy` of the group names it, and no
         other; it need not be given
     """

@@ -5,6 +5,7 @@ report's.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -287,3 +288,20 @@ def test_the_check_of_a_page_finds_each_fault(
     path.write_text(BROKEN[fault] if fault else VALID)
     found = faults(chromium, path, "dark", 360)
     assert found == [] if fault is None else fault in found
+
+
+def test_the_documentation_opened_from_the_disk_can_be_searched(
+    chromium: browser.Browser, tmp_path: Path
+) -> None:
+    pytest.importorskip("material")
+    root, site = Path(__file__).parents[2], tmp_path / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(site)]
+    subprocess.run(words, cwd=root, check=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    page = chromium.page()
+    page.open((site / "losses" / "kd.html").as_uri())
+    page.click("document.querySelector('.md-search__input')")
+    page.ask("Input.insertText", text="probabilistic transfer")
+    link = page.wait("(document.querySelector('.md-search-result__link') || {}).href")
+    assert "/losses/pkt.html" in link
+    assert page.complaints == []
+    assert page.outside == []
