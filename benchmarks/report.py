@@ -117,7 +117,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--render"]:
         render(Path(sys.argv[2]))
     else:
-        runs, epochs = (int(word) for word in [*sys.argv[1:3], "1000", "240"][:2])
+        given = [int(word) for word in sys.argv[1:3]]
+        runs, epochs = (*given, *(1000, 240)[len(given) :])
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), runs, epochs)
             subprocess.run([sys.executable, __file__, "--render", folder], check=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from cdkd.report.notes import excluded
 from cdkd.report.published import compare_published
 from cdkd.report.statistics import Paired, Summary
 from cdkd.report.summary import MEASURES, UNTUNED, Row
+
+if TYPE_CHECKING:
+    from cdkd.report.collect import FoundRun
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a text that begins with one of these
 
@@ -68,22 +73,31 @@ def method_quantities(row: Row) -> dict[str, Any]:
     }
 
 
-def curve_quantities(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """One line a run and epoch, for `dvc plots`; training loss: the sum of weight × loss over the terms."""
-    lines = []
-    for row in rows:
-        for run in (run for run in row.runs if run.ok):
-            history = run.history
-            terms = [
-                history.column("weights", n) * history.column("losses", n) for n in history.names("losses")
-            ]
-            losses = np.nansum(terms, axis=0) if terms else np.full(len(history), np.nan)
-            errors = history.column("test_top1_error")
-            for epoch, (error, loss) in enumerate(zip(errors, losses, strict=True)):
-                numbers = {"test_top1_error": _short(error), "training_loss": _short(loss)}
-                teacher = {} if run.teacher is None else {"teacher": str(run.teacher)}
-                lines.append({"method": row.name, **teacher, "seed": run.seed, "epoch": epoch, **numbers})
-    return lines
+def curves(rows: Sequence[Row]) -> str:
+    """CSV with one line a run and epoch, for `dvc plots`; "" where there is none.
+
+    training_loss: the sum of weight × loss over the terms
+    """
+    runs = [(row.name, run) for row in rows for run in row.runs if run.ok and len(run.history)]
+    if not runs:
+        return ""
+    several = any(run.teacher is not None for _, run in runs)
+    teacher = ("teacher",) if several else ()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # a frame of so many lines takes 150 MB
+    writer.writerow(("method", *teacher, "seed", "epoch", "test_top1_error", "training_loss"))
+    for name, run in runs:
+        whose = (_harmless(name), *([run.teacher] if several else []), run.seed)
+        writer.writerows((*whose, *numbers) for numbers in _curve(run))
+    return text.getvalue()
+
+
+def _curve(run: FoundRun) -> Iterator[tuple[int, float | None, float | None]]:
+    history = run.history
+    terms = [history.column("weights", n) * history.column("losses", n) for n in history.names("losses")]
+    losses = np.nansum(terms, axis=0) if terms else np.full(len(history), np.nan)
+    for epoch, (error, loss) in enumerate(zip(history.column("test_top1_error"), losses, strict=True)):
+        yield epoch, _short(error), _short(loss)
 
 
 def _short(value: float) -> float | None:

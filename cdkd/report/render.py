@@ -12,7 +12,7 @@ from urllib.parse import quote
 from cdkd.config.params import Params
 from cdkd.report import latex, looks, markdown
 from cdkd.report.collect import FoundRun
-from cdkd.report.csv_files import comma_separated, curve_quantities, method_quantities
+from cdkd.report.csv_files import comma_separated, curves, method_quantities
 from cdkd.report.document import Picture
 from cdkd.report.error_tables import class_differences, class_quantities
 from cdkd.report.figures import PICTURES, draw
@@ -140,8 +140,8 @@ def _numbers(report: Report) -> Files:
         for name, numbers in _metrics(report.rows).items()
     }
     files["runs.csv"] = comma_separated(run_quantities(report.all_rows))
-    if curves := curve_quantities(report.all_rows):
-        files["curves.csv"] = comma_separated(curves)
+    if curve_lines := curves(report.all_rows):
+        files["curves.csv"] = curve_lines
     files["differences.csv"] = comma_separated(pair_quantities(report.all_rows, report.pairs))
     if found := looks.quantities(report.params, report.rows):
         files["looks.csv"] = comma_separated(found)
