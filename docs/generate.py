@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ ARXIV = re.compile(
 )  # from 2015 on with five digits
 TEMPLATE = re.compile(r"^# template: (\S+)$", re.M)
 INCLUDED = re.compile(r"^# file: (\S+)$", re.M)
+SPEED = re.compile(r"^<!-- speed (\w+) -->$", re.M)
 FIELD = re.compile(r"((?:\w+, )*\w+): (.*)")
 SECTIONS: Mapping[str, tuple[type[BaseModel], type | None]] = {
     "data": (schema.Data, None),
@@ -72,7 +74,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    markdown = INCLUDED.sub(lambda found: included(found[1]), markdown.replace("<!-- speed -->", speed()))
+    markdown = INCLUDED.sub(lambda found: included(found[1]), markdown)
+    markdown = SPEED.sub(lambda found: speed(found[1]), markdown)
     return TEMPLATE.sub(lambda found: template(found[1]), markdown)
 
 
@@ -312,23 +315,24 @@ def linked(text: str) -> str:
     return ARXIV.sub(r"[\1](https://arxiv.org/abs/\1)", text)
 
 
-def speed() -> str:
-    """benchmarks/results/default.csv as a table, with the machine and the commit."""
-    with (ROOT / "benchmarks/results/default.csv").open(encoding="utf-8", newline="") as file:
+def speed(name: str) -> str:
+    """benchmarks/results/NAME.csv as tables, one a pair, size and batch, with machine and commit."""
+    with (ROOT / f"benchmarks/results/{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     first = rows[0]
-    lines = [
-        f"{first['pair'].replace('->', ' → ')}, {first['machine']}, torch {first['torch']}, commit"
-        f" `{first['commit']}`, {first['date'][:10]}:",
-        "",
-        "| | batch | images/s per student | slowest to fastest round | ratio |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        name = row["variant"]
-        middle, low, high = (
-            f"{float(row[key]):.1f}" for key in ("images_per_second_per_student", "slowest", "fastest")
-        )
-        ratio = Decimal(row["ratio"]).quantize(Decimal("0.01"), ROUND_HALF_UP)
-        lines.append(f"| {escape(name)} | {row['batch']} | {middle} | {low} to {high} | ×{ratio} |")
+    lines = [f"{first['machine']}, torch {first['torch']}, commit `{first['commit']}`, {first['date'][:10]}."]
+    for (pair, side, batch), measured in groupby(rows, itemgetter("pair", "side", "batch")):
+        lines += [
+            "",
+            f"{pair.replace('->', ' → ')}, {side} pixels, batch {batch}:",
+            "",
+            "| | images/s per student | slowest to fastest round | ratio |",
+            "|---|---|---|---|",
+        ]
+        for row in measured:
+            middle, low, high = (
+                f"{float(row[key]):.1f}" for key in ("images_per_second_per_student", "slowest", "fastest")
+            )
+            ratio = Decimal(row["ratio"]).quantize(Decimal("0.01"), ROUND_HALF_UP)
+            lines.append(f"| {escape(row['variant'])} | {middle} | {low} to {high} | ×{ratio} |")
     return "\n".join(lines)
