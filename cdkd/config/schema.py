@@ -103,7 +103,10 @@ class Section(BaseModel):
 
 
 class Normalisation(Section):
-    """Per channel, on the scale of 0 to 1."""
+    """Per channel, on the scale of 0 to 1.
+
+    mean, std: a number for each channel, or one for all
+    """
 
     mean: Channels
     std: Spreads
@@ -277,8 +280,13 @@ class Student(Section):
 class Parameter(Section):
     """One number that a search may choose.
 
-    Its name is the number's place (`cd.weight`), unless `sets` names other places or the choices are named. A
-    range has low and high, whole where the number is; choices are values, or named changes of the method.
+    Its name is the number's place (`cd.weight`), unless `sets` names other places or the choices are named.
+
+    sets: places that take the number, where its name is not one
+    low, high: the range, whole where the number is
+    log: whether the range is drawn by its logarithm
+    step: between the range's numbers
+    choices: instead of a range; values, or named changes of the method
     """
 
     sets: Texts = ()
@@ -294,7 +302,11 @@ class Study(Section):
 
     base: the method whose own numbers are trial 0
     method: the name under which the best setting is trained with all seeds; without it that is not done
+    space: the numbers, each by its place in the method, such as cd.weight
+    sampler: tpe is Optuna's; a grid tries every combination of choices and steps
+    pruner: median ends a trial that is worse than the median of earlier ones at the same epoch
     warmup: epochs before a trial may be pruned; without it half of them
+    trials: how many
     generation: trials that are chosen at once and trained side by side
     epochs: of a trial; every other epoch in method and recipe is scaled. Without it the recipe's
     seeds: of a trial; its value is their mean
@@ -333,7 +345,11 @@ class Published(Section):
 
 
 class Report(Section):
-    """The tables' rows."""
+    """The tables' rows.
+
+    ablation, comparison: methods, in the order of the rows; without them all. A method of neither is in the
+        comparison
+    """
 
     ablation: Texts = ()
     comparison: Texts = ()
