@@ -212,17 +212,23 @@ class View:
 
     def _log_errors_of(self, model: str, key: str, record: Record) -> None:
         """The last epoch's errors once more, as the model's on its data set: MLflow's page of models lists
-        them. The run already has these points, and they are stored in it once.
+        them. The run already has these points; with their own times they stay one point each.
         """
         data = fields.dataset(record)
         of = {"model_id": model, "dataset_name": data["name"], "dataset_digest": data["digest"] or None}
         for row, when in fields.timed(record, round(1000 * time.time()))[-1:]:
             errors = {name: value for name, value in fields.metrics(row).items() if name.startswith("test_")}
+            times = {name: self._time_of(key, name, row["epoch"]) or when for name in errors}
             points = [
-                self.metric(name, value, when, row["epoch"], run_id=key, **of)
+                self.metric(name, value, times[name], row["epoch"], run_id=key, **of)
                 for name, value in errors.items()
             ]
             self.client.log_batch(key, metrics=points)
+
+    def _time_of(self, key: str, name: str, epoch: int) -> int | None:
+        """When the run's point was logged, which was during its training or afterwards."""
+        times = [one.timestamp for one in self.client.get_metric_history(key, name) if one.step == epoch]
+        return times[-1] if times else None
 
     def mark(self, run: Any, tag: str, value: str) -> None:
         """Set a tag, unless it has this value already."""

@@ -58,7 +58,7 @@ def test_what_it_does_not_depend_on_and_comments_may_be_edited(project: Path) ->
     params = load(project / "params.yaml")
     with unedited(params, "experiment", "data"):
         change(project, "temperature: 4", "temperature: 3")
-        change(project, "# One experiment", "# An experiment")
+        change(project, "# A teacher, a student", "# One teacher, one student")
     assert params.methods["kd"].terms["kd"].options["temperature"] == 4
 
 
