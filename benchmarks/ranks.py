@@ -34,7 +34,7 @@ def child(arguments: argparse.Namespace) -> None:
     from cdkd.data.batches import Batches, Split, evaluation
     from cdkd.training.cohort import student_run
     from cdkd.training.environment import keep_freed_memory
-    from cdkd.training.launch import joined
+    from cdkd.training.launch import joined, leave
     from cdkd.training.loop import Steps
     from cdkd.training.ranks import Exchange
     from cdkd.training.setup import network
@@ -63,7 +63,7 @@ def child(arguments: argparse.Namespace) -> None:
         count = int(sys.stdin.readline() or 0) if ranks is None or ranks.leads else 0
         count = count if ranks is None else ranks.tell(count)
         if count == 0:
-            return
+            leave(0)
         begun, processor = time.perf_counter(), time.process_time()
         for batch, runs, step in islice(steps, count):
             for one in runs:
