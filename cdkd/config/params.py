@@ -97,11 +97,12 @@ class Params(BaseModel):
         return found
 
 
-def load(path: Path, text: str | None = None, misfit: Misfit | None = None) -> Params:
+def load(path: str | Path, text: str | None = None, misfit: Misfit | None = None) -> Params:
     """Read, check and resolve one experiment. Raises `BadParams` with all faults at once.
 
     text: what to read instead of the file, which faults still name; misfit: a further check of groups
     """
+    path = Path(path)
     use_project_of(path)
     raw, lines = read(path, text)
     faults = Faults(path, lines)
